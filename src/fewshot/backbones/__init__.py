@@ -1,0 +1,23 @@
+"""Backbones: images (N, C, H, W) -> embeddings (N, d). One file a backbone, one entry here."""
+
+from typing import Any
+
+from fewshot.registry import Part, find_part
+
+BACKBONES: dict[str, Part] = {}
+
+
+def build_backbone(name: str, *, image_size: int, **settings: Any) -> Any:
+    """Return the backbone `name` as a `torch.nn.Module` with an attribute `embedding_size` (d).
+
+    Args:
+        name: an entry of `BACKBONES`.
+        image_size: side of the square images, pixels.
+        settings: fields of the entry's settings type; missing ones take their defaults.
+
+    Raises:
+        ParamsError: if the name is unknown.
+        pydantic.ValidationError: if a setting is unknown or out of range.
+    """
+    part = find_part("backbone", name, BACKBONES)
+    return part.load()(image_size=image_size, **part.settings(**settings).model_dump())

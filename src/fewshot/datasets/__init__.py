@@ -1,0 +1,1 @@
+"""Data sets: raw archive -> verified uint8 store. One file a data set, one entry here."""

@@ -1,0 +1,194 @@
+"""Episodes: which classes and images make a task, as a pure function of (seed, split, index).
+
+Nothing else enters: not the number of workers, the device, the order of calls, a resume or the platform.
+
+Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot.errors import DataError
+from fewshot.philox import philox_block, stream_key
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """A batch of episodes of equal form.
+
+    Attributes:
+        support_images: (T, S, C, H, W); uint8 as drawn, float32 after `augment.Preprocess`.
+        support_labels: (T, S) int64, 0 .. M-1, rows in any order.
+        query_images: (T, Q, C, H, W), as `support_images`.
+        query_labels: (T, Q) int64.
+        episode_ids: (T,) int64, the index each episode was drawn with; augmentation draws depend on it.
+        n_way: M.
+    """
+
+    support_images: Tensor
+    support_labels: Tensor
+    query_images: Tensor
+    query_labels: Tensor
+    episode_ids: Tensor
+    n_way: int
+
+    def __len__(self) -> int:
+        return self.support_labels.shape[0]
+
+    def chunks(self, size: int) -> Iterator["EpisodeBatch"]:
+        """Yield the batch in consecutive parts of at most `size` episodes."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield replace(
+                self,
+                support_images=self.support_images[part],
+                support_labels=self.support_labels[part],
+                query_images=self.query_images[part],
+                query_labels=self.query_labels[part],
+                episode_ids=self.episode_ids[part],
+            )
+
+
+@dataclass(frozen=True)
+class EpisodeIndices:
+    """Which classes and images make each episode; the form in which episodes are frozen and hashed.
+
+    Attributes:
+        classes: (T, M) int32, class ids of the split; the j-th has label j.
+        images: (T, M, n_query + n_shot) int32, image numbers within the class: first the queries, then the
+            support, so that fewer shots are a prefix of the same support with the same queries.
+        n_query: queries a class.
+        ids: (T,) int64, the index of each episode.
+    """
+
+    classes: np.ndarray
+    images: np.ndarray
+    n_query: int
+    ids: np.ndarray
+
+    @property
+    def n_shot(self) -> int:
+        """Support images a class that were drawn; any smaller number may be used."""
+        return self.images.shape[2] - self.n_query
+
+    def rows(self, class_starts: np.ndarray, n_shot: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the split's image array: support (T, M * n_shot) and query (T, M * n_query), class by class."""
+        rows = class_starts[self.classes][:, :, None] + self.images
+        query, support = rows[:, :, : self.n_query], rows[:, :, self.n_query : self.n_query + n_shot]
+        return support.reshape(len(rows), -1), query.reshape(len(rows), -1)
+
+
+def class_labels(n_way: int, per_class: int) -> np.ndarray:
+    """Return the labels of images laid out class by class, (n_way * per_class,) int64."""
+    return np.repeat(np.arange(n_way, dtype=np.int64), per_class)
+
+
+def draw_episodes(
+    seed: int,
+    split: str,
+    indices: np.ndarray,
+    *,
+    n_way: int,
+    n_shot: int,
+    n_query: int,
+    class_sizes: np.ndarray,
+) -> EpisodeIndices:
+    """Draw the episodes with the given indices: classes, then images of each class, both without replacement.
+
+    Args:
+        seed: of the experiment (training) or of the protocol (test lists).
+        split: name of the split; other splits have other streams.
+        indices: (T,) non-negative; in training `step * meta_batch + i`.
+        n_way: classes an episode.
+        n_shot: support images a class.
+        n_query: query images a class.
+        class_sizes: (number of classes,) images in each class of the split.
+
+    Raises:
+        DataError: if the split has fewer classes than `n_way`, or a class fewer images than `n_shot + n_query`.
+    """
+    check_episode_fits(split, n_way=n_way, n_shot=n_shot, n_query=n_query, class_sizes=class_sizes)
+    ids = np.asarray(indices, dtype=np.int64)
+    classes = np.empty((len(ids), n_way), np.int32)
+    images = np.empty((len(ids), n_way, n_query + n_shot), np.int32)
+    key = stream_key(seed, split, "episodes")
+    _draw(key[0], key[1], ids, class_sizes.astype(np.int64), classes, images)
+    return EpisodeIndices(classes, images, n_query, ids)
+
+
+def check_episode_fits(split: str, *, n_way: int, n_shot: int, n_query: int, class_sizes: np.ndarray) -> None:
+    """Raise `DataError` unless the split can give episodes of this form."""
+    if n_way > len(class_sizes):
+        raise DataError(f"{n_way} ways asked for, but split {split!r} has {len(class_sizes)} classes; lower n_way")
+    smallest = int(class_sizes.min())
+    if n_shot + n_query > smallest:
+        raise DataError(
+            f"{n_shot} shots + {n_query} queries a class asked for, but the smallest class of split {split!r} has "
+            f"{smallest} images; lower n_shot or n_query"
+        )
+
+
+@numba.njit(cache=True)
+def _below(word: np.uint32, n: np.int64) -> np.int64:
+    """Map 32 random bits to 0 .. n-1 (bias below n / 2^32)."""
+    return np.int64((np.uint64(word) * np.uint64(n)) >> np.uint64(32))
+
+
+@numba.njit(cache=True)
+def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignore[no-untyped-def]
+    """Fill `classes` and `images` by partial Fisher-Yates shuffles; word w of episode e is Philox(key, (w // 4, e))."""
+    pool = np.empty(max(len(class_sizes), class_sizes.max()), np.int64)
+    n_way, per_class = images.shape[1], images.shape[2]
+    for t in range(len(ids)):
+        word, block = 0, np.zeros(4, np.uint32)
+        for draw in range(n_way + 1):
+            count, size = (n_way, len(class_sizes)) if draw == 0 else (per_class, class_sizes[classes[t, draw - 1]])
+            for i in range(size):
+                pool[i] = i
+            for i in range(count):
+                if word % 4 == 0:
+                    block = philox_block(key0, key1, np.uint64(word // 4), np.uint64(ids[t]))
+                j = i + _below(block[word % 4], size - i)
+                word += 1
+                pool[i], pool[j] = pool[j], pool[i]
+                if draw == 0:
+                    classes[t, i] = pool[i]
+                else:
+                    images[t, draw - 1, i] = pool[i]
+
+
+def gather_batch(images: np.ndarray, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:
+    """Copy the images of drawn episodes out of a split's array.
+
+    Args:
+        images: (N, H, W, C) uint8, sorted by class; may be a memory map.
+        class_starts: (number of classes,) first row of each class.
+        episodes: T drawn episodes.
+        n_shot: support images a class to use, at most `episodes.n_shot`.
+
+    Returns:
+        A batch of uint8 images, channels first by strides only (the memory stays channels last).
+    """
+    support_rows, query_rows = episodes.rows(class_starts, n_shot)
+    n_episodes, n_way = episodes.classes.shape
+
+    def pick(rows: np.ndarray) -> Tensor:
+        picked = torch.from_numpy(images[rows.reshape(-1)])
+        return picked.reshape(*rows.shape, *picked.shape[1:]).permute(0, 1, 4, 2, 3)
+
+    def labels(per_class: int) -> Tensor:
+        return torch.from_numpy(class_labels(n_way, per_class)).expand(n_episodes, -1)
+
+    return EpisodeBatch(
+        pick(support_rows),
+        labels(n_shot),
+        pick(query_rows),
+        labels(episodes.n_query),
+        torch.from_numpy(episodes.ids),
+        n_way,
+    )

@@ -1,0 +1,92 @@
+"""What a learner is: the two loops (`train.py`, `evaluate.py`) use these methods and know no learner by name.
+
+Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W, d features.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from fewshot.episodes import EpisodeBatch
+
+
+@dataclass(frozen=True)
+class LearnerContext:
+    """What a learner has to know of the experiment beside its own settings.
+
+    Attributes:
+        n_way: classes of a training episode (fixes the size of a linear head).
+        image_size: side of the square images, pixels.
+        steps_per_epoch: outer steps an epoch (annealing by epoch is computed from the global step).
+        label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
+        precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64.
+        joint_forward: embed support and query in one call (one batch-norm statistic) instead of two.
+    """
+
+    n_way: int
+    image_size: int
+    steps_per_epoch: int
+    label_smoothing: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    joint_forward: bool = False
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Result of a training forward pass.
+
+    Attributes:
+        loss: scalar, mean over the episodes of the batch; carries the graph.
+        accuracy: scalar 0..1, mean over all query images, detached.
+        metrics: further detached scalars for the history, by name.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Learner(nn.Module):
+    """Base class of learners; all `parameters()` are trained by the outer optimiser.
+
+    Attributes:
+        caches_embeddings: true if an image's embedding does not depend on its episode, so that evaluation embeds each
+            split once (`embed`) and classifies from stored embeddings (`classify`).
+        batch_norm: which statistics normalise a test image: "running", "transductive", "support" or "per_query".
+        episodes_per_backward: how many episodes of a meta-batch are differentiated at once; None means all.
+            Learners that keep an inner-loop graph set 1, so that memory does not grow with the meta-batch.
+    """
+
+    caches_embeddings: ClassVar[bool] = False
+    batch_norm: str = "running"
+    episodes_per_backward: int | None = None
+
+    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
+        """Return the outer loss of preprocessed (float) episodes at global outer step `step` (from 0).
+
+        Raises:
+            NumericalError: if an inner loss is not finite.
+        """
+        raise NotImplementedError
+
+    def logits(self, batch: EpisodeBatch) -> Tensor:
+        """Return the scores of the query images, (T, Q, M), in evaluation mode; no outer graph is kept."""
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, d) of preprocessed images (N, C, H, W); only if `caches_embeddings`."""
+        raise NotImplementedError
+
+    def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S), (T, Q, d); only if `caches_embeddings`."""
+        raise NotImplementedError
+
+    def take_certificates(self) -> dict[str, np.ndarray]:
+        """Return what solvers reported for each episode since the last call, and forget it: name -> (episodes,)."""
+        return {}
+
+    def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
+        """Return arrays that describe the adaptation to each episode, first axis T; {} if there is nothing to tell."""
+        return {}

@@ -1,0 +1,69 @@
+"""What a registry entry is: where the class of a part lies, and which settings it takes.
+
+The registries themselves stand in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`).
+Neither this module nor those import torch: the plan reads them all, and has to start fast.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from fewshot.errors import ParamsError
+
+
+PartType = TypeVar("PartType")
+
+
+class Settings(BaseModel):
+    """Base of every typed section: unknown keys are refused, values are not converted silently, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NoSettings(Settings):
+    """Settings of a part that has none."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of a registry.
+
+    Attributes:
+        target: "package.module:Class"; the module's code (and what it imports from this package) enters the key of
+            every job that uses the part.
+        settings: type of the part's settings; its fields are keyword arguments of the class.
+    """
+
+    target: str
+    settings: type[Settings] = NoSettings
+
+    @property
+    def module(self) -> str:
+        """Name of the module that holds the class."""
+        return self.target.partition(":")[0]
+
+    def load(self) -> Any:
+        """Import the module and return the class."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean X?' for the known word closest to `word`, or ''."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
+    """Look a name up in a registry.
+
+    Raises:
+        ParamsError: if the name is unknown; lists the known ones and the nearest spelling.
+    """
+    if name not in known:
+        raise ParamsError(f"unknown {kind} {name!r}; allowed: {', '.join(known)}.{nearest(name, known)}")
+    return known[name]
