@@ -1,0 +1,251 @@
+"""Suites of `params.yaml` -> experiments: matrices multiplied, names resolved to typed settings, all of it checked."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot.backbones import BACKBONES
+from fewshot.datasets import DATASETS
+from fewshot.errors import ParamsError
+from fewshot.learners import LEARNERS
+from fewshot.params import Evaluate, Matrix, Params, Recipe, check
+from fewshot.registry import Part, find_part, nearest
+
+MAX_EXPERIMENTS = 20_000
+MAX_BASE_HOPS = 2
+
+# How an override is named in a variant; others are written as key and value.
+SHORT_NAMES = {"bfloat16": "bf16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backbone or learner with its complete settings.
+
+    Attributes:
+        label: the name used in `params.yaml` and in experiment names.
+        name: the registered name.
+        settings: every setting, defaults included.
+    """
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return name and settings as they stand in result files."""
+        return {"name": self.name, **self.settings}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training and its evaluations, completely resolved.
+
+    Attributes:
+        variant: what distinguishes it beside data set, backbone, learner and seed: recipe and overrides.
+        image_size: side of the images that the network sees, pixels.
+        evaluate: the protocol, `shots` resolved to numbers.
+        targets: data sets it is tested on.
+    """
+
+    dataset: str
+    backbone: Choice
+    learner: Choice
+    recipe_name: str
+    recipe: Recipe
+    variant: str
+    seed: int
+    image_size: int
+    evaluate: Evaluate
+    targets: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """Name without the seed."""
+        return f"{self.dataset}-{self.backbone.label}-{self.learner.label}-{self.variant}"
+
+    @property
+    def name(self) -> str:
+        """Unique within a suite, readable, safe as a file name."""
+        return f"{self.group}-s{self.seed}"
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Shots it is tested at."""
+        return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
+
+    def train_settings(self) -> dict[str, Any]:
+        """Return all that decides the training, as plain values: it enters the key and every result file."""
+        recipe = self.recipe.model_dump(mode="json")
+        return {
+            "dataset": self.dataset,
+            "backbone": self.backbone.as_json(),
+            "learner": self.learner.as_json(),
+            "recipe": {**recipe, "image_size": self.image_size},
+            "seed": self.seed,
+        }
+
+    def evaluate_settings(self, target: str) -> dict[str, Any]:
+        """Return all that decides the evaluation on `target` beside the trained model, as plain values."""
+        protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots"})
+        return {**protocol, "target": target, "shots": list(self.shots)}
+
+
+def suite_experiments(params: Params, suite: str) -> list[Experiment]:
+    """Return the experiments of a suite in the order of the file.
+
+    Raises:
+        ParamsError: unknown names, settings out of range, duplicates, more ways than classes, more shots than images.
+    """
+    if suite not in params.suites:
+        known = params.suites
+        raise ParamsError(f"suite: unknown suite {suite!r}; allowed: {', '.join(known)}.{nearest(suite, known)}")
+    experiments: dict[str, Experiment] = {}
+    for number, matrix in enumerate(params.suites[suite]):
+        where = f"suites.{suite}.{number}"
+        for row in _multiply(matrix, where):
+            experiment = _resolve(params, matrix, row, where)
+            if experiment.name in experiments:
+                raise ParamsError(f"{where}: the experiment {experiment.name} stands twice in the suite; remove one")
+            experiments[experiment.name] = experiment
+            if len(experiments) > MAX_EXPERIMENTS:
+                raise ParamsError(f"{where}: more than {MAX_EXPERIMENTS} experiments in one suite; split it")
+    return list(experiments.values())
+
+
+def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a matrix's values."""
+    axes = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
+    for key, value in (matrix.model_extra or {}).items():
+        _check_override(key, value, where)
+        axes[key] = value
+    values = [value if isinstance(value, (list, tuple)) else [value] for value in axes.values()]
+    if not all(values):
+        empty = next(key for key, value in zip(axes, values, strict=True) if not value)
+        raise ParamsError(f"{where}.{empty}: the list is empty; give at least one value")
+    for combination in itertools.product(*values):
+        yield dict(zip(axes, combination, strict=True))
+
+
+def _check_override(key: str, value: Any, where: str) -> None:
+    """Refuse keys that name no setting, and values that are not scalars or lists of scalars."""
+    prefix = key.partition(".")[0]
+    if prefix not in ("learner", "backbone") or "." not in key:
+        allowed = [*Matrix.model_fields, *Recipe.model_fields, "learner.<setting>", "backbone.<setting>"]
+        if key not in Recipe.model_fields:
+            raise ParamsError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}.{nearest(key, allowed)}")
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        raise ParamsError(f"{where}.{key}: only plain values or lists of them can stand in a suite; write a recipe")
+
+
+def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) -> Experiment:
+    """Type one combination of a matrix."""
+    named = ("dataset", "backbone", "learner", "recipe", "seed")
+    overrides = {key: value for key, value in row.items() if key not in named}
+    part_of = _in_place(where, find_part, "data set", row["dataset"], DATASETS)
+    recipe = _recipe(params, row["recipe"], {k: v for k, v in overrides.items() if "." not in k}, where)
+    given = {"shots": matrix.shots, "targets": matrix.targets, "episodes": matrix.episodes}
+    evaluate = params.evaluate.model_copy(update={key: value for key, value in given.items() if value is not None})
+    experiment = Experiment(
+        dataset=row["dataset"],
+        backbone=_choice("backbone", row["backbone"], params.backbones, BACKBONES, overrides, where),
+        learner=_choice("learner", row["learner"], params.learners, LEARNERS, overrides, where),
+        recipe_name=row["recipe"],
+        recipe=recipe,
+        variant="-".join([row["recipe"], *(_token(key, value) for key, value in overrides.items())]),
+        seed=row["seed"],
+        image_size=recipe.image_size or part_of.image_size,
+        evaluate=evaluate,
+        targets=evaluate.targets or (row["dataset"],),
+    )
+    _check_fits(experiment, where)
+    return experiment
+
+
+def _in_place(where: str, function: Any, *arguments: Any) -> Any:
+    """Call, adding the place in the file to the error."""
+    try:
+        return function(*arguments)
+    except ParamsError as error:
+        raise ParamsError(f"{where}: {error}") from None
+
+
+def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) -> Recipe:
+    """Resolve a recipe through its bases and apply a suite's overrides."""
+    values: dict[str, Any] = {}
+    chain: list[str] = []
+    following: str | None = name
+    while following is not None:
+        section = _in_place(where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes)
+        if following in chain:
+            raise ParamsError(f"recipes.{name}: the bases form a circle: {' -> '.join([*chain, following])}")
+        chain.append(following)
+        if len(chain) > MAX_BASE_HOPS + 1:
+            raise ParamsError(f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}")
+        values = {**{key: value for key, value in section.items() if key != "base"}, **values}
+        following = section.get("base")
+        if following is not None and not isinstance(following, str):
+            raise ParamsError(f"recipes.{chain[-1]}.base: {following!r} is not allowed: give the name of a recipe")
+    return check(Recipe, {**values, **overrides}, where=f"recipes.{name}" if not overrides else where)
+
+
+def _choice(
+    kind: str,
+    label: str,
+    sections: Mapping[str, dict[str, Any]],
+    registry: Mapping[str, Part],
+    overrides: dict[str, Any],
+    where: str,
+) -> Choice:
+    """Resolve a learner or backbone: a registered name, or an entry of `learners` / `backbones` with `base:`."""
+    section = dict(sections.get(label, {}))
+    name = section.pop("base", label)
+    known = {**{key: None for key in sections if "base" in sections[key]}, **registry}
+    if label not in registry and label not in sections:
+        _in_place(where, find_part, kind, label, known)
+    if label in registry and name != label:
+        raise ParamsError(f"{kind}s.{label}.base: {label!r} is itself a registered {kind}; choose another name")
+    part = _in_place(f"{kind}s.{label}.base" if name != label else f"{kind}s", find_part, kind, name, registry)
+    own = {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith(f"{kind}.")}
+    settings = check(part.settings, {**section, **own}, where=where if own else f"{kind}s.{label}")
+    return Choice(label, name, settings.model_dump(mode="json"))
+
+
+def _token(key: str, value: Any) -> str:
+    """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`."""
+    short = key.rpartition(".")[2]
+    if short in ("n_shot", "n_way", "n_query"):
+        return f"{value}{short[2:]}"
+    if isinstance(value, bool):
+        return short if value else f"no_{short}"
+    if isinstance(value, str):
+        return SHORT_NAMES.get(value, value)
+    return f"{short}{value}"
+
+
+def _check_fits(experiment: Experiment, where: str) -> None:
+    """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
+    recipe, evaluate = experiment.recipe, experiment.evaluate
+    wanted = [(experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot + recipe.n_query, "training")]
+    if recipe.validation.episodes and recipe.epochs:
+        per_class = recipe.validation.n_shot + recipe.validation.n_query
+        wanted.append((experiment.dataset, "validation", recipe.n_way, per_class, "validation"))
+    for target in experiment.targets:
+        _in_place(f"{where}.targets", find_part, "data set", target, DATASETS)
+        per_class = max(experiment.shots) + evaluate.n_query
+        wanted.append((target, evaluate.split, evaluate.n_way, per_class, "evaluation"))
+    for dataset, split, n_way, per_class, use in wanted:
+        splits = DATASETS[dataset].splits
+        if splits is None:
+            continue
+        parts = ("train", "validation") if split == "trainval" else (split,)
+        classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
+        if n_way > classes:
+            raise ParamsError(f"{where}: {use} asks for {n_way} ways, but {dataset} has {classes} {split} classes")
+        if per_class > smallest:
+            raise ParamsError(
+                f"{where}: {use} asks for {per_class} images a class (shots + queries), but the smallest {split} class "
+                f"of {dataset} has {smallest}"
+            )

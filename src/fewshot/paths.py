@@ -1,0 +1,31 @@
+"""Where everything lies, relative to the project's folder. Every other module asks here."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+PREPARED = Path("data/prepared")
+RESULTS = Path("results")
+CACHE = Path("cache")
+LOGS = Path("logs")
+
+STAGES = ("prepare", "train", "evaluate", "report")
+
+
+def result_dir(stage: str, name: str, key: str) -> Path:
+    """Folder of a job's result."""
+    return RESULTS / stage / name / key
+
+
+def cache_dir(stage: str, name: str, key: str) -> Path:
+    """Folder of a job's checkpoints and of the copy of its finished result; belongs to neither workflow tool."""
+    return CACHE / stage / name / key
+
+
+def tables_dir(suite: str) -> Path:
+    """Folder of a suite's tables, figures and report."""
+    return RESULTS / "tables" / suite
+
+
+def log_file(stage: str, name: str, key: str) -> Path:
+    """Log of a job."""
+    return LOGS / stage / f"{name}-{key}.log"
