@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from fewshot.backbones.settings import Conv4Settings
 from fewshot.registry import Part, find_part
 
-BACKBONES: dict[str, Part] = {}
+BACKBONES: dict[str, Part] = {
+    "conv4": Part("fewshot.backbones.conv4:Conv4", Conv4Settings),
+    "pixels": Part("fewshot.backbones.pixels:Pixels"),
+}
 
 
 def build_backbone(name: str, *, image_size: int, **settings: Any) -> Any:

@@ -1,0 +1,111 @@
+"""Episodic learner: a backbone embeds all images, a head classifies the queries of each episode from its support.
+
+Details the papers leave open, and where each choice comes from:
+  * Support and query are embedded in two calls, so each has its own batch-norm statistics in training (MetaOptNet
+    release); `joint_forward` embeds them in one.
+  * Label smoothing spreads epsilon over the M - 1 wrong classes (MetaOptNet release), not over all M as torch does.
+  * The head's learnable scale is trained with the backbone, by the same optimiser.
+  * Under `precision: bfloat16` only the backbone runs in bfloat16; embeddings return to float32 before the head.
+
+Shapes: T episodes, M ways, S support images, Q query images in all, d features.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewshot.backbones import build_backbone
+from fewshot.backbones.base import Backbone
+from fewshot.episodes import EpisodeBatch
+from fewshot.heads import build_head
+from fewshot.learners.base import Learner, LearnerContext, LossOutput
+from fewshot.registry import Settings
+
+
+class EpisodicLearner(Learner):
+    """Backbone and head trained end to end, episode by episode.
+
+    Args:
+        backbone: (N, C, H, W) -> (N, d).
+        head: scores (T, Q, M) of embeddings, already scaled.
+        context: the experiment's form.
+    """
+
+    caches_embeddings = True
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, context: LearnerContext) -> None:
+        super().__init__()
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.head = head
+        self.context = context
+
+    @classmethod
+    def build(
+        cls, name: str, settings: Settings, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
+    ) -> "EpisodicLearner":
+        """Return the learner whose head is called `name`; see `fewshot.learners.build_learner`."""
+        network = build_backbone(backbone, image_size=context.image_size, **backbone_settings)
+        return cls(network, build_head(name, **settings.model_dump()), context)
+
+    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
+        """Return the smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+        if isinstance(self.backbone, Backbone):
+            self.backbone.set_step(step)
+        support, query = self._embed_both(batch.support_images, batch.query_images)
+        logits = self.classify(support, batch.support_labels, query, batch.n_way)
+        loss = smoothed_cross_entropy(logits, batch.query_labels, self.context.label_smoothing)
+        hits = logits.detach().argmax(-1) == batch.query_labels
+        return LossOutput(loss, hits.float().mean())
+
+    def logits(self, batch: EpisodeBatch) -> Tensor:
+        """Return the scores of the query images, (T, Q, M), without a graph."""
+        with torch.no_grad():
+            support, query = self._embed_both(batch.support_images, batch.query_images)
+            return self.classify(support, batch.support_labels, query, batch.n_way)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, d) of preprocessed images (N, C, H, W), in their dtype."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.context.precision == "bfloat16"):
+            embeddings = self.backbone(images)
+        return embeddings.to(images.dtype)
+
+    def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S) and embeddings (T, Q, d)."""
+        return self.head(support, support_labels, query, n_way=n_way)
+
+    def take_certificates(self) -> dict[str, np.ndarray]:
+        """Return what the head's solver reported for each episode since the last call; {} for closed forms."""
+        take = getattr(self.head, "take_certificates", None)
+        return take() if take is not None else {}
+
+    def _embed_both(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed (T, S, C, H, W) and (T, Q, C, H, W); return (T, S, d) and (T, Q, d)."""
+        if self.context.joint_forward:
+            embeddings = self._embed_episodes(torch.cat([support, query], dim=1))
+            return embeddings[:, : support.shape[1]], embeddings[:, support.shape[1] :]
+        return self._embed_episodes(support), self._embed_episodes(query)
+
+    def _embed_episodes(self, images: Tensor) -> Tensor:
+        """Embed (T, N, C, H, W); return (T, N, d)."""
+        return self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Return the mean cross-entropy to targets 1 - smoothing (true class) and smoothing / (M - 1) (each other).
+
+    Args:
+        logits: (..., M).
+        labels: (...) int64, 0 .. M-1.
+        smoothing: epsilon, 0 <= epsilon < 1.
+
+    Source: Lee et al., CVPR 2019, released code.
+    """
+    log_p = logits.log_softmax(-1)
+    true = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    if smoothing == 0:
+        return -true.mean()
+    others = (log_p.sum(-1) - true) / (logits.shape[-1] - 1)
+    return -((1 - smoothing) * true + smoothing * others).mean()
