@@ -1,0 +1,30 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DEFAULT_ORACLE = Path(__file__).parents[1] / "references"
+CASES = sorted(Path(os.environ.get("FEWSHOT_ORACLE", DEFAULT_ORACLE)).glob("metaoptnet/heads_*.npz"))
+
+
+@pytest.fixture(params=CASES, ids=lambda path: path.stem)
+def oracle(request):
+    """One case file of head numbers: arrays by name."""
+    with np.load(request.param, allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture
+def oracle_episodes(oracle):
+    """Inputs of the case: support, labels, query, weights of the loss; float32."""
+    return tuple(torch.from_numpy(oracle[name]) for name in ("support", "support_labels", "query", "weights"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
