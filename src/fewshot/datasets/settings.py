@@ -1,0 +1,61 @@
+"""Settings of the data sets: the entries of section `prepare` of `params.yaml`. Free of numpy and torch."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from fewshot.registry import Settings
+
+Checksum = Annotated[str, Field(pattern=r"^(published|none|[0-9a-f]{64})$")]
+
+
+class GlyphsSettings(Settings):
+    """Settings of `glyphs`, which needs no download."""
+
+    style: Literal["plain", "scene"] = Field(
+        "plain", description="plain: light ink on dimmed photographs; scene: any ink on photographs of full contrast"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the poses, colours and backgrounds")
+
+
+class SourceSettings(Settings):
+    """Where the files of a published data set come from."""
+
+    given_paths: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str | None = Field(None, description="archive, file or folder to use in place of a download")
+    mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="addresses tried before the built-in ones; one that ends in '/' is a folder of the published files",
+    )
+    sha256: Checksum | dict[str, Checksum] = Field(
+        "published",
+        description="published: the checksums the project carries; none: no check; or hexadecimal; or by file name",
+    )
+
+
+class OmniglotSettings(SourceSettings):
+    """Settings of `omniglot`."""
+
+    rotations: bool = Field(False, description="add each class turned by 90, 180 and 270 degrees as classes of its own")
+
+
+class FolderSettings(Settings):
+    """Settings of `folder`: the user's own images."""
+
+    given_paths: ClassVar[tuple[str, ...]] = ("path", "split_file")
+
+    path: str = Field(
+        description="folder or archive of class folders, or of folders train, validation and test of class folders"
+    )
+    split_file: str | None = Field(
+        None, description="YAML file with lists train, validation and test of class names; default: drawn by split_seed"
+    )
+    split_shares: Annotated[tuple[float, float, float], Field(strict=False)] = Field(
+        (0.6, 0.2, 0.2), description="shares of the classes in train, validation and test when they are drawn; sum 1"
+    )
+    split_seed: int = Field(0, ge=0, lt=2**32, description="of the drawn split")
+    image_size: int = Field(84, ge=8, le=512, description="side of the stored images, pixels")
+    resize: Literal["squash", "center_crop"] = Field(
+        "squash", description="squash: the whole image to a square; center_crop: the middle square of it"
+    )

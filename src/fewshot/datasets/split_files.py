@@ -1,0 +1,215 @@
+"""One split as files: its images in one array, class by class, and where each came from.
+
+    <split>.npy              (N, H, W, C) uint8
+    <split>.sources.txt      a line an image: which file, or which row of which file, it was
+
+Within a class the images are ordered by a hash of their pixels, so that the content, its hash and therefore every
+episode are the same whichever mirror, archive form or file order the images came from.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fewshot.errors import DataError, ResourceError
+
+DIGEST_BYTES = 16
+EXAMPLES_KEPT = 20
+ROWS_READ = 1024
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """One split on its way into a store.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        class_names: in the order of the labels.
+        class_sizes: images of each class.
+        images: (label, image (H, W, C) uint8, source id) in any order; read once, one image at a time.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    class_sizes: Sequence[int]
+    images: Iterable[tuple[int, np.ndarray, str]]
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What the store's record says of a split; `sha256` is that of all pixels."""
+
+    class_names: list[str]
+    class_sizes: list[int]
+    image_shape: list[int]
+    sha256: str
+
+
+def write_split(directory: Path, plan: SplitPlan, shape: tuple[int, int, int]) -> tuple[SplitRecord, np.ndarray]:
+    """Write the files of a split; memory stays at the size of the largest class.
+
+    Returns:
+        The record, and the digest of each image by row, (N, DIGEST_BYTES) uint8.
+
+    Raises:
+        DataError: if images are missing, superfluous or of another shape or type, or a class name appears twice.
+        ResourceError: if the disk is too small.
+    """
+    _check_classes(plan)
+    starts = np.concatenate([[0], np.cumsum(plan.class_sizes)]).astype(np.int64)
+    n_images = int(starts[-1])
+    _check_space(directory, n_images * int(np.prod(shape)))
+    with open(directory / f"{plan.name}.npy", "w+b") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n_images, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        sources = _write_images(file, offset, plan, starts, shape)
+        sha256, digests = _sort_classes(file, offset, starts, shape, sources)
+    lines = "".join(source.replace("\n", " ") + "\n" for source in sources)
+    sources_file(directory, plan.name).write_text(lines, encoding="utf-8")
+    return SplitRecord(list(plan.class_names), [int(size) for size in plan.class_sizes], list(shape), sha256), digests
+
+
+def sources_file(directory: Path, split: str) -> Path:
+    """Return the path of a split's source ids."""
+    return directory / f"{split}.sources.txt"
+
+
+def _check_classes(plan: SplitPlan) -> None:
+    names, sizes = plan.class_names, plan.class_sizes
+    if len(names) != len(sizes):
+        raise DataError(f"split {plan.name!r}: {len(names)} class names for {len(sizes)} classes")
+    twice = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise DataError(f"split {plan.name!r}: class names that appear twice: {', '.join(twice)}")
+    for name, size in zip(names, sizes, strict=True):
+        if size < 1:
+            raise DataError(f"split {plan.name!r}: class {name!r} has no images")
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ResourceError(f"{directory} needs {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free; make room")
+
+
+def _write_images(
+    file: BinaryIO, offset: int, plan: SplitPlan, starts: np.ndarray, shape: tuple[int, ...]
+) -> list[str]:
+    """Put each image at the next free row of its class; return the source ids by row."""
+    filled = [int(start) for start in starts[:-1]]
+    sources = [""] * int(starts[-1])
+    image_bytes = int(np.prod(shape))
+    for label, image, source in plan.images:
+        where = f"split {plan.name!r}, image {source!r}"
+        if not 0 <= label < len(filled):
+            raise DataError(f"{where}: label {label} is outside 0 .. {len(filled) - 1}")
+        if image.dtype != np.uint8 or image.shape != tuple(shape):
+            raise DataError(f"{where}: {image.dtype} of shape {image.shape}, expected uint8 of shape {tuple(shape)}")
+        row = filled[label]
+        if row == starts[label + 1]:
+            name, size = plan.class_names[label], plan.class_sizes[label]
+            raise DataError(f"{where}: class {name!r} has more than the expected {size} images")
+        file.seek(offset + row * image_bytes)
+        file.write(np.ascontiguousarray(image).data)
+        sources[row] = source
+        filled[label] += 1
+    for label, row in enumerate(filled):
+        if row != starts[label + 1]:
+            raise DataError(
+                f"split {plan.name!r}: class {plan.class_names[label]!r} has {row - starts[label]} images, "
+                f"expected {plan.class_sizes[label]}; the source is incomplete, fetch it again"
+            )
+    return sources
+
+
+def _sort_classes(
+    file: BinaryIO, offset: int, starts: np.ndarray, shape: tuple[int, ...], sources: list[str]
+) -> tuple[str, np.ndarray]:
+    """Order the images of each class by digest, in place; return the sha256 of all pixels and the digests by row."""
+    image_bytes = int(np.prod(shape))
+    total = hashlib.sha256()
+    digests = np.empty((int(starts[-1]), DIGEST_BYTES), np.uint8)
+    for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        file.seek(offset + start * image_bytes)
+        block = np.frombuffer(file.read((stop - start) * image_bytes), np.uint8).reshape(stop - start, image_bytes)
+        keys = [hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest() for image in block]
+        order = sorted(range(stop - start), key=lambda i: (keys[i], sources[start + i]))
+        block = block[order]
+        file.seek(offset + start * image_bytes)
+        file.write(block.data)
+        total.update(block.data)
+        sources[start:stop] = [sources[start + i] for i in order]
+        digests[start:stop] = [np.frombuffer(keys[i], np.uint8) for i in order]
+    return total.hexdigest(), digests
+
+
+def open_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map the image array of a split, (N, H, W, C) uint8, read-only.
+
+    Raises:
+        DataError: if the file is missing, truncated, too long, or of another shape or type.
+    """
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            header_bytes = file.tell()
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is missing, truncated or no array ({error}); {_again(path)}") from error
+    if images.shape != shape or images.dtype != np.uint8 or not images.flags.c_contiguous:
+        found = f"{images.dtype} of shape {images.shape}"
+        raise DataError(f"{path} holds {found}, expected uint8 of shape {shape}; {_again(path)}")
+    if path.stat().st_size != header_bytes + images.nbytes:
+        raise DataError(f"{path} is longer than its array; {_again(path)}")
+    return images
+
+
+def check_pixels(path: Path, images: np.ndarray, sha256: str) -> None:
+    """Raise `DataError` unless the pixels have the recorded hash."""
+    total = hashlib.sha256()
+    for start in range(0, len(images), ROWS_READ):
+        total.update(np.ascontiguousarray(images[start : start + ROWS_READ]).data)
+    if total.hexdigest() != sha256:
+        raise DataError(f"{path}: the pixels are not those that were prepared (hash differs); {_again(path)}")
+
+
+def _again(path: Path) -> str:
+    return f"delete {path.parent} and prepare again"
+
+
+def find_duplicates(directory: Path, digests: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Report images with equal pixels.
+
+    Args:
+        directory: that holds the source ids.
+        digests: by split, (N, DIGEST_BYTES) uint8.
+
+    Returns:
+        `within`: by split, images beyond the first of each kind; `across`: by "a/b", images of split b that stand in
+        split a too; `examples`: some of the latter, [source in a, source in b].
+    """
+    keys = {name: [row.tobytes() for row in split] for name, split in digests.items()}
+    within = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}
+    across: dict[str, int] = {}
+    examples: list[list[str]] = []
+    names = list(keys)
+    for i, first in enumerate(names):
+        first_rows = {key: row for row, key in enumerate(keys[first])}
+        for second in names[i + 1 :]:
+            shared = [(first_rows[key], row) for row, key in enumerate(keys[second]) if key in first_rows]
+            across[f"{first}/{second}"] = len(shared)
+            for a, b in shared[: EXAMPLES_KEPT - len(examples)]:
+                pair = _source(directory, first, a), _source(directory, second, b)
+                examples.append([f"{first}: {pair[0]}", f"{second}: {pair[1]}"])
+    return {"within": within, "across": across, "examples": examples}
+
+
+def _source(directory: Path, split: str, row: int) -> str:
+    return sources_file(directory, split).read_text(encoding="utf-8").split("\n")[row]

@@ -1,0 +1,260 @@
+"""The prepared form of every data set: one uint8 array a split, memory-mapped, with a hash of the content.
+
+<directory>/store.json               what is inside: classes, sizes, hashes, duplicates, where it came from
+<directory>/<split>.npy, <split>.sources.txt      see `split_files`
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewshot.datasets.split_files import (
+    SplitPlan,
+    SplitRecord,
+    check_pixels,
+    find_duplicates,
+    open_images,
+    sources_file,
+    write_split,
+)
+from fewshot.errors import DataError, ResourceError
+
+__all__ = ["JoinedImages", "SplitPlan", "SplitStore", "Store", "open_store", "write_store"]
+
+FORMAT = 1
+RECORD = "store.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class JoinedImages:
+    """Two image arrays read as one, without a copy: rows of the second follow those of the first."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        self._parts = (first, second)
+        self.shape = (len(first) + len(second), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Copy the rows named by an integer, a slice or an integer array (negative ones count from the end)."""
+        wanted = np.arange(len(self))[rows]
+        first, second = self._parts
+        flat = wanted.reshape(-1)
+        picked = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        in_first = flat < len(first)
+        picked[in_first] = first[flat[in_first]]
+        picked[~in_first] = second[flat[~in_first] - len(first)]
+        return picked.reshape(*wanted.shape, *self.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class SplitStore:
+    """One split, ready for episodes.
+
+    Attributes:
+        name: of the split.
+        images: (N, H, W, C) uint8, sorted by class; a memory map, or a virtual union of two.
+        class_names: in the order of the labels.
+        class_sizes: (classes,) int64, images of each class.
+        source_files: text files with a source id a line, in the order of the images.
+    """
+
+    name: str
+    images: np.ndarray | JoinedImages
+    class_names: tuple[str, ...]
+    class_sizes: np.ndarray
+    source_files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    @cached_property
+    def class_starts(self) -> np.ndarray:
+        """First row of each class, (classes,) int64."""
+        return np.cumsum(self.class_sizes) - self.class_sizes
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class of each image, (N,) int64."""
+        return np.repeat(np.arange(len(self.class_sizes), dtype=np.int64), self.class_sizes)
+
+    @cached_property
+    def source_ids(self) -> list[str]:
+        """Where each image came from; read when first asked for."""
+        return [line for file in self.source_files for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A prepared data set.
+
+    Attributes:
+        dataset: its name.
+        directory: where it lies.
+        splits: "train", "validation", "test".
+        content_hash: sha256 over class names, sizes and pixels of all splits.
+        record: the whole of `store.json`: beside the above, `duplicates` and `provenance`.
+    """
+
+    dataset: str
+    directory: Path
+    splits: dict[str, SplitStore]
+    content_hash: str
+    record: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        height, width, channels = next(iter(self.splits.values())).images.shape[1:]
+        return height, width, channels
+
+    def split(self, name: str) -> SplitStore:
+        """Return a split; "trainval" is the union of train and validation, classes of train first.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        if name in self.splits:
+            return self.splits[name]
+        if name == "trainval":
+            return _join(self.splits["train"], self.splits["validation"])
+        raise DataError(f"data set {self.dataset!r} has no split {name!r}; allowed: {', '.join(self.splits)}, trainval")
+
+
+def _join(first: SplitStore, second: SplitStore) -> SplitStore:
+    assert isinstance(first.images, np.ndarray)
+    assert isinstance(second.images, np.ndarray)
+    return SplitStore(
+        "trainval",
+        JoinedImages(first.images, second.images),
+        first.class_names + second.class_names,
+        np.concatenate([first.class_sizes, second.class_sizes]),
+        first.source_files + second.source_files,
+    )
+
+
+def write_store(
+    directory: Path,
+    dataset: str,
+    image_shape: tuple[int, int, int],
+    splits: Iterable[SplitPlan],
+    provenance: dict[str, Any] | None = None,
+) -> Store:
+    """Write a store image by image and move it into place when it is whole.
+
+    An unfinished or damaged store in `directory` is replaced.
+
+    Args:
+        directory: of the store; its parent is made if missing.
+        dataset: name of the data set.
+        image_shape: (H, W, C) that every image must have.
+        splits: train, validation and test.
+        provenance: files and checksums the images came from; kept in the record, not hashed.
+
+    Raises:
+        DataError: if the splits are incomplete or contradict themselves.
+        ResourceError: if the disk is full or not writable.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        records, digests = {}, {}
+        for plan in splits:
+            records[plan.name], digests[plan.name] = write_split(partial, plan, image_shape)
+        _check_splits(records)
+        record = {
+            "format": FORMAT,
+            "dataset": dataset,
+            "content_hash": _content_hash(records),
+            "splits": {name: asdict(split) for name, split in records.items()},
+            "duplicates": find_duplicates(partial, digests),
+            "provenance": provenance or {},
+        }
+        (partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(partial, directory)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise ResourceError(f"cannot write {directory}: {error}; free some disk or mend the folder's rights") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_store(directory)
+
+
+def open_store(directory: Path, verify: bool = False) -> Store:
+    """Open a store.
+
+    Args:
+        directory: of the store.
+        verify: also compute the hash of all pixels again.
+
+    Raises:
+        DataError: if something is missing, truncated, of another shape or type, or (with `verify`) changed.
+    """
+    record = _read_record(directory)
+    again = f"delete {directory} and prepare again"
+    try:
+        records = {name: SplitRecord(**fields) for name, fields in record["splits"].items()}
+        content_hash, dataset = record["content_hash"], record["dataset"]
+        hash_found = _content_hash(records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{directory / RECORD} is incomplete ({error}); {again}") from error
+    if content_hash != hash_found:
+        raise DataError(f"{directory / RECORD} was changed: its content hash does not fit; {again}")
+    _check_splits(records)
+    splits = {name: _open_split(directory, name, split, verify) for name, split in records.items()}
+    return Store(dataset, directory, splits, content_hash, record)
+
+
+def _open_split(directory: Path, name: str, record: SplitRecord, verify: bool) -> SplitStore:
+    path, sources = directory / f"{name}.npy", sources_file(directory, name)
+    images = open_images(path, (sum(record.class_sizes), *record.image_shape))
+    if not sources.is_file():
+        raise DataError(f"{sources} is missing; delete {directory} and prepare again")
+    if verify:
+        check_pixels(path, images, record.sha256)
+    return SplitStore(name, images, tuple(record.class_names), np.array(record.class_sizes, np.int64), (sources,))
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    path = directory / RECORD
+    again = f"delete {directory} and prepare again"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"no prepared data set in {directory}; run `fewshot prepare`") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not readable ({error}); {again}") from error
+    found = record.get("format") if isinstance(record, dict) else type(record).__name__
+    if found != FORMAT:
+        raise DataError(f"{path} has format {found!r}, this program reads {FORMAT}; {again}")
+    return dict(record)
+
+
+def _check_splits(records: dict[str, SplitRecord]) -> None:
+    """Refuse a missing or empty split, and a class that stands in two splits."""
+    seen: dict[str, str] = {}
+    for name in ("train", "validation", "test"):
+        if name not in records or not records[name].class_names:
+            raise DataError(f"split {name!r} is missing or has no classes; found: {', '.join(records) or 'none'}")
+        for class_name in records[name].class_names:
+            if class_name in seen:
+                raise DataError(f"class {class_name!r} stands in the splits {seen[class_name]!r} and {name!r}")
+            seen[class_name] = name
+
+
+def _content_hash(records: dict[str, SplitRecord]) -> str:
+    return hashlib.sha256(json.dumps({name: asdict(r) for name, r in records.items()}).encode()).hexdigest()
