@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from fewshot.backbones.settings import Conv4Settings
+from fewshot.backbones.settings import Conv4MAMLSettings, Conv4Settings, R2D2Settings, ResNet12Settings
 from fewshot.registry import Part, find_part
 
 BACKBONES: dict[str, Part] = {
     "conv4": Part("fewshot.backbones.conv4:Conv4", Conv4Settings),
+    "conv4_maml": Part("fewshot.backbones.conv4_maml:Conv4MAML", Conv4MAMLSettings),
+    "r2d2": Part("fewshot.backbones.r2d2:R2D2Net", R2D2Settings),
+    "resnet12": Part("fewshot.backbones.resnet12:ResNet12", ResNet12Settings),
     "pixels": Part("fewshot.backbones.pixels:Pixels"),
 }
 

@@ -1,5 +1,7 @@
 """Settings of the backbones; free of torch, because the plan reads them."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from fewshot.registry import Settings
@@ -9,3 +11,40 @@ class Conv4Settings(Settings):
     """Settings of `conv4`."""
 
     filters: int = Field(64, ge=1, le=1024, description="channels of every layer (Snell et al. 2017: 64)")
+
+
+class R2D2Settings(Settings):
+    """Settings of `r2d2`."""
+
+    dropout3: float = Field(0.1, ge=0, lt=1, description="dropout after block 3 (MetaOptNet release: 0.1)")
+    dropout4: float = Field(0.3, ge=0, lt=1, description="dropout after block 4 (MetaOptNet release: 0.3)")
+
+
+class ResNet12Settings(Settings):
+    """Settings of `resnet12`."""
+
+    drop_rate: float = Field(
+        0.1, ge=0, lt=1, description="dropout after blocks 1, 2; DropBlock's final rate (Lee 2019)"
+    )
+    dropblock: Literal["ramp", "off", "as_released"] = Field(
+        "ramp",
+        description="ramp: full squares; off: none, like the release on several GPUs; as_released: with its holes",
+    )
+    dropblock_size: int | None = Field(
+        None, ge=1, description="side of a square; null: 5, or 2 where the last map is below 5 x 5 (Lee 2019)"
+    )
+    dropblock_ramp_steps: int = Field(
+        20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 a step)"
+    )
+    init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope the initial gain assumes (release: 0)")
+
+
+class Conv4MAMLSettings(Settings):
+    """Settings of `conv4_maml`."""
+
+    filters: int = Field(48, ge=1, le=1024, description="channels of every stage (MAML: 32, MAML++ and CxGrad: 48)")
+    leaky_slope: float = Field(0.01, ge=0, lt=1, description="slope of the activation below zero; 0 is a ReLU")
+    pooling: Literal["max", "stride"] = Field(
+        "max", description="max: 2x2 max-pool; stride: stride-2 convolutions and a global average pool"
+    )
+    bias: bool = Field(False, description="convolutions have a bias (MAML++ and ALFA: true, CxGrad: false)")

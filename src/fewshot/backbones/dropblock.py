@@ -1,0 +1,114 @@
+"""DropBlock: dropout of whole squares of a feature map (Ghiasi et al., NeurIPS 2018) on MetaOptNet's schedule.
+
+Departures from the MetaOptNet release:
+  * The release counts forward calls in the module: it counts nothing on several GPUs (the replicas count), counts
+    evaluation on one GPU, and forgets the count on a resume. Here the count follows from the global outer step.
+  * The release leaves holes in the squares of about a third of its batches; `as_released` repeats that.
+
+Shapes: N images, C channels, f side of the map, b side of a dropped square, g = f - b + 1 places for a square.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.errors import ParamsError
+
+DropBlockMode = Literal["ramp", "off", "as_released"]
+FORWARDS_PER_STEP = 2  # support and query
+
+
+class DropBlock(nn.Module):
+    """Drops squares of a map in training; the rate grows linearly over the first outer steps and then stays.
+
+    The n-th forward call of a training (from 1) keeps the share ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``.
+    Within outer step t (from 0) the calls count n = 2 t + 1 (support) and 2 t + 2 (query); an experiment that embeds
+    both in one call makes only the first; the chunks of an accumulated gradient each start again at 2 t + 1.
+
+    Args:
+        map_size: f.
+        block_size: b, at most f.
+        rate: share of the map that is dropped in the end.
+        ramp_steps: outer steps until then.
+        mode: "ramp"; "as_released" has the release's incomplete squares; "off" drops nothing.
+    """
+
+    def __init__(self, map_size: int, block_size: int, rate: float, ramp_steps: int, mode: DropBlockMode) -> None:
+        super().__init__()
+        if block_size > map_size:
+            raise ParamsError(
+                f"dropblock_size {block_size} is larger than the map it acts on ({map_size} x {map_size} after "
+                f"pooling); lower dropblock_size or raise image_size"
+            )
+        self.map_size, self.block_size, self.rate, self.ramp_steps, self.mode = (
+            map_size,
+            block_size,
+            rate,
+            ramp_steps,
+            mode,
+        )
+        self._forwards = 0
+
+    def set_step(self, step: int) -> None:
+        """Count the coming forward calls from global outer step `step`."""
+        self._forwards = FORWARDS_PER_STEP * step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map (N, C, f, f) with squares set to zero and the rest scaled by 1 / (share kept in the batch)."""
+        if not self.training or self.mode == "off" or self.rate == 0:
+            return x
+        self._forwards += 1
+        keep = keep_share(self._forwards, self.rate, self.ramp_steps)
+        places = self.map_size - self.block_size + 1
+        seeds = torch.empty(*x.shape[:2], places, places, device=x.device).to(memory_format=torch.channels_last)
+        seeds.bernoulli_(seed_probability(keep, self.block_size, self.map_size))
+        dilate = released_squares if self.mode == "as_released" else full_squares
+        kept = 1 - dilate(seeds, self.block_size)
+        return x * (kept / kept.mean().clamp_min(1 / kept.numel())).to(x.dtype)
+
+
+def keep_share(forwards: int, rate: float, ramp_steps: int) -> float:
+    """Return the share of a map to keep in the `forwards`-th forward call of a training, counted from 1."""
+    return max(1 - rate * forwards / (FORWARDS_PER_STEP * ramp_steps), 1 - rate)
+
+
+def seed_probability(keep: float, block_size: int, map_size: int) -> float:
+    """Return gamma, the probability that a square starts at a place, so that about 1 - keep of the map is dropped.
+
+    Source: Ghiasi et al. 2018, equation 1.
+    """
+    return (1 - keep) / block_size**2 * map_size**2 / (map_size - block_size + 1) ** 2
+
+
+def full_squares(seeds: Tensor, block_size: int) -> Tensor:
+    """Return 1 where a square covers the map, else 0, (N, C, f, f).
+
+    Args:
+        seeds: (N, C, g, g), 1 where a square has its top left corner.
+        block_size: b.
+    """
+    return F.max_pool2d(F.pad(seeds, (block_size - 1,) * 4), block_size, stride=1)
+
+
+def released_squares(seeds: Tensor, block_size: int) -> Tensor:
+    """Return the squares as the MetaOptNet release computes them; arguments as `full_squares`.
+
+    The release walks the list of seeds and the list of the b * b offsets side by side, each repeated until n * b * b
+    pairs are made. With n seeds, seed k therefore meets only the offsets that equal k modulo gcd(n, b * b). The seeds
+    themselves lie in a map padded by (b - 1) // 2 on top and left, so that one more cell of each square is dropped.
+    """
+    places, centre = seeds.shape[-1], (block_size - 1) // 2
+    flat = seeds.reshape(-1).long()
+    number = (flat.cumsum(0) - 1).reshape(seeds.shape)
+    stride = torch.gcd(flat.sum(), torch.tensor(block_size**2, device=seeds.device))
+    dropped = seeds.new_zeros(*seeds.shape[:2], places + block_size - 1, places + block_size - 1)
+    for offset in range(block_size**2):
+        row, column = divmod(offset, block_size)
+        met = (number - offset) % stride == 0
+        if (row, column) == (centre, centre):
+            met = torch.ones_like(met)
+        window = dropped[:, :, row : row + places, column : column + places]
+        window.copy_(torch.maximum(window, seeds * met))
+    return dropped

@@ -1,0 +1,52 @@
+"""The network of R2D2 (Bertinetto et al., ICLR 2019) as MetaOptNet uses it: four wide blocks, two of them concatenated.
+
+Parameters are named and ordered as in the MetaOptNet release, so that its checkpoints fit.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.backbones.base import Backbone
+
+WIDTHS = (96, 192, 384, 512)
+
+
+def _block(in_channels: int, out_channels: int, *, activation: bool = True, dropout: float = 0.0) -> nn.Sequential:
+    """Return 3x3 convolution with bias, batch norm, 2x2 max-pool, LeakyReLU(0.1) if `activation`, dropout."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.MaxPool2d(2),
+    ]
+    if activation:
+        layers.append(nn.LeakyReLU(0.1, inplace=True))
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+class R2D2Net(Backbone):
+    """Blocks of 96, 192, 384 and 512 channels; the embedding is blocks 3 and 4, both flattened, one after the other.
+
+    Weights keep torch's default initialisation, as in the release.
+
+    Args:
+        image_size: side of the square images, pixels; at least 16 (51200 features at 84 pixels, 8192 at 32).
+        dropout3: probability of element-wise dropout at the end of block 3 (block 4 sees the result).
+        dropout4: likewise at the end of block 4, which has no activation.
+    """
+
+    def __init__(self, image_size: int, dropout3: float = 0.1, dropout4: float = 0.3) -> None:
+        super().__init__(image_size, smallest=16)
+        self.block1 = _block(3, WIDTHS[0])
+        self.block2 = _block(WIDTHS[0], WIDTHS[1])
+        self.block3 = _block(WIDTHS[1], WIDTHS[2], dropout=dropout3)
+        self.block4 = _block(WIDTHS[2], WIDTHS[3], activation=False, dropout=dropout4)
+        self.embedding_size = WIDTHS[2] * (image_size // 8) ** 2 + WIDTHS[3] * (image_size // 16) ** 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, d) of images (N, 3, H, W)."""
+        self.check(images)
+        block3 = self.block3(self.block2(self.block1(images)))
+        block4 = self.block4(block3)
+        return torch.cat([block3.reshape(len(images), -1), block4.reshape(len(images), -1)], dim=1)

@@ -1,0 +1,97 @@
+"""ResNet-12 of MetaOptNet (Lee et al., CVPR 2019): four residual blocks of 64, 160, 320 and 640 channels.
+
+Parameters are named and ordered as in the release, so that its checkpoints fit. What the paper leaves open, from there:
+no global pooling at the end; a projection in every block; ordinary dropout after blocks 1 and 2, DropBlock after blocks
+3 and 4; normal initialisation with the gain of ReLU although the slope is 0.1.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.backbones.base import Backbone
+from fewshot.backbones.dropblock import DropBlock, DropBlockMode
+
+WIDTHS = (64, 160, 320, 640)
+SLOPE = 0.1
+
+
+class ResidualBlock(nn.Module):
+    """Three 3x3 convolutions beside a 1x1 projection, added, pooled 2x2, dropped out.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of all four convolutions.
+        drop: dropout applied to the pooled sum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, drop: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv3 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+        )
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return maps of half the side (rounded down) of maps (N, C, H, W)."""
+        h = F.leaky_relu(self.bn1(self.conv1(x)), SLOPE, inplace=True)
+        h = F.leaky_relu(self.bn2(self.conv2(h)), SLOPE, inplace=True)
+        h = self.bn3(self.conv3(h)) + self.downsample(x)
+        # The release pools after the activation; the two commute, and this order works on a quarter of the numbers.
+        return self.drop(F.leaky_relu(F.max_pool2d(h, 2), SLOPE, inplace=True))
+
+
+class ResNet12(Backbone):
+    """Four residual blocks; the flattened last map is the embedding.
+
+    Args:
+        image_size: side of the square images, pixels; at least 16 (16000 features at 84 pixels, 2560 at 32).
+        drop_rate: probability of dropout after blocks 1 and 2, final rate of DropBlock after blocks 3 and 4.
+        dropblock: "ramp", "off" or "as_released", see `DropBlock`; "off" leaves blocks 1 and 2 their dropout.
+        dropblock_size: side of the dropped squares; None means 5, or 2 where the last map is smaller than 5 x 5.
+        dropblock_ramp_steps: outer steps over which DropBlock reaches its final rate.
+        init_slope: slope of LeakyReLU that the initial gain assumes.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        drop_rate: float = 0.1,
+        dropblock: DropBlockMode = "ramp",
+        dropblock_size: int | None = None,
+        dropblock_ramp_steps: int = 20_000,
+        init_slope: float = 0.0,
+    ) -> None:
+        super().__init__(image_size, smallest=16)
+        side = image_size // 16
+        block_size = dropblock_size or (5 if side >= 5 else min(2, side))
+
+        def squares(map_size: int) -> DropBlock:
+            return DropBlock(map_size, block_size, drop_rate, dropblock_ramp_steps, dropblock)
+
+        drops = [nn.Dropout(drop_rate), nn.Dropout(drop_rate), squares(image_size // 8), squares(side)]
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(ResidualBlock(before, width, drop))
+            for before, width, drop in zip((3, *WIDTHS[:-1]), WIDTHS, drops, strict=True)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=init_slope, mode="fan_out", nonlinearity="leaky_relu")
+        self.embedding_size = WIDTHS[-1] * side**2
+
+    def set_step(self, step: int) -> None:
+        """Set the DropBlock rate from the global outer step (from 0)."""
+        for module in self.modules():
+            if isinstance(module, DropBlock):
+                module.set_step(step)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, d) of images (N, 3, H, W)."""
+        self.check(images)
+        maps = self.layer4(self.layer3(self.layer2(self.layer1(images))))
+        return maps.reshape(len(images), -1)

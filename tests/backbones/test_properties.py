@@ -1,0 +1,112 @@
+"""What every backbone of the registry has to do; a new entry is tested without a change here."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fewshot.backbones import BACKBONES, build_backbone
+from fewshot.errors import DataError, ParamsError
+
+SIZE = 32
+
+
+@pytest.fixture(params=BACKBONES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def backbone(name):
+    torch.manual_seed(0)
+    return build_backbone(name, image_size=SIZE)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_shape_and_dtype(backbone, images):
+    embeddings = backbone(images)
+
+    assert embeddings.shape == (6, backbone.embedding_size)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [28, 33, 84])
+def test_embedding_size_at_other_image_sizes(name, size):
+    backbone = build_backbone(name, image_size=size).eval()
+
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, size, size)).shape == (1, backbone.embedding_size)
+
+
+def test_channels_last_gives_the_same_embedding(backbone, images):
+    backbone.eval()
+    contiguous = backbone(images)
+    backbone.to(memory_format=torch.channels_last)
+
+    torch.testing.assert_close(backbone(images.contiguous(memory_format=torch.channels_last)), contiguous)
+
+
+def test_single_precision_is_close_to_double(backbone, images):
+    backbone.eval()
+    single = backbone(images)
+
+    torch.testing.assert_close(single.double(), backbone.double()(images.double()), rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_treats_each_image_alone(backbone, images):
+    backbone.eval()
+
+    torch.testing.assert_close(backbone(images)[2:3], backbone(images[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(backbone, images):
+    parameters = list(backbone.parameters())
+    if not parameters:
+        pytest.skip("no parameters")
+
+    backbone(images).square().sum().backward()
+
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+
+
+def test_save_and_load(name, backbone, images, tmp_path):
+    backbone(images)  # moves running statistics
+    expected = backbone.eval()(images)
+    state = {**backbone.state_dict(), "marker": torch.zeros(1)}  # safetensors refuses to read an empty file
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "weights.safetensors")
+    torch.manual_seed(5)
+    other = build_backbone(name, image_size=SIZE)
+    loaded = load_file(tmp_path / "weights.safetensors")
+    del loaded["marker"]
+
+    other.load_state_dict(loaded)
+
+    torch.testing.assert_close(other.eval()(images), expected, rtol=0, atol=0)
+
+
+def test_same_seed_gives_the_same_start(name, backbone):
+    torch.manual_seed(0)
+    other = build_backbone(name, image_size=SIZE)
+
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, SIZE + 1, SIZE), (2, 1, SIZE, SIZE), (3, SIZE, SIZE)])
+def test_wrong_image_shape_is_refused(backbone, shape):
+    with pytest.raises(DataError, match=r"\(N, 3, 32, 32\)"):
+        backbone(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["conv4", "r2d2", "resnet12"])
+def test_too_small_image_size_is_refused(name):
+    with pytest.raises(ParamsError, match="image_size 15"):
+        build_backbone(name, image_size=15)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ParamsError, match="resnet12"):
+        build_backbone("resnet", image_size=SIZE)
