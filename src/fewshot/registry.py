@@ -36,15 +36,22 @@ class Part:
         target: "package.module:Class"; the module's code (and what it imports from this package) enters the key of
             every job that uses the part.
         settings: type of the part's settings; its fields are keyword arguments of the class.
+        uses: further modules that the class loads by name at run time; they enter the key too.
     """
 
     target: str
     settings: type[Settings] = NoSettings
+    uses: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
         """Name of the module that holds the class."""
         return self.target.partition(":")[0]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All modules whose code decides what the part computes."""
+        return (self.module, *self.uses)
 
     def load(self) -> Any:
         """Import the module and return the class."""

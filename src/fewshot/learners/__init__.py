@@ -6,16 +6,38 @@ A head's name is a learner too: backbone and head, trained episode by episode (`
 from typing import Any
 
 from fewshot.heads import HEADS
+from fewshot.learners.settings import (
+    ALFASettings,
+    ANILSettings,
+    BOILSettings,
+    CxGradSettings,
+    FOMAMLSettings,
+    MAMLPlusPlusSettings,
+    MAMLSettings,
+)
 from fewshot.registry import Part, find_part
 
-ADAPTIVE_LEARNERS: dict[str, Part] = {}
+ADAPTIVE_LEARNERS: dict[str, Part] = {
+    "maml": Part("fewshot.learners.maml:MAML", MAMLSettings),
+    "fomaml": Part("fewshot.learners.maml:MAML", FOMAMLSettings),
+    "anil": Part("fewshot.learners.anil:ANIL", ANILSettings),
+    "boil": Part("fewshot.learners.boil:BOIL", BOILSettings),
+    "mamlpp": Part("fewshot.learners.mamlpp:MAMLPlusPlus", MAMLPlusPlusSettings),
+    "alfa": Part("fewshot.learners.alfa:ALFA", ALFASettings),
+    "cxgrad": Part("fewshot.learners.cxgrad:CxGrad", CxGradSettings),
+}
 
-EPISODIC_LEARNERS = {name: Part("fewshot.learners.episodic:EpisodicLearner", head.settings) for name, head in HEADS.items()}
+EPISODIC_LEARNERS: dict[str, Part] = {
+    name: Part("fewshot.learners.episodic:EpisodicLearner", head.settings, uses=head.modules)
+    for name, head in HEADS.items()
+}
 
 LEARNERS: dict[str, Part] = {**EPISODIC_LEARNERS, **ADAPTIVE_LEARNERS}
 
 
-def build_learner(name: str, *, backbone: str, context: Any, backbone_settings: dict[str, Any] | None = None, **settings: Any) -> Any:
+def build_learner(
+    name: str, *, backbone: str, context: Any, backbone_settings: dict[str, Any] | None = None, **settings: Any
+) -> Any:
     """Return the learner `name` as a `fewshot.learners.base.Learner`.
 
     Args:

@@ -1,0 +1,143 @@
+"""Conv4 of the gradient-based learners: MAML (Finn et al., ICML 2017), MAML++, ALFA and CxGrad (WACV 2022).
+
+Details the papers leave open, and where each choice comes from:
+  * The activation is a leaky ReLU of slope 0.01 in the MAML++, ALFA and CxGrad programs, although named ReLU.
+  * Batch norm follows each convolution and always uses the statistics of the batch at hand, also at test time
+    (Nichol et al. 2018 call this transductive); the inner loop asks for it through `statistics`.
+  * CxGrad has no convolution bias; MAML++ and ALFA have one, which batch norm cancels.
+  * Parameters are ordered as in those programs: convolution weight, [bias], batch-norm bias, batch-norm weight.
+
+Shapes: N images, C x H x W, F filters, K inner steps, d features.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.backbones.base import Backbone
+
+Statistics = Literal["running", "batch", "image"] | int
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+class BatchNorm(nn.Module):
+    """Batch norm whose statistics the caller chooses, optionally with a weight and bias for each inner step.
+
+    Args:
+        channels: C.
+        n_steps: K sets of weight and bias, selected by `inner_step` (MAML++); None for one set.
+        running_statistics: keep running means and variances, as an ordinary backbone needs.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    def __init__(self, channels: int, n_steps: int | None, running_statistics: bool) -> None:
+        super().__init__()
+        shape = (channels,) if n_steps is None else (n_steps, channels)
+        self.bias = nn.Parameter(torch.zeros(shape))
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.register_buffer("running_mean", torch.zeros(channels) if running_statistics else None)
+        self.register_buffer("running_var", torch.ones(channels) if running_statistics else None)
+
+    def forward(self, maps: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
+        """Normalise maps (N, C, H, W).
+
+        Args:
+            maps: feature maps.
+            statistics: whose mean and variance; "running" as usual (the batch's in training, running ones in
+                evaluation), "batch" of all N maps, "image" each map its own, an integer n of the first n maps.
+            inner_step: which set of weight and bias to use, if there are several.
+        """
+        weight, bias = (p[inner_step] if p.ndim == 2 else p for p in (self.weight, self.bias))
+        if statistics == "image":
+            return F.instance_norm(maps, weight=weight, bias=bias, eps=BATCH_NORM_EPSILON)
+        if isinstance(statistics, int):
+            return _normalize_by_first(maps, statistics, weight, bias)
+        if statistics == "batch":
+            return F.batch_norm(maps, None, None, weight, bias, training=True, eps=BATCH_NORM_EPSILON)
+        return F.batch_norm(
+            maps, self.running_mean, self.running_var, weight, bias, training=self.training, eps=BATCH_NORM_EPSILON
+        )
+
+
+def _normalize_by_first(maps: Tensor, n: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Normalise maps (N, C, H, W) by the mean and variance of the first n of them; differentiable in all of it."""
+    variance, mean = torch.var_mean(maps[:n], dim=(0, 2, 3), correction=0)
+    scale = weight * (variance + BATCH_NORM_EPSILON).rsqrt()
+    return maps * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+
+
+class Stage(nn.Module):
+    """3x3 convolution, batch norm, leaky ReLU and, unless the convolution strides, a 2x2 max-pool."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, leaky_slope: float, pooling: str, bias: bool, norm: BatchNorm
+    ) -> None:
+        super().__init__()
+        stride = 2 if pooling == "stride" else 1
+        self.convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
+        nn.init.xavier_uniform_(self.convolution.weight)
+        if self.convolution.bias is not None:
+            nn.init.zeros_(self.convolution.bias)
+        self.norm = norm
+        self.leaky_slope = leaky_slope
+        self.max_pool = pooling == "max"
+
+    def forward(self, maps: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+        """Halve the side of maps (N, C, H, W)."""
+        maps = self.norm(self.convolution(maps), statistics, inner_step)
+        maps = F.leaky_relu(maps, self.leaky_slope)
+        return F.max_pool2d(maps, 2) if self.max_pool else maps
+
+
+class Conv4MAML(Backbone):
+    """Four equal stages; the flattened last map is the embedding, or its mean over pixels if convolutions stride.
+
+    Args:
+        image_size: side of the square images, pixels; at least 16.
+        filters: channels of every stage; 32 in MAML, 48 in MAML++ and CxGrad for miniImageNet.
+        leaky_slope: slope of the activation below zero; 0 is a ReLU.
+        pooling: "max" (2x2 max-pool) or "stride" (stride-2 convolutions and a global average pool).
+        bias: give the convolutions a bias.
+        running_statistics: keep running batch-norm statistics; the inner loop uses none.
+        batch_norm_steps: K sets of batch-norm weights, one for each inner step (MAML++); None for one set.
+    """
+
+    n_stages = 4
+
+    def __init__(
+        self,
+        image_size: int,
+        filters: int = 48,
+        leaky_slope: float = 0.01,
+        pooling: str = "max",
+        bias: bool = False,
+        running_statistics: bool = True,
+        batch_norm_steps: int | None = None,
+    ) -> None:
+        super().__init__(image_size, smallest=16)
+        self.stages = nn.ModuleList(
+            Stage(
+                3 if i == 0 else filters,
+                filters,
+                leaky_slope,
+                pooling,
+                bias,
+                BatchNorm(filters, batch_norm_steps, running_statistics),
+            )
+            for i in range(self.n_stages)
+        )
+        self.pools_globally = pooling == "stride"
+        self.embedding_size = filters if self.pools_globally else filters * (image_size // 16) ** 2
+
+    def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
+        """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""
+        self.check(images)
+        maps = images
+        for stage in self.stages:
+            maps = stage(maps, statistics, inner_step)
+        return maps.mean((2, 3)) if self.pools_globally else maps.reshape(len(maps), -1)

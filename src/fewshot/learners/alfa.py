@@ -1,0 +1,64 @@
+"""ALFA (Baik et al., NeurIPS 2020): a network chooses the inner learning rate and weight decay of each tensor and step.
+
+At each inner step the means of the n adapted tensors and of their gradients go through a small network; its outputs
+alpha, beta multiply learned rates a and decays b of tensor i and step j:
+
+    W_i <- (1 - beta_i b_i[j]) W_i - alpha_i a_i[j] g_i
+
+`attenuate` adds L2F (Baik et al., CVPR 2020): a second network reads the gradient means at the initial weights and
+shrinks each initial tensor by a factor in (0, 1).
+
+Details the paper leaves open, from the published program: gradient means are constants to the outer loop, weight
+means are not; the networks have one hidden layer and PyTorch's default initialisation; the unused last rate and
+decay of each tensor are left out.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.learners.base import LearnerContext
+from fewshot.learners.inner_loop import FastWeights, Task
+from fewshot.learners.maml import MAML, Network
+
+
+class ALFA(MAML):
+    """Adaptive learning of hyper-parameters for fast adaptation."""
+
+    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
+        super().__init__(network, settings, context)
+        n = len(self.adapted)
+        steps = (settings.inner_steps,)
+        self.rates = nn.ParameterList(torch.full(steps, settings.inner_learning_rate) for _ in range(n))
+        self.decays = nn.ParameterList(torch.full(steps, settings.inner_weight_decay) for _ in range(n))
+        self.generator = nn.Sequential(nn.Linear(2 * n, 2 * n), nn.ReLU(), nn.Linear(2 * n, 2 * n))
+        self.attenuator = (
+            nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n), nn.Sigmoid()) if settings.attenuate else None
+        )
+
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the learned weights, attenuated if the settings ask for it."""
+        fast = super().initial_weights(task)
+        if self.attenuator is None:
+            return fast
+        loss = F.cross_entropy(self.support_logits(task, fast, 0), task.support_labels)
+        factors = self.attenuator(means(torch.autograd.grad(loss, list(fast.values()))))
+        return {name: factor * weight for (name, weight), factor in zip(fast.items(), factors, strict=True)}
+
+    def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
+        """Return decayed fast weights minus generated rates * gradients."""
+        state = torch.cat([means(fast.values()), means(gradients.values()).detach()])
+        alphas, betas = self.generator(state).chunk(2)
+        updated = {}
+        for i, (name, weight) in enumerate(fast.items()):
+            decay = betas[i] * self.decays[i][inner_step]
+            rate = alphas[i] * self.rates[i][inner_step]
+            updated[name] = (1 - decay) * weight - rate * gradients[name]
+        return updated
+
+
+def means(tensors: Any) -> Tensor:
+    """Return the mean of each of n tensors, (n,)."""
+    return torch.stack([tensor.mean() for tensor in tensors])

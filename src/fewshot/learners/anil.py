@@ -1,0 +1,29 @@
+"""ANIL (Raghu et al., ICLR 2020): MAML whose inner loop moves the head only; the outer loop learns everything.
+
+The backbone stays as it is during adaptation, so the support set is embedded once (as LibFewShot does).
+"""
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot.learners.inner_loop import FastWeights, Task
+from fewshot.learners.maml import MAML
+
+
+class ANIL(MAML):
+    """Almost no inner loop."""
+
+    def choose_adapted(self) -> list[str]:
+        """Return the names of the head's parameters."""
+        return [name for name in super().choose_adapted() if name.startswith("head.")]
+
+    def prepare(self, task: Task) -> Task:
+        """Embed the support set."""
+        return replace(task, support_embedding=self.network.backbone(task.support_images, "batch"))
+
+    def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
+        """Return the scores of the support images, (S, M), from their embedding."""
+        assert task.support_embedding is not None
+        return F.linear(task.support_embedding, fast["head.weight"], fast["head.bias"])

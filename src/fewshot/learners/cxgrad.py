@@ -1,0 +1,69 @@
+"""CxGrad, contextual gradient scaling (Lee et al., WACV 2022): let the backbone move more in the inner loop.
+
+Before each inner step every convolution weight W_l becomes gamma_l W_l / ||W_l||. Batch norm follows, so the loss
+does not change, but its gradient is scaled by ||W_l|| / gamma_l. A generator gives the gammas from a context vector
+that starts at zero in each task and descends the support loss. The head is never rescaled.
+
+Details the paper leaves open, from the published program:
+  * The context first takes one step with the initial weights, without a graph; then one step beside each inner step.
+  * The norm is that of the whole tensor; rescaling is repeated at every inner step, but not after the last.
+  * The generator is Linear, ReLU, Linear, Softplus; all layers of PyTorch's default initialisation.
+  * The parts of MAML++ may be switched on; the program's configurations have them off.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.backbones.conv4_maml import Conv4MAML
+from fewshot.errors import ParamsError
+from fewshot.learners.base import LearnerContext
+from fewshot.learners.inner_loop import FastWeights, Task
+from fewshot.learners.maml import Network
+from fewshot.learners.mamlpp import MAMLPlusPlus
+
+CONTEXT = "context"
+
+
+class CxGrad(MAMLPlusPlus):
+    """CxGrad; `fast weights` hold the context vector beside the network's weights."""
+
+    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
+        super().__init__(network, settings, context)
+        self.convolutions = [name for name in self.adapted if name.endswith("convolution.weight")]
+        if any(name.endswith("convolution.bias") for name in self.adapted):
+            raise ParamsError(
+                "learner 'cxgrad' rescales convolutions by their norm, which a bias of zeros does not have; "
+                "set bias: false for backbone conv4_maml"
+            )
+        size = settings.context_size
+        self.generator = nn.Sequential(
+            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, Conv4MAML.n_stages), nn.Softplus()
+        )
+
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the learned weights and a context that has seen the support loss once."""
+        fast = super().initial_weights(task)
+        start = task.support_images.new_zeros(self.settings.context_size, requires_grad=True)
+        loss = F.cross_entropy(self.support_logits(task, self.rescale(fast | {CONTEXT: start}), 0), task.support_labels)
+        (gradient,) = torch.autograd.grad(loss, start)
+        return fast | {CONTEXT: self._move_context(start, gradient).detach().requires_grad_()}
+
+    def rescale(self, fast: FastWeights) -> FastWeights:
+        """Return the fast weights with each convolution scaled to norm gamma."""
+        gammas = self.generator(fast[CONTEXT])
+        scaled = {
+            name: gamma / (fast[name].norm() + self.settings.norm_epsilon) * fast[name]
+            for name, gamma in zip(self.convolutions, gammas, strict=True)
+        }
+        return fast | scaled
+
+    def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
+        """Return weights and context after one step."""
+        weights = super().update({name: fast[name] for name in self.adapted}, gradients, inner_step)
+        return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
+
+    def _move_context(self, context: Tensor, gradient: Tensor) -> Tensor:
+        return context - self.settings.context_learning_rate * gradient

@@ -1,0 +1,151 @@
+"""The inner loop: adapt weights to the support set of one task by gradient steps. Written once for all learners.
+
+What differs between the methods are four methods of the learner (`maml.MAML` has the plain ones):
+`initial_weights`, `rescale`, `support_logits` and `update`.
+
+"Fast weights" are a dictionary name -> tensor of whatever the inner loop moves: network weights by their parameter
+names, and anything a method adds (CxGrad's context).
+
+Shapes: S support images, Q query images, M ways, C x H x W, K inner steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot.episodes import EpisodeBatch
+from fewshot.errors import NumericalError
+
+FastWeights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode of a batch.
+
+    Attributes:
+        support_images: (S, C, H, W) float.
+        support_labels: (S,) int64.
+        query_images: (Q, C, H, W) float.
+        query_labels: (Q,) int64.
+        episode_id: the index the episode was drawn with.
+        support_embedding: (S, d), where a method embeds the support set once.
+    """
+
+    support_images: Tensor
+    support_labels: Tensor
+    query_images: Tensor
+    query_labels: Tensor
+    episode_id: int
+    support_embedding: Tensor | None = None
+
+
+def split_tasks(batch: EpisodeBatch) -> Iterator[Task]:
+    """Yield the episodes of a batch one by one."""
+    for t in range(len(batch)):
+        yield Task(
+            batch.support_images[t],
+            batch.support_labels[t],
+            batch.query_images[t],
+            batch.query_labels[t],
+            int(batch.episode_ids[t]),
+        )
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """Result of one inner step.
+
+    Attributes:
+        index: from 0.
+        loss: support cross-entropy before the update, detached scalar.
+        used: the fast weights the loss was taken at (after any rescaling).
+        gradients: of the loss with respect to `used`.
+        updated: the fast weights after the update.
+    """
+
+    index: int
+    loss: Tensor
+    used: FastWeights
+    gradients: FastWeights
+    updated: FastWeights
+
+
+class InnerLoopMethod(Protocol):
+    """What the inner loop asks of a learner."""
+
+    inner_learning_rate: float
+    checkpoint_inner_steps: bool
+
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the weights the inner loop starts from."""
+
+    def rescale(self, fast: FastWeights) -> FastWeights:
+        """Return the weights at which the next support loss is taken."""
+
+    def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
+        """Return the scores of the support images, (S, M)."""
+
+    def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
+        """Return the weights after one step along the gradients."""
+
+
+def adapt(method: InnerLoopMethod, task: Task, n_steps: int, *, second_order: bool = False) -> Iterator[InnerStep]:
+    """Yield the inner steps of one task, with a graph from the fast weights back to the learner's parameters.
+
+    Args:
+        method: the learner.
+        task: its support set is fitted.
+        n_steps: K.
+        second_order: let the graph pass through the inner gradients as well.
+
+    Raises:
+        NumericalError: if a support loss is not finite.
+    """
+    fast = method.initial_weights(task)
+    for index in range(n_steps):
+        step = _inner_step(method, task, fast, index, second_order)
+        fast = step.updated
+        yield step
+
+
+def adapt_detached(method: InnerLoopMethod, task: Task, n_steps: int) -> Iterator[InnerStep]:
+    """Yield the same steps without a graph between them, for evaluation: memory does not grow with the steps.
+
+    Raises:
+        NumericalError: if a support loss is not finite.
+    """
+    with torch.enable_grad():
+        fast = leaves(method.initial_weights(task))
+    for index in range(n_steps):
+        with torch.enable_grad():
+            step = _inner_step(method, task, fast, index, second_order=False)
+        fast = leaves(step.updated)
+        yield step
+
+
+def leaves(fast: FastWeights) -> FastWeights:
+    """Return the same values cut off from the graph, ready to be differentiated."""
+    return {name: weight.detach().requires_grad_() for name, weight in fast.items()}
+
+
+def _inner_step(method: InnerLoopMethod, task: Task, fast: FastWeights, index: int, second_order: bool) -> InnerStep:
+    used = method.rescale(fast)
+    loss = F.cross_entropy(method.support_logits(task, used, index), task.support_labels)
+    _check_finite(loss, task, index, method.inner_learning_rate)
+    # The graph is retained because a rescaling may share a part of it with the outer loss.
+    grads = torch.autograd.grad(loss, list(used.values()), create_graph=second_order, retain_graph=True)
+    gradients = dict(zip(used, grads, strict=True))
+    return InnerStep(index, loss.detach(), used, gradients, method.update(used, gradients, index))
+
+
+def _check_finite(loss: Tensor, task: Task, index: int, learning_rate: float) -> None:
+    if not loss.isfinite():
+        raise NumericalError(
+            f"the support loss is {loss.item()} in episode {task.episode_id} at inner step {index} "
+            f"(inner_learning_rate {learning_rate:g}); lower inner_learning_rate or the outer learning_rate"
+        )

@@ -1,0 +1,230 @@
+"""MAML and first-order MAML (Finn et al., ICML 2017): learn weights from which a few gradient steps fit a new task.
+
+For each task: K gradient steps on the support cross-entropy give fast weights; their query cross-entropy is the
+outer loss. Second order differentiates through the inner gradients, first order takes them as constants.
+
+Details the paper leaves open, and where each choice comes from (the MAML++ and CxGrad programs):
+  * Convolutions and head are adapted; batch-norm weights are learned in the outer loop only.
+  * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); the other
+    modes are inductive in the queries.
+  * Each task is differentiated by itself (`episodes_per_backward`), so that memory does not grow with the meta-batch.
+
+Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
+from fewshot.backbones.settings import Conv4MAMLSettings
+from fewshot.episodes import EpisodeBatch
+from fewshot.errors import ParamsError
+from fewshot.learners.base import Learner, LearnerContext, LossOutput
+from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
+from fewshot.learners.settings import InnerLoopSettings
+from fewshot.registry import nearest
+
+
+class Network(nn.Module):
+    """Backbone and linear head: images -> scores of M ways."""
+
+    def __init__(self, backbone: Conv4MAML, n_way: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.embedding_size, n_way)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+        """Return scores (N, M) of images (N, C, H, W); see `BatchNorm.forward` for the other arguments."""
+        return self.head(self.backbone(images, statistics, inner_step))
+
+
+class MAML(Learner):
+    """MAML; the base class of the other gradient-based learners.
+
+    Args:
+        network: what is adapted.
+        settings: of the method.
+        context: the experiment's form.
+    """
+
+    episodes_per_backward = 1
+
+    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self.context = context
+        self.batch_norm = settings.batch_norm
+        self.inner_learning_rate = settings.inner_learning_rate
+        self.checkpoint_inner_steps = settings.checkpoint_inner_steps
+        self.adapted = self.choose_adapted()
+
+    @classmethod
+    def build(
+        cls, name: str, settings: Any, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
+    ) -> Self:
+        """Return the learner; see `fewshot.learners.build_learner`."""
+        chosen = check_parts(name, settings, backbone, backbone_settings, context)
+        network = Conv4MAML(
+            context.image_size,
+            **chosen.model_dump(),
+            running_statistics=False,
+            batch_norm_steps=cls.batch_norm_steps(settings),
+        )
+        return cls(Network(network, context.n_way), settings, context)
+
+    @classmethod
+    def batch_norm_steps(cls, settings: Any) -> int | None:
+        """Return the number of batch-norm weight sets, one for each inner step, or None for a single set."""
+        return None
+
+    # What differs between the methods
+
+    def choose_adapted(self) -> list[str]:
+        """Return the names of the parameters that the inner loop moves: all but those of batch norm."""
+        norms = [name for name, module in self.network.named_modules() if isinstance(module, BatchNorm)]
+        return [name for name, _ in self.network.named_parameters() if not name.startswith(tuple(norms))]
+
+    def prepare(self, task: Task) -> Task:
+        """Compute once what all inner steps of a task share."""
+        return task
+
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the weights the inner loop starts from: the learned ones."""
+        parameters = dict(self.network.named_parameters())
+        return {name: parameters[name] for name in self.adapted}
+
+    def rescale(self, fast: FastWeights) -> FastWeights:
+        """Return the weights at which the next support loss is taken: the fast weights as they are."""
+        return fast
+
+    def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
+        """Return fast weights - inner learning rate * gradients."""
+        return {name: weight - self.inner_learning_rate * gradients[name] for name, weight in fast.items()}
+
+    def query_importance(self, epoch: int) -> list[float]:
+        """Return the weight of the query loss after each inner step, (K,): only the last counts."""
+        return [0.0] * (self.settings.inner_steps - 1) + [1.0]
+
+    def describe(self, epoch: int) -> dict[str, Tensor]:
+        """Return further scalars for the history of this epoch."""
+        return {}
+
+    # What is common to all
+
+    def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
+        """Return the scores of the support images, (S, M)."""
+        return self._call(fast, task.support_images, "batch", inner_step)
+
+    def query_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
+        """Return the scores of the query images, (Q, M), normalised as `batch_norm` says."""
+        if self.batch_norm == "support":
+            images = torch.cat([task.support_images, task.query_images])
+            n_support = len(task.support_images)
+            return self._call(fast, images, n_support, inner_step)[n_support:]
+        return self._call(fast, task.query_images, "image" if self.batch_norm == "per_query" else "batch", inner_step)
+
+    def _call(self, fast: FastWeights, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+        """Return the scores (N, M) of images under the fast weights; a method may carry more than network weights."""
+        weights = {name: fast[name] for name in self.adapted}
+        return functional_call(self.network, weights, (images, statistics, inner_step))
+
+    def second_order(self, epoch: int) -> bool:
+        """Return whether this epoch (from 0) differentiates through the inner gradients."""
+        return self.settings.second_order and epoch >= self.settings.first_order_epochs
+
+    def adapt(self, task: Task, epoch: int) -> Iterator[InnerStep]:
+        """Yield the inner steps of a training task."""
+        return adapt(self, self.prepare(task), self.settings.inner_steps, second_order=self.second_order(epoch))
+
+    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
+        """Return the mean query cross-entropy after adaptation at global outer step `step` (from 0).
+
+        Raises:
+            NumericalError: if a support loss is not finite.
+            ParamsError: if the episodes have another number of ways than the head.
+        """
+        self._check_ways(batch)
+        epoch = step // self.context.steps_per_epoch
+        importance = self.query_importance(epoch)
+        total, hits = batch.query_images.new_zeros(()), []
+        for task in split_tasks(batch):
+            for inner in self.adapt(task, epoch):
+                if importance[inner.index] == 0:
+                    continue
+                logits = self.query_logits(task, inner.updated, inner.index)
+                loss = F.cross_entropy(logits, task.query_labels, label_smoothing=self.context.label_smoothing)
+                total = total + importance[inner.index] * loss
+            hits.append((logits.detach().argmax(1) == task.query_labels).float().mean())
+        return LossOutput(total / len(batch), torch.stack(hits).mean())
+
+    def logits(self, batch: EpisodeBatch) -> Tensor:
+        """Return the scores of the query images, (T, Q, M), after adaptation; one task at a time, without a graph.
+
+        Raises:
+            NumericalError: if a support loss is not finite.
+            ParamsError: if the episodes have another number of ways than the head.
+        """
+        self._check_ways(batch)
+        return torch.stack([self._adapted_logits(task) for task in split_tasks(batch)])
+
+    def _adapted_logits(self, task: Task) -> Tensor:
+        with torch.no_grad():
+            task = self.prepare(task)
+        for inner in adapt_detached(self, task, self.settings.steps_in_evaluation):
+            last = inner
+        with torch.no_grad():
+            return self.query_logits(task, last.updated, last.index)
+
+    def _check_ways(self, batch: EpisodeBatch) -> None:
+        if batch.n_way != self.context.n_way:
+            raise ParamsError(
+                f"this learner has a linear head for {self.context.n_way} ways but the episodes have {batch.n_way}; "
+                f"evaluate it with n_way {self.context.n_way}, or train it with recipe n_way {batch.n_way}"
+            )
+
+
+def check_parts(
+    name: str, settings: InnerLoopSettings, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
+) -> Conv4MAMLSettings:
+    """Return the typed backbone settings, or raise `ParamsError` if learner, backbone and recipe do not go together."""
+    if backbone != "conv4_maml":
+        raise ParamsError(
+            f"learner {name!r} adapts the weights of its backbone and needs conv4_maml, not {backbone!r}; "
+            f"allowed: conv4_maml.{nearest(backbone, ['conv4_maml'])}"
+        )
+    if context.precision != "float32":
+        raise ParamsError(
+            f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding changes which "
+            f"inner steps are taken; set precision: float32 in its recipe"
+        )
+    if context.joint_forward:
+        raise ParamsError(
+            f"learner {name!r} cannot embed support and query in one call, because it adapts to the support first; "
+            f"set joint_forward: false in its recipe"
+        )
+    chosen = Conv4MAMLSettings(**backbone_settings)
+    if settings.batch_norm == "per_query" and last_map_side(chosen, context.image_size) < 2:
+        raise ParamsError(
+            f"learner {name!r}: batch_norm per_query needs 2 or more pixels in the last feature map, and images of "
+            f"{context.image_size} pixels leave one; allowed here: transductive, support, or larger images"
+        )
+    return chosen
+
+
+def last_map_side(settings: Conv4MAMLSettings, image_size: int) -> int:
+    """Return the side in pixels of the map that the last batch norm sees."""
+    side = image_size
+    for stage in range(Conv4MAML.n_stages):
+        if settings.pooling == "stride":
+            side = (side + 1) // 2
+        elif stage + 1 < Conv4MAML.n_stages:
+            side //= 2
+    return side

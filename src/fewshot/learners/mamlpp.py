@@ -1,0 +1,71 @@
+"""MAML++ (Antoniou et al., ICLR 2019): MAML with parts that make it train steadily, each switchable.
+
+  * Multi-step loss (`multi_step_loss_epochs`): in the first epochs the query loss after every inner step counts.
+  * Learned rates (`per_layer_rates`): an inner learning rate for each adapted tensor and inner step.
+  * Per-step batch norm (`per_step_batch_norm`): a batch-norm weight and bias for each inner step. The per-step
+    running statistics of the published program never reach its outputs (it always normalises by the batch), so
+    there are none here.
+  * Derivative-order annealing (`first_order_epochs`): first epochs in first order; in `maml.MAML`.
+The published program keeps one more rate a tensor than there are steps; it is never used and left out here.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.learners.base import LearnerContext
+from fewshot.learners.inner_loop import FastWeights
+from fewshot.learners.maml import MAML, Network
+
+SMALLEST_SHARE = 0.03
+
+
+def multi_step_weights(epoch: int, n_steps: int, n_epochs: int) -> list[float]:
+    """Return the weight of the query loss after each inner step, (K,), annealed from equal shares to the last step.
+
+    Args:
+        epoch: from 0.
+        n_steps: K.
+        n_epochs: epochs over which the weights move; each but the last stays at or above 0.03 / K.
+    """
+    progress = epoch / n_epochs
+    smallest = SMALLEST_SHARE / n_steps
+    early = max((1 - progress) / n_steps, smallest)
+    last = min((1 + progress * (n_steps - 1)) / n_steps, 1 - (n_steps - 1) * smallest)
+    return [early] * (n_steps - 1) + [last]
+
+
+class MAMLPlusPlus(MAML):
+    """MAML++."""
+
+    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
+        super().__init__(network, settings, context)
+        n_rates = len(self.adapted) if settings.per_layer_rates else 0
+        self.rates = nn.ParameterList(
+            torch.full((settings.inner_steps,), settings.inner_learning_rate) for _ in range(n_rates)
+        )
+
+    @classmethod
+    def batch_norm_steps(cls, settings: Any) -> int | None:
+        """Return K if batch norm has weights for each inner step."""
+        return settings.inner_steps if settings.per_step_batch_norm else None
+
+    def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
+        """Return fast weights - rate of tensor and step * gradients."""
+        if not self.rates:
+            return super().update(fast, gradients, inner_step)
+        return {
+            name: fast[name] - rates[inner_step] * gradients[name]
+            for name, rates in zip(self.adapted, self.rates, strict=True)
+        }
+
+    def query_importance(self, epoch: int) -> list[float]:
+        """Return the weight of the query loss after each inner step, (K,)."""
+        if epoch < self.settings.multi_step_loss_epochs:
+            return multi_step_weights(epoch, self.settings.inner_steps, self.settings.multi_step_loss_epochs)
+        return super().query_importance(epoch)
+
+    def describe(self, epoch: int) -> dict[str, Tensor]:
+        """Return the weights of the query losses of this epoch."""
+        return {f"query_loss_weight_{j + 1}": torch.tensor(w) for j, w in enumerate(self.query_importance(epoch))}

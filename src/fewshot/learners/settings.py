@@ -1,0 +1,114 @@
+"""Settings of the gradient-based learners; free of torch, because the plan reads them.
+
+Defaults are those of the CxGrad program's configurations unless a field says otherwise.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fewshot.registry import Settings
+
+BatchNormMode = Literal["transductive", "support", "per_query"]
+
+
+class InnerLoopSettings(Settings):
+    """What every inner loop has."""
+
+    inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set in training")
+    evaluation_steps: int | None = Field(
+        None, ge=1, le=1000, description="gradient steps in evaluation; null: as many as in training"
+    )
+    inner_learning_rate: float = Field(0.01, ge=0, le=100, description="step size of the inner loop")
+    batch_norm: BatchNormMode = Field(
+        "transductive",
+        description="statistics for query images: of all queries (the published programs), the support set's, or "
+        "each query image's own",
+    )
+    checkpoint_inner_steps: bool = Field(
+        False, description="recompute each inner step in the outer backward pass: less memory, slower"
+    )
+
+    @property
+    def steps_in_evaluation(self) -> int:
+        """Inner steps in evaluation."""
+        return self.evaluation_steps or self.inner_steps
+
+
+class MAMLSettings(InnerLoopSettings):
+    """Settings of `maml` (Finn et al., ICML 2017)."""
+
+    second_order: bool = Field(True, description="differentiate through the inner gradients")
+    first_order_epochs: int = Field(
+        0, ge=0, le=10**6, description="epochs in first order before second order (derivative-order annealing, MAML++)"
+    )
+
+
+class FOMAMLSettings(InnerLoopSettings):
+    """Settings of `fomaml`: inner gradients are constants to the outer loop (Finn et al., ICML 2017, section 5.2)."""
+
+    second_order: ClassVar[bool] = False
+    first_order_epochs: ClassVar[int] = 0
+
+
+class ANILSettings(MAMLSettings):
+    """Settings of `anil` (Raghu et al., ICLR 2020)."""
+
+
+class BOILSettings(MAMLSettings):
+    """Settings of `boil` (Oh et al., ICLR 2021); defaults of its authors' script."""
+
+    inner_steps: int = Field(1, ge=1, le=100, description="gradient steps on the support set in training")
+    inner_learning_rate: float = Field(0.5, ge=0, le=100, description="step size of the inner loop (backbone only)")
+
+
+class MAMLPlusPlusSettings(MAMLSettings):
+    """Settings of `mamlpp` (Antoniou et al., ICLR 2019)."""
+
+    inner_learning_rate: float = Field(
+        0.1, ge=0, le=100, description="step size of the inner loop, or its start with per_layer_rates (MAML++: 0.1)"
+    )
+    multi_step_loss_epochs: int = Field(
+        15, ge=0, le=10**6, description="epochs in which the query loss after every inner step counts; 0: never"
+    )
+    per_layer_rates: bool = Field(True, description="learn a rate for each adapted tensor and inner step (LSLR)")
+    per_step_batch_norm: bool = Field(True, description="learn batch-norm weights and biases for each inner step")
+
+    @model_validator(mode="after")
+    def _steps_have_parameters(self) -> Self:
+        if self.per_layer_rates or self.per_step_batch_norm:
+            _check_evaluation_steps(self, "turn off per_layer_rates and per_step_batch_norm")
+        return self
+
+
+class ALFASettings(MAMLSettings):
+    """Settings of `alfa` (Baik et al., NeurIPS 2020)."""
+
+    inner_learning_rate: float = Field(0.01, ge=0, le=100, description="initial a of each tensor and step")
+    inner_weight_decay: float = Field(5e-6, ge=0, le=1, description="initial b of each tensor and step")
+    attenuate: bool = Field(False, description="shrink the initial weights for each task (L2F, CVPR 2020)")
+
+    @model_validator(mode="after")
+    def _steps_have_parameters(self) -> Self:
+        _check_evaluation_steps(self, "use a learner without parameters for each step")
+        return self
+
+
+class CxGradSettings(MAMLPlusPlusSettings):
+    """Settings of `cxgrad` (Lee et al., WACV 2022); the parts of MAML++ are off."""
+
+    inner_learning_rate: float = Field(0.01, ge=0, le=100, description="step size of the inner loop")
+    multi_step_loss_epochs: int = Field(0, ge=0, le=10**6, description="as in mamlpp; 0: never")
+    per_layer_rates: bool = Field(False, description="as in mamlpp")
+    per_step_batch_norm: bool = Field(False, description="as in mamlpp")
+    context_size: int = Field(100, ge=1, le=10_000, description="length of the context vector")
+    context_learning_rate: float = Field(1.0, ge=0, le=1000, description="step size of the context vector")
+    norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution; published: none")
+
+
+def _check_evaluation_steps(settings: InnerLoopSettings, remedy: str) -> None:
+    if settings.steps_in_evaluation != settings.inner_steps:
+        raise ValueError(
+            f"evaluation_steps {settings.evaluation_steps}: parameters are learned for each of the inner_steps "
+            f"{settings.inner_steps}; allowed: {settings.inner_steps} or null, or {remedy}"
+        )
