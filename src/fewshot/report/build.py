@@ -1,0 +1,95 @@
+"""Write a report: tables, metrics, curves and figures of one suite, whole or not at all."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot.report import tables
+from fewshot.report.contents import Contents, describe_missing, read_contents
+from fewshot.report.figures import result_pictures
+from fewshot.report.inputs import SuiteReport
+from fewshot.report.sheets import sheet_pictures
+from fewshot.report.style import Picture, common_style, save
+
+MANIFEST = "manifest.json"
+# Times differ from run to run: this file is neither in the manifest nor promised to be reproducible.
+UNTRACKED = ("runtimes.csv",)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the command line says in the end.
+
+    Attributes:
+        text: the tables for a terminal, what is missing, and where the files are.
+        out: the report's folder.
+        partial: whether results were missing.
+    """
+
+    text: str
+    out: Path
+    partial: bool
+
+
+def write_report(suite: SuiteReport, out: Path) -> Summary:
+    """Write all files of a report into `out`, replacing what lies there.
+
+    The files are made in a folder beside `out` and moved when they are whole: a failure leaves the old report.
+
+    Args:
+        suite: the entries to show.
+        out: folder of the report.
+
+    Raises:
+        DataError: if results are missing and `settings.allow_missing` is off, or a result is damaged.
+    """
+    contents = read_contents(suite)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_tables(contents, partial)
+    with common_style():
+        for picture in pictures(contents):
+            save(picture, partial / "figures")
+    _write_manifest(contents, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return Summary(_summary_text(contents, out), out, bool(contents.missing))
+
+
+def pictures(contents: Contents) -> Iterator[Picture]:
+    """Yield every figure of a report in the order of the page."""
+    yield from result_pictures(contents)
+    if contents.suite.settings.sheets:
+        yield from sheet_pictures(contents)
+
+
+def _write_tables(contents: Contents, out: Path) -> None:
+    (out / "figures").mkdir()
+    tables.write_csv(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
+    tables.write_csv(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
+    (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
+    tables.write_json(out / "metrics.json", tables.metrics(contents.cells))
+    tables.write_curves(out / "curves", contents.finished)
+
+
+def _write_manifest(contents: Contents, out: Path) -> None:
+    """Write the report's key and the sha256 of every other file."""
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name not in UNTRACKED)
+    manifest = {
+        "suite": contents.suite.suite,
+        "key": contents.suite.key,
+        "missing": [f"{entry.experiment} on {entry.target}" for entry in contents.missing],
+        "files": {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+    tables.write_json(out / MANIFEST, manifest)
+
+
+def _summary_text(contents: Contents, out: Path) -> str:
+    parts = [tables.terminal(contents)]
+    if contents.missing:
+        parts.append(f"This table is partial. Missing:\n{describe_missing(contents.missing)}")
+    parts.append(f"Files: {out}/ (results.md, results.csv, runs.csv, metrics.json, curves/, figures/)")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,158 @@
+"""What a report says, before any format: rows with their verdicts and marks, arranged as the papers print them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fewshot.errors import DataError
+from fewshot.report.compare import Comparison, compare_rows
+from fewshot.report.inputs import ReportEntry, SuiteReport
+from fewshot.report.measure import Row, Run, group_rows, labels, read_runs
+from fewshot.report.published import expected_numbers, published_numbers
+from fewshot.report.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table.
+
+    Attributes:
+        row: the number and where it comes from.
+        label: short name of its group.
+        verdict: how it stands to the printed number.
+        mark: "best", "tied" with the best, or "".
+    """
+
+    row: Row
+    label: str
+    verdict: Verdict
+    mark: str
+
+    @property
+    def accuracy_pct(self) -> float:
+        """Mean accuracy, percent."""
+        return 100 * self.row.estimate.mean
+
+    @property
+    def ci95_pct(self) -> float:
+        """Half width of its interval, percent points."""
+        return 100 * self.row.estimate.ci95
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a printed table: one method at several shots.
+
+    Attributes:
+        backbone: name of the backbone.
+        label: name of the method.
+        cells: shot -> number.
+    """
+
+    backbone: str
+    label: str
+    cells: dict[int, Cell]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A printed table: one data set and target.
+
+    Attributes:
+        title: "glyphs" or "mini_imagenet -> cub", with the number of ways.
+        shots: columns.
+        lines: rows.
+    """
+
+    title: str
+    shots: tuple[int, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that the tables and figures show.
+
+    Attributes:
+        suite: what was asked for.
+        runs: one a trained model, target, shot and selection.
+        cells: one a group of seeds, target, shot and selection.
+        comparisons: paired differences, one a family of episodes.
+        missing: entries without a result.
+    """
+
+    suite: SuiteReport
+    runs: tuple[Run, ...]
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
+    missing: tuple[ReportEntry, ...]
+
+    @property
+    def finished(self) -> tuple[ReportEntry, ...]:
+        """Entries with a result."""
+        return tuple(entry for entry in self.suite.entries if entry not in self.missing)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Group -> short name."""
+        return {cell.row.entry.group: cell.label for cell in self.cells}
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The cells arranged as printed tables."""
+        return arrange(self.cells)
+
+
+def read_contents(suite: SuiteReport) -> Contents:
+    """Read all evaluations of a suite and compare them.
+
+    Raises:
+        DataError: if one is missing and the settings do not allow it, or one is damaged.
+    """
+    missing = tuple(entry for entry in suite.entries if not entry.exists)
+    if missing and not suite.settings.allow_missing:
+        raise DataError(f"results are missing; make them first:\n{describe_missing(missing)}")
+    runs = tuple(run for entry in suite.entries if entry not in missing for run in read_runs(entry))
+    rows = group_rows(runs)
+    comparisons = tuple(compare_rows(rows))
+    marks = {id(row): mark for family in comparisons for row, mark in zip(family.rows, family.marks, strict=True)}
+    names = labels(rows)
+    numbers = (*published_numbers(), *expected_numbers())
+    cells = tuple(Cell(row, names[row.entry.group], judge(row, numbers), marks[id(row)]) for row in rows)
+    return Contents(suite, runs, cells, comparisons, missing)
+
+
+def describe_missing(missing: Sequence[ReportEntry]) -> str:
+    """Say of each missing result where its log is and how to make it."""
+    lines = []
+    for entry in missing:
+        log = f"log {entry.log}" if entry.log is not None and entry.log.exists() else "no log yet"
+        lines.append(f"  {entry.experiment} on {entry.target}: {log}; run: {entry.command}")
+    return "\n".join(lines)
+
+
+def arrange(cells: Sequence[Cell]) -> list[Block]:
+    """Arrange numbers as the papers do: a table a data set and target, a line a method, a column a shot."""
+    tables: dict[str, dict[tuple[str, str, str], dict[int, Cell]]] = {}
+    for cell in cells:
+        line = (cell.row.entry.group, cell.row.entry.backbone, method_name(cell))
+        tables.setdefault(block_title(cell), {}).setdefault(line, {})[cell.row.shot] = cell
+    return [
+        Block(
+            title,
+            tuple(sorted({shot for line in lines.values() for shot in line})),
+            tuple(Line(backbone, name, shots) for (_, backbone, name), shots in lines.items()),
+        )
+        for title, lines in tables.items()
+    ]
+
+
+def method_name(cell: Cell) -> str:
+    """Return the label, marked where several checkpoints vote."""
+    return f"{cell.label}, ensemble" if cell.row.selection == "ensemble" else cell.label
+
+
+def block_title(cell: Cell) -> str:
+    """Return "glyphs, 5-way" or "mini_imagenet -> cub, 5-way"."""
+    entry = cell.row.entry
+    where = entry.dataset if entry.dataset == entry.target else f"{entry.dataset} -> {entry.target}"
+    return f"{where}, {cell.row.protocol['n_way']}-way"

@@ -1,0 +1,226 @@
+"""Figures of the results: accuracy beside the printed numbers, learning curves, differences, shots, cross-domain."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fewshot.report.compare import SIGNIFICANT, Comparison
+from fewshot.report.contents import Block, Cell, Contents, method_name
+from fewshot.report.inputs import ReportEntry
+from fewshot.report.style import COLORS, DIVERGING, MARKERS, PUBLISHED_COLOR, SEQUENTIAL, Picture, line_style
+from fewshot.report.tables import read_history
+
+MAX_MATRIX = 40
+
+
+def result_pictures(contents: Contents) -> Iterator[Picture]:
+    """Yield every figure that the numbers allow."""
+    if contents.cells:
+        yield accuracy(contents.blocks)
+    curves = learning_curves(contents)
+    if curves is not None:
+        yield curves
+    if any(len(block.shots) > 2 for block in contents.blocks):
+        yield shots_curve(contents.blocks)
+    for comparison in contents.comparisons:
+        if 1 < len(comparison.rows) <= MAX_MATRIX:
+            yield difference_matrix(comparison, contents.labels)
+    yield from cross_domain(contents)
+
+
+def accuracy(blocks: Sequence[Block]) -> Picture:
+    """Draw every number with its interval, and the printed one below it."""
+    heights = [len(block.lines) for block in blocks]
+    figure = Figure(figsize=(7.5, 1.0 * len(blocks) + 0.42 * sum(heights) + 0.4), layout="constrained")
+    axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=[height + 1 for height in heights])[:, 0]
+    shots = sorted({shot for block in blocks for shot in block.shots})
+    for axis, block in zip(axes, blocks, strict=True):
+        _accuracy_panel(axis, block, shots)
+    axes[-1].set_xlabel("accuracy (%)")
+    handles = [_key(axes[0], shot, shots) for shot in shots]
+    handles.append(
+        axes[0].errorbar([], [], xerr=[], fmt="D", color=PUBLISHED_COLOR, mfc="white", ms=5, label="published")
+    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return Picture(
+        "accuracy",
+        "Accuracy",
+        "Test accuracy of each learner with its 95 % interval. White diamonds: the printed number with its printed "
+        "interval where it has one; grey diamonds: a printed number that is not comparable (see its protocol card).",
+        figure,
+    )
+
+
+def _key(axis: Axes, shot: int, shots: Sequence[int]) -> Any:
+    index = shots.index(shot)
+    return axis.errorbar([], [], xerr=[], fmt=MARKERS[index % 7], color=COLORS[index % 7], label=f"{shot}-shot")
+
+
+def _accuracy_panel(axis: Axes, block: Block, shots: Sequence[int]) -> None:
+    for y, line in enumerate(block.lines):
+        for shot, cell in line.cells.items():
+            index = shots.index(shot)
+            style: dict[str, Any] = {"fmt": MARKERS[index % 7], "color": COLORS[index % 7]}
+            axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=5, capsize=2, **style)
+            _published_mark(axis, cell, y + 0.28)
+    axis.set_yticks(range(len(block.lines)), [f"{line.label}, {line.backbone}" for line in block.lines])
+    axis.set_ylim(len(block.lines) - 0.4, -0.6)
+    axis.set_title(block.title)
+    axis.grid(axis="y", visible=False)
+
+
+def _published_mark(axis: Axes, cell: Cell, y: float) -> None:
+    number = cell.verdict.number
+    if number is None:
+        return
+    face = "#bbbbbb" if cell.verdict.reasons else "white"
+    width = [number.ci95_pct] if number.ci95_pct is not None else None
+    axis.errorbar([number.accuracy_pct], [y], xerr=width, fmt="D", ms=4, mfc=face, color=PUBLISHED_COLOR, lw=0.8)
+
+
+def learning_curves(contents: Contents) -> Picture | None:
+    """Draw validation accuracy over epochs, a panel for each data set and backbone; None if nothing was trained."""
+    panels: dict[str, dict[str, list[ReportEntry]]] = defaultdict(lambda: defaultdict(list))
+    for entry in {entry.experiment: entry for entry in contents.finished}.values():
+        if read_history(entry):
+            panels[f"{entry.dataset}, {entry.backbone}"][entry.group].append(entry)
+    if not panels:
+        return None
+    figure = Figure(figsize=(7.5, 2.8 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, (title, groups) in zip(axes, panels.items(), strict=True):
+        for index, (group, entries) in enumerate(groups.items()):
+            _curve(axis, entries, contents.labels[group], index)
+        axis.set(title=title, ylabel="validation accuracy (%)")
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[-1].set_xlabel("epoch")
+    return Picture(
+        "learning_curves",
+        "Learning curves",
+        "Accuracy on validation episodes after each epoch: mean over the training seeds; the band is the 95 % interval "
+        "over episodes for one seed, the range of the seeds for several.",
+        figure,
+    )
+
+
+def _curve(axis: Axes, entries: Sequence[ReportEntry], label: str, index: int) -> None:
+    histories = [read_history(entry) for entry in entries]
+    length = min(map(len, histories))
+    epochs = [float(record["epoch"]) for record in histories[0][:length]]
+    values = 100 * np.array([[_number(record, "validation_accuracy") for record in h[:length]] for h in histories])
+    mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+    if len(entries) == 1:
+        width = 100 * np.array([_number(record, "validation_ci95") for record in histories[0]])
+        low, high = mean - width, mean + width
+    style = line_style(index)
+    axis.plot(epochs, mean, label=label, markersize=3.5, **style)
+    axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _number(record: dict[str, str], column: str) -> float:
+    text = record.get(column, "")
+    return float(text) if text else float("nan")
+
+
+def shots_curve(blocks: Sequence[Block]) -> Picture:
+    """Draw accuracy over the number of shots."""
+    wide = [block for block in blocks if len(block.shots) > 2]
+    figure = Figure(figsize=(7.5, 3.0 * len(wide)), layout="constrained")
+    for axis, block in zip(figure.subplots(len(wide), 1, squeeze=False)[:, 0], wide, strict=True):
+        for index, line in enumerate(block.lines):
+            shots = sorted(line.cells)
+            mean = [line.cells[shot].accuracy_pct for shot in shots]
+            width = [line.cells[shot].ci95_pct for shot in shots]
+            name = f"{line.label}, {line.backbone}"
+            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=name, **line_style(index))
+        axis.set(title=block.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
+        axis.set_xticks(block.shots, [str(shot) for shot in block.shots], minor=False)
+        axis.minorticks_off()
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return Picture(
+        "shots",
+        "Shots",
+        "Accuracy over the support images a class, with 95 % intervals. More shots add images to the same episodes: "
+        "the queries stay, so the curves are paired.",
+        figure,
+    )
+
+
+def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
+    """Draw the paired differences of one family as a matrix: row minus column."""
+    count = len(comparison.rows)
+    values = 100 * np.array([[comparison.difference(i, j) for j in range(count)] for i in range(count)])
+    labels = [_row_name(comparison, index, names) for index in range(count)]
+    entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
+    side = 1.6 + 0.62 * count
+    figure = Figure(figsize=(side + 1.6, side), layout="constrained")
+    axis = figure.subplots()
+    limit = max(float(np.abs(values).max()), 0.1)
+    image = axis.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    for i in range(count):
+        for j in range(count):
+            if i != j:
+                _difference_text(axis, values[i, j], comparison.p_values[i, j] < SIGNIFICANT, limit, i, j)
+    axis.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(count), labels)
+    axis.grid(visible=False)
+    axis.set_title(f"{entry.target}, {shot}-shot")
+    figure.colorbar(image, ax=axis, label="row - column (percent points)", shrink=0.8)
+    name = f"differences-{entry.dataset}-{entry.target}-{comparison.rows[0].protocol['n_way']}way-{shot}shot"
+    return Picture(
+        name,
+        "Paired differences",
+        f"{entry.dataset} -> {entry.target}, {shot}-shot: accuracy of the row minus that of the column on the same "
+        "episodes, percent points. Bold: significant at 5 % after Holm's correction over all pairs of the matrix.",
+        figure,
+    )
+
+
+def _difference_text(axis: Axes, value: float, significant: bool, limit: float, i: int, j: int) -> None:
+    color = "white" if abs(value) > 0.6 * limit else "black"
+    weight = "bold" if significant else "normal"
+    axis.text(j, i, f"{value:+.1f}", ha="center", va="center", color=color, weight=weight, fontsize=8)
+
+
+def _row_name(comparison: Comparison, index: int, names: dict[str, str]) -> str:
+    row = comparison.rows[index]
+    name = f"{names[row.entry.group]}, {row.entry.backbone}"
+    return f"{name}, ensemble" if row.selection == "ensemble" else name
+
+
+def cross_domain(contents: Contents) -> Iterator[Picture]:
+    """Yield a matrix of accuracies, trained method by target, for each shot; nothing if there is one target only."""
+    targets = list(dict.fromkeys(cell.row.entry.target for cell in contents.cells))
+    if len(targets) < 2:
+        return
+    for shot in sorted({cell.row.shot for cell in contents.cells}):
+        yield _cross_domain_matrix([cell for cell in contents.cells if cell.row.shot == shot], targets, shot)
+
+
+def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: int) -> Picture:
+    rows: dict[str, dict[str, Cell]] = defaultdict(dict)
+    for cell in cells:
+        rows[f"{cell.row.entry.dataset}: {method_name(cell)}, {cell.row.entry.backbone}"][cell.row.entry.target] = cell
+    values = np.array([[row[t].accuracy_pct if t in row else np.nan for t in targets] for row in rows.values()])
+    figure = Figure(figsize=(3.8 + 0.8 * len(targets), 1.6 + 0.36 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(values, cmap=SEQUENTIAL, aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axis.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > middle else "white")
+    axis.set_xticks(range(len(targets)), targets)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.grid(visible=False)
+    axis.set_title(f"{shot}-shot")
+    figure.colorbar(image, ax=axis, label="accuracy (%)")
+    return Picture(
+        f"cross_domain-{shot}shot",
+        "Cross-domain",
+        f"{shot}-shot accuracy in percent of each trained model (row) on each data set's test classes (column).",
+        figure,
+    )

@@ -1,0 +1,182 @@
+"""Read evaluation files into runs (one number of one trained model) and rows (a run's number over its seeds)."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fewshot import stats
+from fewshot.errors import DataError
+from fewshot.report.inputs import ReportEntry
+from fewshot.stats import Estimate
+
+
+@dataclass(frozen=True)
+class Run:
+    """Accuracy of one trained model at one shot.
+
+    Attributes:
+        entry: where it comes from.
+        protocol: the evaluation file without its results: settings, hashes, versions.
+        shot: support images a class.
+        selection: "single" or "ensemble" of checkpoints.
+        accuracies: (E,), 0..1, one a test episode.
+        unconverged: episodes whose solver did not reach its tolerance.
+        max_kkt_residual: largest relative residual of the solver; None for closed forms.
+    """
+
+    entry: ReportEntry
+    protocol: dict[str, Any]
+    shot: int
+    selection: str
+    accuracies: np.ndarray
+    unconverged: int
+    max_kkt_residual: float | None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Values of the training settings."""
+        return self.protocol["train"]["recipe"]
+
+    @property
+    def estimate(self) -> Estimate:
+        """Accuracy of this model with its error over episodes."""
+        return stats.over_episodes(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one group (all its seeds) at one target, shot and selection.
+
+    Attributes:
+        runs: at least one, in the order of the seeds.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def entry(self) -> ReportEntry:
+        """The first seed's entry, for what all seeds share."""
+        return self.runs[0].entry
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The first seed's protocol, for what all seeds share."""
+        return self.runs[0].protocol
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Values of the training settings."""
+        return self.runs[0].recipe
+
+    @property
+    def shot(self) -> int:
+        """Support images a class."""
+        return self.runs[0].shot
+
+    @property
+    def selection(self) -> str:
+        """Which model was tested: "single" or "ensemble"."""
+        return self.runs[0].selection
+
+    @property
+    def settings_hash(self) -> str:
+        """Short hash of all that decides the training, but for the seed."""
+        settings = {key: value for key, value in self.protocol["train"].items() if key != "seed"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def block(self) -> tuple[str, str, int, int, str]:
+        """What rows must share to be compared pairwise: the same frozen episodes."""
+        way, episodes = self.protocol["n_way"], self.protocol["episodes_hash"]
+        return self.entry.dataset, self.entry.target, way, self.shot, episodes
+
+    @cached_property
+    def accuracies(self) -> np.ndarray:
+        """(S, E), 0..1: seeds x episodes."""
+        return np.stack([run.accuracies for run in self.runs])
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Mean accuracy; the error is over episodes for one seed, over episodes and seeds for several."""
+        return stats.over_both(self.accuracies)
+
+    @property
+    def interval(self) -> str:
+        """What the interval of `estimate` covers, in words."""
+        return "episodes and seeds" if len(self.runs) > 1 else "episodes"
+
+
+def read_runs(entry: ReportEntry) -> list[Run]:
+    """Read every number of one evaluation.
+
+    Raises:
+        DataError: if a file is damaged, or the arrays do not belong to the JSON file.
+    """
+    try:
+        protocol = json.loads(entry.evaluation.read_text())
+        results = protocol.pop("results")
+        with np.load(entry.arrays, allow_pickle=False) as arrays:
+            return [_run(entry, protocol, result, arrays) for result in results]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{entry.evaluation}: not a whole evaluation ({type(error).__name__}: {error}); "
+            f"delete it and run: {entry.command}"
+        ) from error
+
+
+def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], arrays: Any) -> Run:
+    accuracies = np.asarray(arrays[f"accuracy/{result['selection']}/{result['shot']}shot"], dtype=np.float64)
+    if accuracies.shape != (result["episodes"],) or abs(accuracies.mean() - result["accuracy"]) > 1e-6:
+        raise ValueError(f"the {result['shot']}-shot accuracies of {entry.arrays.name} do not belong to it")
+    return Run(
+        entry,
+        protocol,
+        int(result["shot"]),
+        result["selection"],
+        accuracies,
+        int(result.get("unconverged") or 0),
+        result.get("max_kkt_residual"),
+    )
+
+
+def group_rows(runs: Iterable[Run]) -> list[Row]:
+    """Collect runs that differ by the training seed only; order of first appearance.
+
+    Raises:
+        DataError: if the seeds of a group were tested on different episodes.
+    """
+    groups: dict[tuple[str, str, int, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.entry.group, run.entry.target, run.shot, run.selection].append(run)
+    rows = [Row(tuple(sorted(group, key=lambda run: run.entry.seed))) for group in groups.values()]
+    for row in rows:
+        _check_same_episodes(row)
+    return rows
+
+
+def _check_same_episodes(row: Row) -> None:
+    hashes = {run.protocol["episodes_hash"] for run in row.runs}
+    if len(hashes) > 1 or len({run.accuracies.shape for run in row.runs}) > 1:
+        files = ", ".join(str(run.entry.evaluation) for run in row.runs)
+        raise DataError(f"{row.entry.group}: seeds were tested on different episodes; evaluate them again: {files}")
+
+
+def labels(rows: Sequence[Row]) -> dict[str, str]:
+    """Name the groups of a table by their learner, and by the variant too where one learner stands there twice.
+
+    Returns:
+        group -> label.
+    """
+    groups = {row.entry.group: row.entry for row in rows}
+    place = {group: (entry.dataset, entry.backbone, entry.learner) for group, entry in groups.items()}
+    repeated = {where for where, count in Counter(place.values()).items() if count > 1}
+    return {
+        group: f"{entry.learner} ({entry.variant or entry.recipe})" if place[group] in repeated else entry.learner
+        for group, entry in groups.items()
+    }

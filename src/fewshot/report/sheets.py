@@ -1,0 +1,119 @@
+"""Episode sheets: the support images of a test episode, and its queries with right and wrong answers."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from fewshot.datasets.store import JoinedImages, open_store
+from fewshot.errors import DataError
+from fewshot.report.contents import Contents
+from fewshot.report.measure import Run
+from fewshot.report.style import RIGHT_COLOR, WRONG_COLOR, Picture
+
+MAX_SUPPORT = 5
+TILE_PIXELS = 64
+FRAME_PIXELS = 4
+PIXELS_PER_INCH = 100
+CLASS_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def sheet_pictures(contents: Contents) -> Iterator[Picture]:
+    """Yield one sheet for each group and target: the first test episode at the smallest shot, of the first seed.
+
+    Evaluations that stored no episodes, and targets whose images are not on this machine, are left out.
+    """
+    drawn = set()
+    for run in sorted(contents.runs, key=lambda run: run.shot):
+        place = (run.entry.group, run.entry.target)
+        if place not in drawn and run.selection == "single":
+            drawn.add(place)
+            picture = sheet(run, contents.labels[run.entry.group])
+            if picture is not None:
+                yield picture
+
+
+def sheet(run: Run, label: str) -> Picture | None:
+    """Draw the first stored episode of a run; None if there is none, or its images are not here."""
+    n_way, entry = run.protocol["n_way"], run.entry
+    with np.load(entry.arrays, allow_pickle=False) as arrays:
+        names = [
+            f"sheet/{run.shot}shot/{part}" for part in ("support_rows", "query_rows", "query_labels", "predictions")
+        ]
+        if any(name not in arrays for name in names) or n_way > len(CLASS_NAMES):
+            return None
+        support, query, labels, predictions = (arrays[name][0] for name in names)
+    try:
+        images = open_store(entry.store_dir).split(run.protocol["split"]).images
+    except DataError:
+        return None
+    order = np.argsort(labels, kind="stable")
+    right = (predictions == labels)[order].reshape(n_way, -1)
+    mosaic = np.concatenate(
+        [
+            _tiles(images[support].reshape(n_way, run.shot, *images.shape[1:])[:, :MAX_SUPPORT], None),
+            np.full((n_way * _side(images), FRAME_PIXELS * 3, 3), 255, np.uint8),
+            _tiles(images[query[order]].reshape(n_way, -1, *images.shape[1:]), right),
+        ],
+        axis=1,
+    )
+    answers = predictions[order].reshape(n_way, -1)
+    figure = _annotated(mosaic, answers, right, min(run.shot, MAX_SUPPORT), _side(images))
+    share = 100 * float(right.mean())
+    figure.suptitle(
+        f"{label}, {entry.backbone} on {entry.target}, {n_way}-way {run.shot}-shot: {share:.0f} % right", fontsize=9
+    )
+    return Picture(
+        f"episode-{entry.group}-{entry.target}",
+        "Episode sheets",
+        f"{entry.experiment} on {entry.target}: the first test episode, {run.shot}-shot. Left the support images of "
+        "each class, right its queries: blue frame, right; orange frame with a letter, taken for that class.",
+        figure,
+    )
+
+
+def _side(images: np.ndarray | JoinedImages) -> int:
+    """Side of a framed tile, pixels: small images are enlarged by a whole factor."""
+    size = max(images.shape[1:3])
+    return size * max(1, TILE_PIXELS // size) + 2 * FRAME_PIXELS
+
+
+def _tiles(images: np.ndarray, right: np.ndarray | None) -> np.ndarray:
+    """Lay images (rows, columns, H, W, 3) out as one picture, framed by right and wrong; None: no frame."""
+    factor = max(1, TILE_PIXELS // max(images.shape[2:4]))
+    large = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    frame = ((FRAME_PIXELS,) * 2,) * 2
+    framed = np.pad(large, ((0, 0), (0, 0), *frame, (0, 0)), constant_values=255)
+    if right is not None:
+        inside = np.zeros(framed.shape[2:4], bool)
+        inside[2:-2, 2:-2] = True
+        inside[FRAME_PIXELS:-FRAME_PIXELS, FRAME_PIXELS:-FRAME_PIXELS] = False
+        colors = np.where(right[..., None], _bytes(RIGHT_COLOR), _bytes(WRONG_COLOR))
+        framed = np.where(inside[..., None], colors[:, :, None, None, :], framed)
+    rows, columns, height, width, channels = framed.shape
+    return framed.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels).astype(np.uint8)
+
+
+def _bytes(color: str) -> np.ndarray:
+    return np.round(255 * np.array(to_rgb(color))).astype(np.uint8)
+
+
+def _annotated(mosaic: np.ndarray, answers: np.ndarray, right: np.ndarray, support: int, side: int) -> Figure:
+    """Put class letters at the left, and the letter of the wrong class on every wrong answer."""
+    height, width = mosaic.shape[:2]
+    figure = Figure(figsize=((width + 40) / PIXELS_PER_INCH, (height + 60) / PIXELS_PER_INCH), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(mosaic, interpolation="nearest")
+    axis.set_axis_off()
+    first_query = support * side + 3 * FRAME_PIXELS
+    for row in range(len(answers)):
+        axis.text(-8, (row + 0.5) * side, CLASS_NAMES[row], ha="right", va="center", weight="bold", fontsize=11)
+        for column in np.flatnonzero(~right[row]).tolist():
+            x, y = first_query + column * side + 7, row * side + 7
+            box = {"facecolor": WRONG_COLOR, "edgecolor": "none", "pad": 1.5}
+            letter = CLASS_NAMES[answers[row, column]]
+            axis.text(x, y, letter, ha="left", va="top", color="white", weight="bold", fontsize=8, bbox=box)
+    axis.text(support * side / 2, -6, "support", ha="center", va="bottom", fontsize=8)
+    axis.text((first_query + width) / 2, -6, "queries", ha="center", va="bottom", fontsize=8)
+    return figure

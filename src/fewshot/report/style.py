@@ -1,0 +1,80 @@
+"""The common look of all figures, and how they are saved: the same bytes for the same numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008): told apart with every common form of colour blindness. Black stands for printed numbers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+PUBLISHED_COLOR = "#000000"
+RIGHT_COLOR, WRONG_COLOR = "#0072B2", "#D55E00"
+DIVERGING = "PuOr"
+SEQUENTIAL = "cividis"
+
+_RC: Any = {
+    "svg.hashsalt": "fewshot",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words.
+
+    Attributes:
+        name: file name without ending.
+        section: heading under which the page shows it.
+        caption: what it shows and how to read it; also the page's text for readers who cannot see it.
+        figure: the drawing.
+    """
+
+    name: str
+    section: str
+    caption: str
+    figure: Figure
+
+
+@contextmanager
+def common_style() -> Iterator[None]:
+    """Draw and save everything inside with the common look, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Return colour, dashes and marker of the index-th of several lines; the first 28 differ."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def save(picture: Picture, folder: Path) -> None:
+    """Write <name>.svg and <name>.png without dates and versions."""
+    picture.figure.savefig(folder / f"{picture.name}.svg", metadata={"Date": None, "Creator": None})
+    picture.figure.savefig(folder / f"{picture.name}.png", metadata={"Software": None})

@@ -1,0 +1,252 @@
+"""The tables: results.csv, runs.csv, results.md, results.tex, metrics.json, curves/*.csv and the terminal's text."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot import stats
+from fewshot.report.contents import Block, Cell, Contents
+from fewshot.report.inputs import ReportEntry
+from fewshot.report.measure import Row, Run
+
+CURVE_COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "learning_rate",
+    "validation_accuracy",
+    "validation_ci95",
+)
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """Return a fixed-point number, "" for None and nan."""
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def percent(cell: Cell) -> str:
+    """Return "82.10 ± 0.61"."""
+    return f"{cell.accuracy_pct:.2f} ± {cell.ci95_pct:.2f}"
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write records with a header; columns default to those of the first record, or to "experiment" alone."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        columns = columns or list(records[0] if records else ["experiment"])
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def protocol_text(row: Row) -> str:
+    """Say in one phrase how a number was obtained."""
+    protocol, recipe = row.protocol, row.recipe
+    inductive = "transductive" if protocol["batch_norm"] == "transductive" else "inductive"
+    words = [
+        inductive,
+        f"batch norm {protocol['batch_norm']}",
+        "single model" if row.selection == "single" else "ensemble of checkpoints",
+        f"trained on {recipe['train_split']}",
+        f"{len(row.runs[0].accuracies)} episodes",
+        f"{protocol['n_query']} queries a class",
+        f"interval over {row.interval}",
+    ]
+    return ", ".join(words)
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    entry, train = row.entry, row.protocol["train"]
+    return {
+        "train_dataset": entry.dataset,
+        "target": entry.target,
+        "backbone": entry.backbone,
+        "learner": entry.learner,
+        "recipe": entry.recipe,
+        "variant": entry.variant,
+        "train_shot": row.recipe["n_shot"],
+        "way": row.protocol["n_way"],
+        "shot": row.shot,
+        "image_size": row.recipe["image_size"],
+        "selection": row.selection,
+        "batch_norm": row.protocol["batch_norm"],
+        "solver": train["learner"].get("solver", "closed form" if _is_closed_form(row) else "none"),
+        "precision": row.recipe["precision"],
+    }
+
+
+def _is_closed_form(row: Row) -> bool:
+    return row.protocol["train"]["learner"]["name"] in ("prototype", "ridge", "r2d2")
+
+
+def result_record(cell: Cell) -> dict[str, Any]:
+    """Return a line of results.csv: one group of seeds at one target, shot and selection."""
+    row, number, gap = cell.row, cell.verdict.number, cell.verdict.difference
+    runs = stats.run_deviation(row.accuracies)
+    return {
+        "experiment": row.entry.group,
+        **_identity(row),
+        "seeds": len(row.runs),
+        "episodes": len(row.runs[0].accuracies),
+        "accuracy_pct": decimal(cell.accuracy_pct),
+        "ci95_pct": decimal(cell.ci95_pct),
+        "interval": row.interval,
+        "ci95_episodes_pct": decimal(100 * stats.over_episodes(row.accuracies).ci95),
+        "ci95_seeds_pct": decimal(100 * stats.over_seeds(row.accuracies).ci95),
+        "run_sd_pct": decimal(100 * runs.std_error if runs else None),
+        "mark": cell.mark,
+        "published_pct": decimal(number.accuracy_pct if number else None, 2),
+        "published_ci95_pct": decimal(number.ci95_pct if number else None, 2),
+        "published_source": number.cited if number else "",
+        "difference_pct": decimal(100 * gap.mean if gap else None),
+        "difference_ci95_pct": decimal(100 * gap.ci95 if gap else None),
+        "verdict": cell.verdict.word,
+        "verdict_reasons": "; ".join(cell.verdict.reasons),
+        "protocol": protocol_text(row),
+        "unconverged": sum(run.unconverged for run in row.runs),
+        "settings_hash": row.settings_hash,
+        "data_hash": row.protocol["data_hash"],
+        "episodes_hash": row.protocol["episodes_hash"],
+    }
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """Return a line of runs.csv: one trained model at one target, shot and selection."""
+    predictions = len(run.accuracies) * run.protocol["n_way"] * run.protocol["n_query"]
+    originals = {
+        f"ci95_{name}_pct": decimal(100 * formula(run.accuracies, predictions))
+        for name, formula in stats.ORIGINAL_INTERVALS.items()
+    }
+    return {
+        "experiment": run.entry.experiment,
+        "group": run.entry.group,
+        "seed": run.entry.seed,
+        **_identity(Row((run,))),
+        "episodes": len(run.accuracies),
+        "accuracy_pct": decimal(100 * run.estimate.mean),
+        "ci95_pct": decimal(100 * run.estimate.ci95),
+        **originals,
+        "unconverged": run.unconverged,
+        "max_kkt_residual": "" if run.max_kkt_residual is None else f"{run.max_kkt_residual:.3g}",
+        "key": run.protocol["key"],
+        "train_key": run.protocol["train_key"],
+        "data_hash": run.protocol["data_hash"],
+        "episodes_hash": run.protocol["episodes_hash"],
+    }
+
+
+def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return group -> "5shot" -> accuracy and ci95, 0..1, for `dvc metrics`.
+
+    Another target is written "group@target", an ensemble "5shot_ensemble".
+    """
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for cell in cells:
+        entry, row = cell.row.entry, cell.row
+        group = entry.group if entry.target == entry.dataset else f"{entry.group}@{entry.target}"
+        shot = f"{row.shot}shot" if row.selection == "single" else f"{row.shot}shot_{row.selection}"
+        values = {"accuracy": row.estimate.mean, "ci95": row.estimate.ci95}
+        table.setdefault(group, {})[shot] = {name: round(value, 6) for name, value in values.items()}
+    return table
+
+
+def read_history(entry: ReportEntry) -> list[dict[str, str]]:
+    """Read a training history; [] if there is none, or no epoch in it."""
+    path = entry.train_dir / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_curves(folder: Path, entries: Iterable[ReportEntry]) -> None:
+    """Write the learning curve of each experiment, for `dvc plots`; one that was not trained has none."""
+    folder.mkdir()
+    for entry in {entry.experiment: entry for entry in entries}.values():
+        history = read_history(entry)
+        if history:
+            columns = [column for column in CURVE_COLUMNS if column in history[0]]
+            write_csv(folder / f"{entry.experiment}.csv", history, columns)
+
+
+MARKS = {"best": "**{}**", "tied": "{} †", "": "{}"}
+LEGEND = (
+    "Accuracy in percent ± half width of the 95 % interval. Bold: best of its column; †: not significantly worse "
+    "(paired on the same episodes, Holm-corrected, 5 %)."
+)
+
+
+def markdown(contents: Contents) -> str:
+    """Return results.md: a table for each data set and target, with the printed numbers and verdicts."""
+    parts = [f"# Results of suite `{contents.suite.suite}`", LEGEND]
+    parts += [_markdown_block(block) for block in contents.blocks]
+    if contents.missing:
+        names = "\n".join(f"- `{entry.experiment}` on {entry.target}: `{entry.command}`" for entry in contents.missing)
+        parts.append(f"## Missing\n\nThis table is partial. Not there yet:\n\n{names}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_block(block: Block) -> str:
+    header = ["Backbone", "Learner"]
+    for shot in block.shots:
+        header += [f"{shot}-shot", "published", "verdict"]
+    body = [[line.backbone, line.label, *_markdown_cells(line.cells, block.shots)] for line in block.lines]
+    rule = ["---", "---", *["---:", "---:", "---"] * len(block.shots)]
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
+    return f"## {block.title}\n\n{lines}"
+
+
+def _markdown_cells(cells: Mapping[int, Cell], shots: Sequence[int]) -> list[str]:
+    texts = []
+    for shot in shots:
+        cell = cells.get(shot)
+        texts += (
+            [MARKS[cell.mark].format(percent(cell)), published_text(cell), verdict_text(cell)] if cell else [""] * 3
+        )
+    return texts
+
+
+def published_text(cell: Cell) -> str:
+    """Return the printed number as printed, "" if there is none."""
+    number = cell.verdict.number
+    if number is None:
+        return ""
+    return f"{number.accuracy_pct:g}" + (f" ± {number.ci95_pct:g}" if number.ci95_pct is not None else "")
+
+
+def verdict_text(cell: Cell) -> str:
+    """Return the verdict, "" if nothing is published."""
+    return "" if cell.verdict.number is None else cell.verdict.text
+
+
+def terminal(contents: Contents) -> str:
+    """Return the tables for a terminal: aligned columns, the verdict as one word."""
+    parts = [_terminal_block(block) for block in contents.blocks]
+    parts.append("Accuracy in %, ± 95 % interval; * best, † not significantly worse (paired, Holm).")
+    return "\n\n".join(parts)
+
+
+def _terminal_block(block: Block) -> str:
+    symbols = {"best": "*", "tied": "†", "": " "}
+    table = [
+        ["backbone", "learner", *(text for shot in block.shots for text in (f"{shot}-shot", "published", "verdict"))]
+    ]
+    for line in block.lines:
+        texts = [line.backbone, line.label]
+        for shot in block.shots:
+            cell = line.cells.get(shot)
+            known = cell is not None and cell.verdict.number is not None
+            texts += [f"{percent(cell)} {symbols[cell.mark]}" if cell else "missing"]
+            texts += [published_text(cell), cell.verdict.word] if cell and known else ["-", "-"]
+        table.append(texts)
+    widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
+    rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([block.title, *rows[:1], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:]])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with a fixed order and a last newline."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,181 @@
+"""A whole report from synthetic evaluations: files, numbers, reproducibility, missing and damaged results."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from fewshot.errors import DataError
+from fewshot.report import write_report
+from fewshot.report.build import UNTRACKED
+
+DESIGNED_COLUMNS = [
+    "experiment", "train_dataset", "target", "backbone", "learner", "recipe", "variant", "train_shot", "way", "shot",
+    "image_size", "selection", "batch_norm", "solver", "precision", "seeds", "episodes", "accuracy_pct", "ci95_pct",
+    "published_pct", "published_ci95_pct", "published_source", "verdict", "protocol", "data_hash",
+]  # fmt: skip
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_results_hold_the_designed_columns_and_the_right_numbers(maker: Any, tmp_path: Path) -> None:
+    entry = maker.add("ridge", 0.6)
+    write_report(maker.suite(), tmp_path / "out")
+    first, second = read_csv(tmp_path / "out" / "results.csv")
+    assert set(DESIGNED_COLUMNS) <= set(first)
+    with np.load(entry.arrays) as arrays:
+        values = arrays["accuracy/single/5shot"]
+    low, high = scipy_stats.t.interval(0.95, len(values) - 1, values.mean(), scipy_stats.sem(values))
+    assert float(second["accuracy_pct"]) == pytest.approx(100 * values.mean(), abs=1e-4)
+    assert float(second["ci95_pct"]) == pytest.approx(50 * (high - low), abs=1e-4)
+    assert (first["shot"], second["shot"], second["seeds"], second["interval"]) == ("1", "5", "1", "episodes")
+
+
+def test_metrics_are_nested_by_group_and_shot(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge", 0.6)
+    maker.add("ridge", 0.6, target="cub")
+    write_report(maker.suite(), tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(metrics) == {"glyphs-conv4-ridge-quick", "glyphs-conv4-ridge-quick@cub"}
+    assert set(metrics["glyphs-conv4-ridge-quick"]["1shot"]) == {"accuracy", "ci95"}
+    assert 0 < metrics["glyphs-conv4-ridge-quick"]["5shot"]["accuracy"] < 1
+
+
+def test_seeds_are_one_row_and_many_runs(maker: Any, tmp_path: Path) -> None:
+    for seed in range(3):
+        maker.add("ridge", 0.6 + 0.01 * seed, seed=seed)
+    write_report(maker.suite(), tmp_path / "out")
+    rows, runs = read_csv(tmp_path / "out" / "results.csv"), read_csv(tmp_path / "out" / "runs.csv")
+    assert [(row["shot"], row["seeds"], row["interval"]) for row in rows] == [
+        ("1", "3", "episodes and seeds"),
+        ("5", "3", "episodes and seeds"),
+    ]
+    assert [run["seed"] for run in runs] == ["0", "0", "1", "1", "2", "2"]
+    mean = np.mean([float(run["accuracy_pct"]) for run in runs if run["shot"] == "1"])
+    assert float(rows[0]["accuracy_pct"]) == pytest.approx(mean, abs=1e-3)
+
+
+def test_the_same_input_gives_the_same_bytes(maker: Any, tmp_path: Path) -> None:
+    for learner, accuracy in (("prototype", 0.6), ("ridge", 0.65)):
+        maker.add(learner, accuracy, shots=(1, 5, 20))
+    write_report(maker.suite(), tmp_path / "first")
+    write_report(maker.suite(), tmp_path / "second")
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+def test_the_manifest_has_the_key_and_every_hash(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    write_report(maker.suite(), tmp_path / "out")
+    files = contents(tmp_path / "out")
+    manifest = json.loads(files.pop("manifest.json"))
+    assert manifest["key"] == "f" * 64
+    expected = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name not in UNTRACKED}
+    assert manifest["files"] == expected
+
+
+def test_figures_come_as_svg_and_png(maker: Any, tmp_path: Path) -> None:
+    for learner in ("prototype", "ridge"):
+        maker.add(learner, shots=(1, 5, 20))
+        maker.add(learner, 0.5, target="cub", shots=(1, 5, 20))
+    write_report(maker.suite(), tmp_path / "out")
+    names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert names == {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
+    assert {"accuracy", "learning_curves", "shots", "cross_domain-1shot"} <= names
+    assert {"differences-glyphs-glyphs-5way-1shot", "episode-glyphs-conv4-ridge-quick-glyphs"} <= names
+
+
+def test_sheets_can_be_left_out(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    write_report(maker.suite(sheets=False), tmp_path / "out")
+    assert not list((tmp_path / "out" / "figures").glob("episode-*"))
+
+
+def test_images_that_are_not_here_leave_out_the_sheet_only(maker: Any, tmp_path: Path) -> None:
+    maker.store = tmp_path / "nowhere"
+    maker.add("ridge")
+    write_report(maker.suite(), tmp_path / "out")
+    assert (tmp_path / "out" / "figures" / "accuracy.svg").exists()
+
+
+def test_curves_have_the_columns_that_plots_name(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    maker.add("prototype", history=False)
+    write_report(maker.suite(), tmp_path / "out")
+    (curve,) = (tmp_path / "out" / "curves").iterdir()
+    assert curve.name == "glyphs-conv4-ridge-quick-s0.csv"
+    assert {"epoch", "train_loss", "validation_accuracy"} <= set(read_csv(curve)[0])
+
+
+def test_a_missing_result_is_an_error_with_its_command(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    maker.add("prototype").evaluation.unlink()
+    with pytest.raises(DataError, match="glyphs-conv4-prototype-quick-s0 on glyphs: no log yet; run: snakemake"):
+        write_report(maker.suite(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_partial_report_says_what_is_missing(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    entry = maker.add("prototype")
+    entry.evaluation.unlink()
+    entry.log.parent.mkdir()
+    entry.log.write_text("stopped")
+    summary = write_report(maker.suite(allow_missing=True), tmp_path / "out")
+    assert summary.partial
+    assert f"log {entry.log}" in summary.text
+    assert entry.command in (tmp_path / "out" / "results.md").read_text()
+    assert len(read_csv(tmp_path / "out" / "results.csv")) == 2
+
+
+def test_a_report_of_nothing_is_still_a_report(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge").evaluation.unlink()
+    summary = write_report(maker.suite(allow_missing=True), tmp_path / "out")
+    assert "snakemake glyphs-conv4-ridge-quick-s0" in summary.text
+    assert (tmp_path / "out" / "results.csv").read_text().startswith("experiment,")
+
+
+def test_a_damaged_evaluation_names_the_file_and_keeps_the_old_report(maker: Any, tmp_path: Path) -> None:
+    entry = maker.add("ridge")
+    write_report(maker.suite(), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    entry.evaluation.write_text(entry.evaluation.read_text()[:100])
+    with pytest.raises(DataError, match=r"glyphs\.json: not a whole evaluation"):
+        write_report(maker.suite(), tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_arrays_of_another_evaluation_are_refused(maker: Any, tmp_path: Path) -> None:
+    ours, other = maker.add("ridge", 0.5), maker.add("prototype", 0.8)
+    ours.arrays.write_bytes(other.arrays.read_bytes())
+    with pytest.raises(DataError, match="do not belong"):
+        write_report(maker.suite(), tmp_path / "out")
+
+
+def test_seeds_on_different_episodes_are_refused(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    entry = maker.add("ridge", seed=1)
+    changed = {**json.loads(entry.evaluation.read_text()), "episodes_hash": "other"}
+    entry.evaluation.write_text(json.dumps(changed))
+    with pytest.raises(DataError, match="different episodes"):
+        write_report(maker.suite(), tmp_path / "out")
+
+
+def test_the_terminal_shows_the_table_and_where_the_files_are(maker: Any, tmp_path: Path) -> None:
+    maker.add("prototype", 0.5)
+    maker.add("ridge", 0.8)
+    text = write_report(maker.suite(), tmp_path / "out").text
+    assert "glyphs, 5-way" in text
+    assert str(tmp_path / "out") in text
+    assert next(line for line in text.splitlines() if "ridge" in line).count("*") == 2
