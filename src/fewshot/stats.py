@@ -52,7 +52,7 @@ class Estimate:
 
     def half_width(self, confidence: float) -> float:
         """Return the half width of the two-sided interval; nan if a part of the error is unknown."""
-        return math.sqrt(sum(part.half_width(confidence) ** 2 for part in self.parts))
+        return math.hypot(*(part.half_width(confidence) for part in self.parts))
 
     @property
     def p_value(self) -> float:
@@ -70,7 +70,7 @@ def _touching(distance: float, parts: Sequence[ErrorPart]) -> float:
 
     def excess(log_p: float) -> float:
         tail = 10.0**log_p / 2
-        return math.sqrt(sum((stats.t.isf(tail, part.dof) * part.std_error) ** 2 for part in parts)) - distance
+        return math.hypot(*(stats.t.isf(tail, part.dof) * part.std_error for part in parts)) - distance
 
     if distance == 0:
         return 1.0

@@ -143,7 +143,7 @@ def test_a_report_of_nothing_is_still_a_report(maker: Any, tmp_path: Path) -> No
     maker.add("ridge").evaluation.unlink()
     summary = write_report(maker.suite(allow_missing=True), tmp_path / "out")
     assert "snakemake glyphs-conv4-ridge-quick-s0" in summary.text
-    assert (tmp_path / "out" / "results.csv").read_text().startswith("experiment,")
+    assert (tmp_path / "out" / "results.csv").read_text().startswith("experiment")
 
 
 def test_a_damaged_evaluation_names_the_file_and_keeps_the_old_report(maker: Any, tmp_path: Path) -> None:

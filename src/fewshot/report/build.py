@@ -53,10 +53,12 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
     with common_style():
         for picture in pictures(contents):
             save(picture, partial / "figures")
+    text = _summary_text(contents, out)
+    (partial / "results.txt").write_text(text, encoding="utf-8")
     _write_manifest(contents, partial)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return Summary(_summary_text(contents, out), out, bool(contents.missing))
+    return Summary(text, out, bool(contents.missing))
 
 
 def pictures(contents: Contents) -> Iterator[Picture]:

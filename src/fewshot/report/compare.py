@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Row by row: "best" for the highest mean, "tied" if its difference from the best is not significant, else ""."""
+        """Row by row: "best" for the highest mean, "tied" if not significantly worse, else ""."""
         if len(self.rows) < 2:
             return ("",) * len(self.rows)
         best = int(np.argmax([row.estimate.mean for row in self.rows]))

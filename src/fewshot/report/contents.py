@@ -67,6 +67,11 @@ class Block:
     shots: tuple[int, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def has_published(self) -> bool:
+        """Whether any of its numbers has a printed counterpart."""
+        return any(cell.verdict.number for line in self.lines for cell in line.cells.values())
+
 
 @dataclass(frozen=True)
 class Contents:
