@@ -5,8 +5,11 @@ Nothing else enters: not the number of workers, the device, the order of calls, 
 Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W.
 """
 
+import hashlib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewshot.errors import DataError
+from fewshot.files import write_npz
 from fewshot.philox import philox_block, stream_key
 
 
@@ -40,17 +44,17 @@ class EpisodeBatch:
     def __len__(self) -> int:
         return self.support_labels.shape[0]
 
+    def to(self, device: torch.device) -> "EpisodeBatch":
+        """Return the batch on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
     def chunks(self, size: int) -> Iterator["EpisodeBatch"]:
         """Yield the batch in consecutive parts of at most `size` episodes."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield replace(
-                self,
-                support_images=self.support_images[part],
-                support_labels=self.support_labels[part],
-                query_images=self.query_images[part],
-                query_labels=self.query_labels[part],
-                episode_ids=self.episode_ids[part],
+                self, **{name: value[part] for name, value in vars(self).items() if isinstance(value, Tensor)}
             )
 
 
@@ -141,25 +145,31 @@ def _below(word: np.uint32, n: np.int64) -> np.int64:
 
 @numba.njit(cache=True)
 def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignore[no-untyped-def]
-    """Fill `classes` and `images` by partial Fisher-Yates shuffles; word w of episode e is Philox(key, (w // 4, e))."""
+    """Fill `classes` and `images` by partial Fisher-Yates shuffles.
+
+    The i-th choice of shuffle s (0: classes, 1..M: images of a way) takes word i % 4 of Philox(key, (s 2^32 + i // 4, e)),
+    so that more ways, shots or episodes extend a list and change nothing in it.
+    """
     pool = np.empty(max(len(class_sizes), class_sizes.max()), np.int64)
+    block = np.zeros(4, np.uint32)
     n_way, per_class = images.shape[1], images.shape[2]
     for t in range(len(ids)):
-        word, block = 0, np.zeros(4, np.uint32)
-        for draw in range(n_way + 1):
-            count, size = (n_way, len(class_sizes)) if draw == 0 else (per_class, class_sizes[classes[t, draw - 1]])
+        for shuffle in range(n_way + 1):
+            count, size = (
+                (n_way, len(class_sizes)) if shuffle == 0 else (per_class, class_sizes[classes[t, shuffle - 1]])
+            )
             for i in range(size):
                 pool[i] = i
             for i in range(count):
-                if word % 4 == 0:
-                    block = philox_block(key0, key1, np.uint64(word // 4), np.uint64(ids[t]))
-                j = i + _below(block[word % 4], size - i)
-                word += 1
+                if i % 4 == 0:
+                    low = (np.uint64(shuffle) << np.uint64(32)) + np.uint64(i // 4)
+                    block = philox_block(key0, key1, low, np.uint64(ids[t]))
+                j = i + _below(block[i % 4], size - i)
                 pool[i], pool[j] = pool[j], pool[i]
-                if draw == 0:
+                if shuffle == 0:
                     classes[t, i] = pool[i]
                 else:
-                    images[t, draw - 1, i] = pool[i]
+                    images[t, shuffle - 1, i] = pool[i]
 
 
 def gather_batch(images: np.ndarray, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:
@@ -192,3 +202,43 @@ def gather_batch(images: np.ndarray, class_starts: np.ndarray, episodes: Episode
         torch.from_numpy(episodes.ids),
         n_way,
     )
+
+
+def write_episodes(path: Path, episodes: EpisodeIndices) -> None:
+    """Write a frozen list (format: docs/protocol.md) as an uncompressed npz without timestamps."""
+    arrays = {
+        "classes": episodes.classes,
+        "images": episodes.images,
+        "n_query": np.int64(episodes.n_query),
+        "ids": episodes.ids,
+    }
+    write_npz(path, arrays)
+
+
+def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
+    """Read the first `episodes` of a frozen list, with `n_shot` support images a class.
+
+    Raises:
+        DataError: if the file is missing, damaged or shorter.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = EpisodeIndices(file["classes"], file["images"], int(file["n_query"]), file["ids"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and prepare again") from None
+    if len(found.ids) < episodes or found.n_shot < n_shot:
+        raise DataError(
+            f"{path}: holds {len(found.ids)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"
+        )
+    return EpisodeIndices(
+        found.classes[:episodes],
+        found.images[:episodes, :, : found.n_query + n_shot],
+        found.n_query,
+        found.ids[:episodes],
+    )
+
+
+def episodes_hash(episodes: EpisodeIndices) -> str:
+    """Return the sha256 of a list's classes and images (int32, little-endian, in C order)."""
+    arrays = (episodes.classes, episodes.images)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a, dtype="<i4").tobytes() for a in arrays)).hexdigest()

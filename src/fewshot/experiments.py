@@ -49,7 +49,7 @@ class Experiment:
         targets: data sets it is tested on.
     """
 
-    dataset: str
+    dataset: Choice
     backbone: Choice
     learner: Choice
     recipe_name: str
@@ -58,12 +58,12 @@ class Experiment:
     seed: int
     image_size: int
     evaluate: Evaluate
-    targets: tuple[str, ...]
+    targets: tuple[Choice, ...]
 
     @property
     def group(self) -> str:
         """Name without the seed."""
-        return f"{self.dataset}-{self.backbone.label}-{self.learner.label}-{self.variant}"
+        return f"{self.dataset.label}-{self.backbone.label}-{self.learner.label}-{self.variant}"
 
     @property
     def name(self) -> str:
@@ -79,17 +79,17 @@ class Experiment:
         """Return all that decides the training, as plain values: it enters the key and every result file."""
         recipe = self.recipe.model_dump(mode="json")
         return {
-            "dataset": self.dataset,
+            "dataset": self.dataset.label,
             "backbone": self.backbone.as_json(),
             "learner": self.learner.as_json(),
             "recipe": {**recipe, "image_size": self.image_size},
             "seed": self.seed,
         }
 
-    def evaluate_settings(self, target: str) -> dict[str, Any]:
+    def evaluate_settings(self, target: Choice) -> dict[str, Any]:
         """Return all that decides the evaluation on `target` beside the trained model, as plain values."""
         protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots"})
-        return {**protocol, "target": target, "shots": list(self.shots)}
+        return {**protocol, "target": target.label, "shots": list(self.shots)}
 
 
 def suite_experiments(params: Params, suite: str) -> list[Experiment]:
@@ -103,7 +103,7 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
         raise ParamsError(f"suite: unknown suite {suite!r}; allowed: {', '.join(known)}.{nearest(suite, known)}")
     experiments: dict[str, Experiment] = {}
     for number, matrix in enumerate(params.suites[suite]):
-        where = f"suites.{suite}.{number}"
+        where = f"suites.{suite}[{number}]"
         for row in _multiply(matrix, where):
             experiment = _resolve(params, matrix, row, where)
             if experiment.name in experiments:
@@ -144,21 +144,25 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     """Type one combination of a matrix."""
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
-    part_of = _in_place(where, find_part, "data set", row["dataset"], DATASETS)
+    dataset = _dataset(params, row["dataset"], where)
     recipe = _recipe(params, row["recipe"], {k: v for k, v in overrides.items() if "." not in k}, where)
     given = {"shots": matrix.shots, "targets": matrix.targets, "episodes": matrix.episodes}
     evaluate = params.evaluate.model_copy(update={key: value for key, value in given.items() if value is not None})
     experiment = Experiment(
-        dataset=row["dataset"],
-        backbone=_choice("backbone", row["backbone"], params.backbones, BACKBONES, overrides, where),
-        learner=_choice("learner", row["learner"], params.learners, LEARNERS, overrides, where),
+        dataset=dataset,
+        backbone=_choice(
+            "backbone", "backbones", row["backbone"], params.backbones, BACKBONES, _own(overrides, "backbone"), where
+        ),
+        learner=_choice(
+            "learner", "learners", row["learner"], params.learners, LEARNERS, _own(overrides, "learner"), where
+        ),
         recipe_name=row["recipe"],
         recipe=recipe,
         variant="-".join([row["recipe"], *(_token(key, value) for key, value in overrides.items())]),
         seed=row["seed"],
-        image_size=recipe.image_size or part_of.image_size,
+        image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
-        targets=evaluate.targets or (row["dataset"],),
+        targets=tuple(_dataset(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)),
     )
     _check_fits(experiment, where)
     return experiment
@@ -178,12 +182,16 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
     chain: list[str] = []
     following: str | None = name
     while following is not None:
-        section = _in_place(where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes)
+        section = _in_place(
+            where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes
+        )
         if following in chain:
             raise ParamsError(f"recipes.{name}: the bases form a circle: {' -> '.join([*chain, following])}")
         chain.append(following)
         if len(chain) > MAX_BASE_HOPS + 1:
-            raise ParamsError(f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}")
+            raise ParamsError(
+                f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}"
+            )
         values = {**{key: value for key, value in section.items() if key != "base"}, **values}
         following = section.get("base")
         if following is not None and not isinstance(following, str):
@@ -191,26 +199,40 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
     return check(Recipe, {**values, **overrides}, where=f"recipes.{name}" if not overrides else where)
 
 
+def _dataset(params: Params, label: str, where: str) -> Choice:
+    """Resolve a data set: a registered name, or an entry of `prepare` with `base:`."""
+    return _choice("data set", "prepare", label, params.prepare, DATASETS, {}, where)
+
+
+def stored_image_size(dataset: Choice) -> int:
+    """Return the side of a data set's stored images, pixels."""
+    return DATASETS[dataset.name].image_size or int(dataset.settings["image_size"])
+
+
 def _choice(
     kind: str,
+    place: str,
     label: str,
     sections: Mapping[str, dict[str, Any]],
     registry: Mapping[str, Part],
-    overrides: dict[str, Any],
+    overrides: Mapping[str, Any],
     where: str,
 ) -> Choice:
-    """Resolve a learner or backbone: a registered name, or an entry of `learners` / `backbones` with `base:`."""
+    """Resolve a part: a registered name, or an entry of the section `place` with `base:`."""
+    if label not in registry and label not in sections:
+        _in_place(where, find_part, kind, label, {**sections, **registry})
     section = dict(sections.get(label, {}))
     name = section.pop("base", label)
-    known = {**{key: None for key in sections if "base" in sections[key]}, **registry}
-    if label not in registry and label not in sections:
-        _in_place(where, find_part, kind, label, known)
     if label in registry and name != label:
-        raise ParamsError(f"{kind}s.{label}.base: {label!r} is itself a registered {kind}; choose another name")
-    part = _in_place(f"{kind}s.{label}.base" if name != label else f"{kind}s", find_part, kind, name, registry)
-    own = {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith(f"{kind}.")}
-    settings = check(part.settings, {**section, **own}, where=where if own else f"{kind}s.{label}")
+        raise ParamsError(f"{place}.{label}.base: {label!r} is itself a registered {kind}; choose another name")
+    part = _in_place(f"{place}.{label}.base", find_part, kind, name, registry)
+    settings = check(part.settings, {**section, **overrides}, where=where if overrides else f"{place}.{label}")
     return Choice(label, name, settings.model_dump(mode="json"))
+
+
+def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the overrides `kind.setting`, without the prefix."""
+    return {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith(f"{kind}.")}
 
 
 def _token(key: str, value: Any) -> str:
@@ -233,19 +255,20 @@ def _check_fits(experiment: Experiment, where: str) -> None:
         per_class = recipe.validation.n_shot + recipe.validation.n_query
         wanted.append((experiment.dataset, "validation", recipe.n_way, per_class, "validation"))
     for target in experiment.targets:
-        _in_place(f"{where}.targets", find_part, "data set", target, DATASETS)
         per_class = max(experiment.shots) + evaluate.n_query
         wanted.append((target, evaluate.split, evaluate.n_way, per_class, "evaluation"))
     for dataset, split, n_way, per_class, use in wanted:
-        splits = DATASETS[dataset].splits
+        splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
         parts = ("train", "validation") if split == "trainval" else (split,)
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
         if n_way > classes:
-            raise ParamsError(f"{where}: {use} asks for {n_way} ways, but {dataset} has {classes} {split} classes")
+            raise ParamsError(
+                f"{where}: {use} asks for {n_way} ways, but {dataset.label} has {classes} {split} classes"
+            )
         if per_class > smallest:
             raise ParamsError(
                 f"{where}: {use} asks for {per_class} images a class (shots + queries), but the smallest {split} class "
-                f"of {dataset} has {smallest}"
+                f"of {dataset.label} has {smallest}"
             )

@@ -18,6 +18,7 @@ PARAMS_FILE = Path("params.yaml")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=60)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+Shots = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 # Pixel statistics on the 0..255 scale: (mean, standard deviation) a channel.
@@ -100,8 +101,8 @@ class Evaluate(Settings):
     n_way: int = Field(5, ge=2, le=1000, description="classes an episode")
     n_query: PositiveInt = Field(15, description="query images a class")
     episodes: int = Field(1000, ge=2, le=10**6, description="test episodes a shot")
-    shots: Literal["train_shot"] | tuple[PositiveInt, ...] = Field(
-        (1, 5), min_length=1, description="support images a class; train_shot: the shot of training"
+    shots: Literal["train_shot"] | Shots = Field(
+        (1, 5), description="support images a class; train_shot: the shot of training"
     )
     seed: Seed = Field(0, description="of the frozen episode lists")
     split: Literal["train", "validation", "test"] = Field("test", description="which classes are tested")
@@ -138,7 +139,7 @@ class Matrix(BaseModel):
     learner: Name | tuple[Name, ...] = Field(description="entries of `learners` or registered names")
     recipe: Name | tuple[Name, ...] = Field(description="entries of `recipes`")
     seed: Seed | tuple[Seed, ...] = Field(0, description="training seeds")
-    shots: Literal["train_shot"] | tuple[PositiveInt, ...] | None = Field(None, description="instead of evaluate.shots")
+    shots: Literal["train_shot"] | Shots | None = Field(None, description="instead of evaluate.shots")
     targets: tuple[Name, ...] | None = Field(None, description="instead of evaluate.targets")
     episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="instead of evaluate.episodes")
 
@@ -217,7 +218,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_bytes()
         if len(text) > MAX_FILE_BYTES:
             raise ParamsError(f"{path}: {len(text)} bytes; more than {MAX_FILE_BYTES} cannot be a parameter file")
-        values = yaml.load(text.decode("utf-8"), _Loader)  # noqa: S506 (a SafeLoader with stricter rules)
+        values = yaml.load(text.decode("utf-8"), _Loader)
         _check_plain(values, ())
     except ParamsError as error:
         raise ParamsError(f"{path}: {error}") from None
@@ -322,4 +323,5 @@ def _shown(value: Any) -> str:
 
 def schema_text() -> str:
     """Return the JSON schema of `params.yaml`, generated from the types above."""
-    return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps({**dialect, **Params.model_json_schema()}, indent=2, ensure_ascii=False) + "\n"

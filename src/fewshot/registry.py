@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from fewshot.errors import ParamsError
 
-
 PartType = TypeVar("PartType")
 
 

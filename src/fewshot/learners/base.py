@@ -63,6 +63,21 @@ class Learner(nn.Module):
     batch_norm: str = "running"
     episodes_per_backward: int | None = None
 
+    @property
+    def embedding_size(self) -> int:
+        """Features of an embedding (d); only if `caches_embeddings`."""
+        raise NotImplementedError
+
+    def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int | None:
+        """Return about how much memory an outer step needs, bytes; None if that is not known.
+
+        Args:
+            n_shot: support images a class.
+            n_query: query images a class.
+            episodes: episodes differentiated at once.
+        """
+        return None
+
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the outer loss of preprocessed (float) episodes at global outer step `step` (from 0).
 

@@ -49,6 +49,11 @@ class EpisodicLearner(Learner):
         network = build_backbone(backbone, image_size=context.image_size, **backbone_settings)
         return cls(network, build_head(name, **settings.model_dump()), context)
 
+    @property
+    def embedding_size(self) -> int:
+        """Features of an embedding."""
+        return int(self.backbone.embedding_size)  # type: ignore[arg-type]
+
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
         if isinstance(self.backbone, Backbone):

@@ -1,0 +1,90 @@
+"""Weights and checkpoints on disk: written whole or not at all, read without executing code, checked against the model."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from fewshot.errors import CheckpointError
+from fewshot.files import write_atomic
+
+FORMAT = 1
+
+
+def save_weights(path: Path, learner: nn.Module) -> None:
+    """Write all tensors of a learner (parameters and buffers) as safetensors; equal weights give equal bytes."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
+    write_atomic(path, save(tensors))
+
+
+def load_weights(path: Path, learner: nn.Module) -> None:
+    """Load tensors written by `save_weights` into a learner of the same form.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or its tensors are not those of the learner.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable weights file ({error}); delete it and start again: it is restored or remade"
+        ) from None
+    fit_state(tensors, learner, source=str(path))
+
+
+def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str) -> None:
+    """Load tensors into a learner.
+
+    Raises:
+        CheckpointError: listing the tensors that are missing, superfluous or of another shape.
+    """
+    own = learner.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - own.keys())
+    other = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        for what, names in (("missing", missing), ("not of this model", unknown), ("of another shape", other))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: does not fit the model; " + "; ".join(problems))
+    learner.load_state_dict(dict(tensors))
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume checkpoint of tensors and plain values."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read a resume checkpoint; None if there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged or of another format.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to train from the start"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a checkpoint of another format; delete it to train from the start")
+    return state

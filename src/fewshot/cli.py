@@ -1,0 +1,145 @@
+"""The command `fewshot`: one subcommand a stage, and small ones to look around and clean up.
+
+Starts without torch; a subcommand that computes imports it after the number of threads is set.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot import paths
+from fewshot.errors import FewshotError
+from fewshot.params import PARAMS_FILE, schema_text
+from fewshot.plan import Plan, load_plan
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one subcommand; errors that a user can mend are printed without a traceback, exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except FewshotError as error:
+        sys.exit(_failed(f"error: {error}", EXIT_USER_ERROR))
+    except KeyboardInterrupt as error:
+        text = str(error) or "interrupted; the same command goes on from the last checkpoint"
+        sys.exit(_failed(text, EXIT_INTERRUPTED))
+    except BrokenPipeError:
+        sys.exit(_failed("", EXIT_INTERRUPTED))
+
+
+def _failed(text: str, status: int) -> int:
+    if text:
+        print(text, file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fewshot", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--suite", help="a suite of params.yaml (default: its `suite:`)")
+        added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
+        return added
+
+    def job(name: str, run: Callable[[Any], None], text: str, what: str) -> argparse.ArgumentParser:
+        added = command(name, run, text)
+        added.add_argument("name", metavar=what)
+        added.add_argument("--key", help="refuse to run if the plan now gives the job another key")
+        return added
+
+    job("download", _download, "Fetch the raw files of a data set.", "dataset")
+    job("prepare", _prepare, "Build a data set's verified store, frozen episodes and contact sheet.", "dataset")
+    job("train", _train, "Train one experiment, or go on from its checkpoint.", "experiment")
+    evaluating = job("evaluate", _evaluate, "Evaluate a trained experiment, all shots.", "experiment")
+    evaluating.add_argument("--target", help="data set to test on (default: all targets of the experiment)")
+    reporting = command("report", _report, "Write tables, figures and the report of a suite.")
+    reporting.add_argument("--allow-missing", action="store_true", help="make a partial table of what exists")
+    reporting.add_argument("--out", type=Path, help="folder (default: results/tables/<suite>)")
+    command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
+    tidying = command(
+        "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
+    )
+    tidying.add_argument("stage", choices=paths.STAGES)
+    schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
+    schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is not the schema of the types")
+    schema.add_argument("--write", action="store_true", help=f"write {SCHEMA_FILE}")
+    return parser
+
+
+def _plan(options: Any) -> Plan:
+    return load_plan(options.params, suite=options.suite)
+
+
+def _computing(plan: Plan) -> Any:
+    """Import what computes, after the number of threads is set: libraries read it when they start."""
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(plan.params.train.threads)
+    from fewshot import jobs
+
+    return jobs
+
+
+def _download(options: Any) -> None:
+    plan = _plan(options)
+    _computing(plan).download_job(plan.find("prepare", options.name))
+
+
+def _prepare(options: Any) -> None:
+    plan = _plan(options)
+    job = plan.find("prepare", options.name, options.key)
+    print(f"{_computing(plan).prepare_job(job)}: {job.dir}")
+
+
+def _train(options: Any) -> None:
+    plan = _plan(options)
+    job = plan.find("train", options.name, options.key)
+    print(f"{_computing(plan).train_job(job, plan)}: {job.dir}")
+
+
+def _evaluate(options: Any) -> None:
+    plan = _plan(options)
+    first = plan.find("evaluate", options.name, options.key, options.target)
+    jobs = [first] if options.key or options.target else plan.of_experiment(options.name)
+    for job in jobs:
+        print(f"{_computing(plan).evaluate_job(job, plan)}: {job.dir}")
+
+
+def _report(options: Any) -> None:
+    plan = _plan(options)
+    summary = _computing(plan).report_job(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
+    print(summary.text)
+
+
+def _list(options: Any) -> None:
+    from fewshot.listing import suite_table
+
+    print(suite_table(_plan(options)))
+
+
+def _tidy(options: Any) -> None:
+    from fewshot.listing import tidy_stage
+
+    for folder in tidy_stage(_plan(options), options.stage):
+        print(f"moved to {paths.CACHE}: {folder}")
+
+
+def _schema(options: Any) -> None:
+    text = schema_text()
+    if options.write:
+        SCHEMA_FILE.write_text(text, encoding="utf-8")
+    elif not options.check:
+        print(text, end="")
+    elif not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text(encoding="utf-8") != text:
+        raise FewshotError(f"{SCHEMA_FILE} is not what the types in params.py give; run 'fewshot schema --write'")

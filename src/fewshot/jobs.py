@@ -1,0 +1,187 @@
+"""The work of each job: reads what the plan says, calls the stage, publishes the files. One function a subcommand."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fewshot import devices
+from fewshot.datasets import DATASETS
+from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
+from fewshot.datasets.store import Store
+from fewshot.episodes import draw_episodes, episodes_hash, read_episodes, write_episodes
+from fewshot.errors import DataError
+from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
+from fewshot.files import read_json, write_json
+from fewshot.params import check
+from fewshot.paths import log_file
+from fewshot.plan import EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.progress import say
+from fewshot.registry import Settings
+from fewshot.report import Summary, write_report
+from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
+from fewshot.results import run_job
+from fewshot.tables_state import stamp_file
+from fewshot.train import train
+
+
+def dataset_settings(job: PrepareJob) -> Settings:
+    """Return the typed settings of a job's data set."""
+    return check(DATASETS[job.dataset.name].settings, dict(job.dataset.settings), where=f"prepare.{job.name}")
+
+
+def download_job(job: PrepareJob) -> None:
+    """Fetch the raw files of a data set, and record which they are."""
+    files = download(job.dataset.name, dataset_settings(job), job.raw_dir)
+    record = {"dataset": job.dataset.name, "files": {str(file): file.stat().st_size for file in files}}
+    job.download_record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(job.download_record, record)
+
+
+def open_prepared(job: PrepareJob) -> Store:
+    """Open the store of a data set; arrays that are missing or damaged are rebuilt first.
+
+    Raises:
+        DataError: if a rebuilt store is not the one that the recorded manifest describes.
+    """
+    store = build_store(job.dataset.name, dataset_settings(job), job.raw_dir, job.store_dir)
+    manifest = job.outputs["manifest"]
+    if manifest.exists():
+        recorded = read_json(manifest)["content_hash"]
+        if recorded != store.content_hash:
+            raise DataError(
+                f"{job.store_dir}: the content ({store.content_hash[:12]}) is not the one recorded in {manifest} "
+                f"({recorded[:12]}): the raw files or package versions are others now; to take the new data, delete "
+                f"{manifest.parent} and cache/prepare/{job.name}, and prepare again"
+            )
+    return store
+
+
+def prepare_job(job: PrepareJob) -> str:
+    """Build the store, then publish its manifest, the frozen episode lists and a contact sheet."""
+    store = open_prepared(job)
+
+    def work(out: Path, _: Path) -> None:
+        hashes = {}
+        for wanted in job.lists:
+            split = store.split(wanted.split)
+            episodes = draw_episodes(
+                wanted.seed,
+                wanted.split,
+                np.arange(wanted.episodes),
+                n_way=wanted.n_way,
+                n_shot=wanted.n_shot,
+                n_query=wanted.n_query,
+                class_sizes=split.class_sizes,
+            )
+            write_episodes(out / wanted.file_name, episodes)
+            hashes[wanted.file_name] = episodes_hash(episodes)
+        draw_contact_sheet(store, out / "contact_sheet.png")
+        facts = {name: {"classes": len(s.class_sizes), "images": len(s)} for name, s in store.splits.items()}
+        record = {
+            "dataset": job.name,
+            "data_key": job.data_key,
+            "content_hash": store.content_hash,
+            "image_shape": list(store.image_shape),
+            "splits": facts,
+            "duplicates": store.record.get("duplicates"),
+            "episode_lists": hashes,
+        }
+        write_json(out / "manifest.json", record)
+
+    return run_job("prepare", job.name, job.key, work)
+
+
+def train_job(job: TrainJob, plan: Plan) -> str:
+    """Train one experiment."""
+    runtime = plan.params.train
+    store = open_prepared(job.prepare)
+
+    def work(out: Path, checkpoints: Path) -> None:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        devices.limit_threads(runtime.threads)
+        device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
+        facts = train(job.experiment, store, out, checkpoints, device, runtime.checkpoint_seconds)
+        record = {
+            "experiment": job.name,
+            "key": job.key,
+            "train": job.settings,
+            "data_hash": store.content_hash,
+            "started": started,
+            "machine": devices.describe(device),
+            **facts,
+        }
+        write_json(out / "run.json", record)
+        del lock
+
+    return run_job("train", job.name, job.key, work)
+
+
+def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
+    """Evaluate one trained model on one target, at all shots."""
+    runtime, experiment = plan.params.train, job.train.experiment
+    store = open_prepared(job.prepare)
+    split = store.split(job.settings["split"])
+    wanted = job.episodes
+    episodes = read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+
+    def work(out: Path, _: Path) -> None:
+        started = time.monotonic()
+        devices.limit_threads(runtime.threads)
+        device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
+        learners = load_learners(experiment, job.train.dir, device)
+        rows, arrays = evaluate(experiment, learners, split, episodes, device)
+        record = evaluation_record(
+            experiment,
+            key=job.key,
+            train_key=job.train.key,
+            settings=job.settings,
+            data_hash=store.content_hash,
+            episodes=episodes,
+            batch_norm=learners["single"][0].batch_norm,
+            rows=rows,
+            versions=devices.recorded_versions(),
+        )
+        write_evaluation(out, job.target, record, arrays)
+        say(f"{job.name} on {job.target}: {time.monotonic() - started:.0f} s")
+        del lock
+
+    return run_job("evaluate", job.name, job.key, work)
+
+
+def report_job(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
+    """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
+    summary = write_report(suite_report(plan, allow_missing=allow_missing), out)
+    if out == plan.tables_dir and not summary.partial:
+        stamp_file(plan).touch()
+    return summary
+
+
+def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
+    """Return what the report is made from."""
+    settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
+    entries = tuple(_entry(plan, job) for job in plan.evaluate)
+    return SuiteReport(plan.suite, plan.report_key, entries, settings)
+
+
+def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
+    experiment = job.train.experiment
+    trained = job.train.outputs["weights"].exists()
+    return ReportEntry(
+        experiment=experiment.name,
+        group=experiment.group,
+        recipe=experiment.recipe_name,
+        variant=experiment.variant,
+        dataset=experiment.dataset.label,
+        target=job.target,
+        backbone=experiment.backbone.label,
+        learner=experiment.learner.label,
+        seed=experiment.seed,
+        evaluation=job.outputs["json"],
+        train_dir=job.train.dir,
+        prepare_dir=job.prepare.dir,
+        store_dir=job.prepare.store_dir,
+        log=log_file("evaluate", job.name, job.key) if trained else log_file("train", job.name, job.train.key),
+        command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
+    )

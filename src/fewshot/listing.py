@@ -1,0 +1,67 @@
+"""What exists of a suite, and what no suite needs any more."""
+
+import shutil
+from pathlib import Path
+
+from fewshot import paths
+from fewshot.plan import EvaluateJob, Job, Plan
+from fewshot.results import tidy
+
+
+def state(job: Job) -> str:
+    """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-"."""
+    if all(path.exists() for path in job.outputs.values()):
+        return "made"
+    cache = paths.cache_dir(job.stage, job.name, job.key)
+    if (cache / "result").is_dir():
+        return "cached"
+    return "begun" if (cache / "checkpoints" / "checkpoint.pt").exists() else "-"
+
+
+def suite_table(plan: Plan) -> str:
+    """Return the experiments of a suite as text: keys, what exists, and how to run one."""
+    by_experiment: dict[str, list[EvaluateJob]] = {}
+    for job in plan.evaluate:
+        by_experiment.setdefault(job.name, []).append(job)
+    rows = [("experiment", "train key", "trained", "evaluated")]
+    rows += [(job.name, job.key, state(job), _evaluated(by_experiment.get(job.name, []))) for job in plan.train]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    example = plan.train[0].name if plan.train else "<experiment>"
+    suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
+    return "\n".join(
+        [
+            f"suite {plan.suite}: {len(plan.train)} experiments, {len(plan.evaluate)} evaluations, "
+            f"tables in {plan.tables_dir}",
+            "",
+            *lines,
+            "",
+            f"run one:  snakemake --cores 2 {example}{suite}",
+            f"run all:  snakemake --cores 2{suite}",
+        ]
+    )
+
+
+def _evaluated(jobs: list[EvaluateJob]) -> str:
+    return ", ".join(f"{job.target} {state(job)}" for job in jobs)
+
+
+def tidy_stage(plan: Plan, stage: str) -> list[Path]:
+    """Leave in `results/<stage>` exactly what the suite asks for; everything else stays in `cache/`."""
+    if stage == "report":
+        return _tidy_tables(plan)
+    return tidy(stage, {job.dir for job in plan.jobs(stage)})
+
+
+def _tidy_tables(plan: Plan) -> list[Path]:
+    """Move the tables of other suites to the cache."""
+    moved = []
+    for folder in sorted((paths.RESULTS / "tables").glob("*")):
+        if folder == plan.tables_dir or not folder.is_dir():
+            continue
+        kept = paths.CACHE / "tables" / folder.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, kept)
+        moved.append(folder)
+    return moved

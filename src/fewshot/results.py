@@ -1,0 +1,156 @@
+"""Finished results: published in one step, kept in `cache/` where no workflow tool deletes, restored from there.
+
+cache/<stage>/<name>/<key>/partial/       a job's files while it works
+cache/<stage>/<name>/<key>/result/        the finished files, moved there in one step, with their hashes
+results/<stage>/<name>/<key>/             a copy of them: what the workflow tools see
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from fewshot import paths
+from fewshot.errors import ResourceError
+
+HASHES = "sha256.json"
+
+
+def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None]) -> str:
+    """Make the result of a job, or restore it from the cache if it was ever finished.
+
+    Args:
+        stage: prepare, train or evaluate.
+        name: of the job.
+        key: of the job.
+        work: called with an empty folder for the result's files and a folder for checkpoints, which is kept until the
+            job is finished.
+
+    Returns:
+        "made" or "restored".
+
+    Raises:
+        ResourceError: if a folder cannot be written or the disk is full.
+    """
+    cache, target = paths.cache_dir(stage, name, key), paths.result_dir(stage, name, key)
+    with _clear_disk_errors():
+        for folder in (cache, target):
+            check_writable(folder)
+        with FileLock(cache / ".lock"):
+            if _is_whole(cache / "result"):
+                _copy_result(cache / "result", target)
+                return "restored"
+            partial, checkpoints = cache / "partial", cache / "checkpoints"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            checkpoints.mkdir(exist_ok=True)
+            work(partial, checkpoints)
+            _finish(partial, cache / "result")
+            _copy_result(cache / "result", target)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            return "made"
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and try to write there, so that a read-only place is found before hours of work.
+
+    Raises:
+        ResourceError: if it cannot be written.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(
+            f"{folder}: cannot be written ({error.strerror}); give yourself write permission there, or remount it"
+        ) from None
+
+
+@contextmanager
+def _clear_disk_errors() -> Iterator[None]:
+    """Turn "no space left" into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(
+            f"the disk is full ({error.filename or paths.CACHE}); free some space ('fewshot prune' lists results that "
+            "no suite needs) and start again: finished work is kept and the last checkpoint is taken up"
+        ) from None
+
+
+def _finish(partial: Path, result: Path) -> None:
+    """Record the hashes of the files, flush them to disk and move the folder into place."""
+    hashes = {file.relative_to(partial).as_posix(): _sha256(file) for file in _files(partial)}
+    (partial / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+    for file in _files(partial):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    shutil.rmtree(result, ignore_errors=True)
+    partial.rename(result)
+
+
+def _is_whole(result: Path) -> bool:
+    """Return whether a finished result lies there with every file as it was written."""
+    try:
+        hashes = json.loads((result / HASHES).read_text())
+        return all(_sha256(result / name) == value for name, value in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _copy_result(result: Path, target: Path) -> None:
+    """Copy a finished result file by file, each appearing whole or not at all."""
+    for name, sha256 in json.loads((result / HASHES).read_text()).items():
+        place = target / name
+        if place.is_file() and _sha256(place) == sha256:
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_name(f".{place.name}.{os.getpid()}")
+        shutil.copyfile(result / name, scratch)
+        scratch.replace(place)
+
+
+def tidy(stage: str, keep: set[Path]) -> list[Path]:
+    """Move results that the current suite does not ask for out of `results/<stage>`; they stay in the cache.
+
+    Args:
+        stage: prepare, train or evaluate.
+        keep: result folders to leave.
+
+    Returns:
+        The folders that were moved.
+    """
+    moved = []
+    for folder in sorted((paths.RESULTS / stage).glob("*/*")):
+        if folder in keep or not folder.is_dir():
+            continue
+        kept = paths.CACHE / folder.relative_to(paths.RESULTS)
+        if not _is_whole(kept / "result"):
+            shutil.copytree(folder, kept / "partial", dirs_exist_ok=True)
+            _finish(kept / "partial", kept / "result")
+        shutil.rmtree(folder)
+        moved.append(folder)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+    return moved
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != HASHES)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

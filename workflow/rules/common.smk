@@ -1,0 +1,48 @@
+# Asks the plan what is to be made. A mistake in params.yaml stops here, before any job starts.
+import shlex
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from fewshot.errors import FewshotError
+from fewshot.params import read_yaml
+from fewshot.plan import load_plan
+from fewshot.tables_state import forget_foreign_tables
+
+
+report: "../report/workflow.rst"
+
+
+def planned():
+    """Type and plan params.yaml with what `--config` replaces; one clear error for whatever is wrong."""
+    try:
+        return load_plan(overrides=config)
+    except FewshotError as error:
+        raise WorkflowError(str(error)) from None
+
+
+PLAN = planned()
+config.update(read_yaml(Path("params.yaml")) | config)
+validate(config, "../schemas/params.schema.json")
+if workflow.is_main_process:
+    forget_foreign_tables(PLAN)
+
+FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
+SUITE = PLAN.suite
+
+
+wildcard_constraints:
+    dataset=r"[a-z0-9_]+",
+    target=r"[a-z0-9_]+",
+    experiment=r"[A-Za-z0-9._-]+",
+    key=r"[0-9a-f]{12}",
+
+
+def made(stage):
+    """All outputs of a stage, as text."""
+    return [str(path) for job in PLAN.jobs(stage) for path in job.outputs.values()]
+
+
+def outputs_of(job):
+    return ancient([str(path) for path in job.outputs.values()])

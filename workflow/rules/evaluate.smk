@@ -1,0 +1,40 @@
+def evaluation_inputs(wildcards):
+    job = PLAN.find("evaluate", wildcards.experiment, wildcards.key, wildcards.target)
+    return [*outputs_of(job.train), *outputs_of(job.prepare)]
+
+
+rule evaluate:
+    input:
+        evaluation_inputs,
+    output:
+        json=report(
+            "results/evaluate/{experiment}/{key}/{target}.json",
+            category="Evaluation",
+            caption="../report/evaluate.rst",
+        ),
+        arrays="results/evaluate/{experiment}/{key}/{target}.npz",
+    log:
+        "logs/evaluate/{experiment}-{target}-{key}.log",
+    benchmark:
+        "logs/benchmarks/evaluate/{experiment}-{target}-{key}.tsv"
+    threads: PLAN.params.train.threads
+    resources:
+        gpu=1,
+    shell:
+        "{FEWSHOT} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
+        " --suite {SUITE} > {log} 2>&1"
+
+
+rule evaluate_all:
+    input:
+        made("evaluate"),
+
+
+# `snakemake <experiment>` makes one experiment with what it needs.
+for job in PLAN.train:
+
+    rule:
+        name:
+            job.name
+        input:
+            [str(path) for evaluation in PLAN.of_experiment(job.name) for path in evaluation.outputs.values()],

@@ -1,0 +1,34 @@
+from fewshot.tables_state import stamp_file
+
+TABLES = str(PLAN.tables_dir)
+# The tables have a stable place; the stamp holds their key.
+TABLE = str(stamp_file(PLAN))
+
+
+rule report:
+    input:
+        ancient(made("evaluate")),
+    output:
+        stamp=TABLE,
+        csv=report(f"{TABLES}/results.csv", category="Results", caption="../report/results.rst"),
+        markdown=f"{TABLES}/results.md",
+        metrics=f"{TABLES}/metrics.json",
+        text=f"{TABLES}/results.txt",
+    log:
+        f"logs/report/{SUITE}.log",
+    benchmark:
+        f"logs/benchmarks/report/{SUITE}.tsv"
+    localrule: True
+    shell:
+        "{FEWSHOT} report --suite {SUITE} > {log} 2>&1"
+
+
+onsuccess:
+    text = Path(TABLES) / "results.txt"
+    if text.exists() and Path(TABLE).exists():
+        print(text.read_text(encoding="utf-8"))
+
+
+onerror:
+    partial = f"results/partial/{SUITE}"
+    shell("{FEWSHOT} report --suite {SUITE} --allow-missing --out {partial} || true")

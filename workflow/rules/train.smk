@@ -1,0 +1,23 @@
+rule train:
+    input:
+        lambda wildcards: outputs_of(PLAN.find("train", wildcards.experiment).prepare),
+    output:
+        weights="results/train/{experiment}/{key}/weights.safetensors",
+        run="results/train/{experiment}/{key}/run.json",
+        history=report(
+            "results/train/{experiment}/{key}/history.csv", category="Training", caption="../report/train.rst"
+        ),
+    log:
+        "logs/train/{experiment}-{key}.log",
+    benchmark:
+        "logs/benchmarks/train/{experiment}-{key}.tsv"
+    threads: PLAN.params.train.threads
+    resources:
+        gpu=1,
+    shell:
+        "{FEWSHOT} train {wildcards.experiment} --key {wildcards.key} --suite {SUITE} > {log} 2>&1"
+
+
+rule train_all:
+    input:
+        made("train"),
