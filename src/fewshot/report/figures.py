@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.compare import SIGNIFICANT, Comparison
 from fewshot.report.contents import Block, Cell, Contents, method_name
@@ -96,6 +97,7 @@ def learning_curves(contents: Contents) -> Picture | None:
         for index, (group, entries) in enumerate(groups.items()):
             _curve(axis, entries, contents.labels[group], index)
         axis.set(title=title, ylabel="validation accuracy (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes[-1].set_xlabel("epoch")
     return Picture(
@@ -183,7 +185,9 @@ def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
 def _difference_text(axis: Axes, value: float, significant: bool, limit: float, i: int, j: int) -> None:
     color = "white" if abs(value) > 0.6 * limit else "black"
     weight = "bold" if significant else "normal"
-    axis.text(j, i, f"{value:+.1f}", ha="center", va="center", color=color, weight=weight, fontsize=8)
+    axis.text(
+        j, i, f"{value:+.1f}".replace("-0.0", "+0.0"), ha="center", va="center", color=color, weight=weight, fontsize=8
+    )
 
 
 def _row_name(comparison: Comparison, index: int, names: dict[str, str]) -> str:
@@ -193,12 +197,14 @@ def _row_name(comparison: Comparison, index: int, names: dict[str, str]) -> str:
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:
-    """Yield a matrix of accuracies, trained method by target, for each shot; nothing if there is one target only."""
-    targets = list(dict.fromkeys(cell.row.entry.target for cell in contents.cells))
-    if len(targets) < 2:
-        return
-    for shot in sorted({cell.row.shot for cell in contents.cells}):
-        yield _cross_domain_matrix([cell for cell in contents.cells if cell.row.shot == shot], targets, shot)
+    """Yield, for each shot, a matrix of the models that were tested on several targets; nothing without such."""
+    reached: dict[str, set[str]] = defaultdict(set)
+    for cell in contents.cells:
+        reached[cell.row.entry.group].add(cell.row.entry.target)
+    cells = [cell for cell in contents.cells if len(reached[cell.row.entry.group]) > 1]
+    targets = list(dict.fromkeys(cell.row.entry.target for cell in cells))
+    for shot in sorted({cell.row.shot for cell in cells}):
+        yield _cross_domain_matrix([cell for cell in cells if cell.row.shot == shot], targets, shot)
 
 
 def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: int) -> Picture:

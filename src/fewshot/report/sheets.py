@@ -61,9 +61,8 @@ def sheet(run: Run, label: str) -> Picture | None:
     answers = predictions[order].reshape(n_way, -1)
     figure = _annotated(mosaic, answers, right, min(run.shot, MAX_SUPPORT), _side(images))
     share = 100 * float(right.mean())
-    figure.suptitle(
-        f"{label}, {entry.backbone} on {entry.target}, {n_way}-way {run.shot}-shot: {share:.0f} % right", fontsize=9
-    )
+    title = f"{label}, {entry.backbone} on {entry.target}\n{n_way}-way {run.shot}-shot: {share:.0f} % right"
+    figure.suptitle(title, fontsize=9)
     return Picture(
         f"episode-{entry.group}-{entry.target}",
         "Episode sheets",

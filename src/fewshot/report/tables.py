@@ -190,23 +190,25 @@ def markdown(contents: Contents) -> str:
 
 
 def _markdown_block(block: Block) -> str:
-    header = ["Backbone", "Learner"]
+    width = 3 if block.has_published else 1
+    header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
-        header += [f"{shot}-shot", "published", "verdict"]
-    body = [[line.backbone, line.label, *_markdown_cells(line.cells, block.shots)] for line in block.lines]
-    rule = ["---", "---", *["---:", "---:", "---"] * len(block.shots)]
+        header += [f"{shot}-shot", "published", "verdict"][:width]
+        rule += ["---:", "---:", "---"][:width]
+    body = []
+    for line in block.lines:
+        body.append([line.backbone, line.label])
+        for shot in block.shots:
+            body[-1] += _markdown_cell(line.cells.get(shot))[:width]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
     return f"## {block.title}\n\n{lines}"
 
 
-def _markdown_cells(cells: Mapping[int, Cell], shots: Sequence[int]) -> list[str]:
-    texts = []
-    for shot in shots:
-        cell = cells.get(shot)
-        texts += (
-            [MARKS[cell.mark].format(percent(cell)), published_text(cell), verdict_text(cell)] if cell else [""] * 3
-        )
-    return texts
+def _markdown_cell(cell: Cell | None) -> list[str]:
+    """Return accuracy, printed number, verdict."""
+    if cell is None:
+        return ["", "", ""]
+    return [MARKS[cell.mark].format(percent(cell)), published_text(cell), verdict_text(cell)]
 
 
 def published_text(cell: Cell) -> str:
@@ -230,21 +232,24 @@ def terminal(contents: Contents) -> str:
 
 
 def _terminal_block(block: Block) -> str:
-    symbols = {"best": "*", "tied": "†", "": " "}
-    table = [
-        ["backbone", "learner", *(text for shot in block.shots for text in (f"{shot}-shot", "published", "verdict"))]
-    ]
+    width = 3 if block.has_published else 1
+    table = [["backbone", "learner"]]
+    for shot in block.shots:
+        table[0] += [f"{shot}-shot", "published", "verdict"][:width]
     for line in block.lines:
-        texts = [line.backbone, line.label]
+        table.append([line.backbone, line.label])
         for shot in block.shots:
-            cell = line.cells.get(shot)
-            known = cell is not None and cell.verdict.number is not None
-            texts += [f"{percent(cell)} {symbols[cell.mark]}" if cell else "missing"]
-            texts += [published_text(cell), cell.verdict.word] if cell and known else ["-", "-"]
-        table.append(texts)
+            table[-1] += _terminal_cell(line.cells.get(shot))[:width]
     widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
     rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([block.title, *rows[:1], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:]])
+
+
+def _terminal_cell(cell: Cell | None) -> list[str]:
+    if cell is None:
+        return ["-", "", ""]
+    symbol = {"best": "*", "tied": "†", "": " "}[cell.mark]
+    return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.word if cell.verdict.number else ""]
 
 
 def write_json(path: Path, content: Any) -> None:
