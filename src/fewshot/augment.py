@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot.augment_draws import draw_augmentations
+from fewshot.augment_batched import augment_batch, normalize_batch
+from fewshot.augment_draws import Draws, draw_augmentations
 from fewshot.augment_kernel import augment_images, normalize_images
 from fewshot.episodes import EpisodeBatch
 from fewshot.errors import DataError
@@ -47,6 +48,7 @@ class Preprocess:
     ) -> None:
         self.image_size = image_size
         self.crop_padding, self.jitter, self.flip, self.seed = crop_padding, jitter, flip, seed
+        self.mean, self.std = tuple(mean), tuple(std)
         self._table = _normalisation_table(mean, std)
 
     @property
@@ -73,20 +75,30 @@ class Preprocess:
 
     def images(self, images: Tensor | np.ndarray) -> Tensor:
         """Return test images (N, H, W, C) uint8 as float32 (N, C, H, W), channels last in memory."""
-        resized = self._resized(torch.as_tensor(images))
-        floats = normalize_images(resized.cpu().numpy(), self._table)
-        return torch.from_numpy(floats).to(resized.device).permute(0, 3, 1, 2)
+        stored = self._resized(images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)))
+        if stored.device.type == "cpu":
+            floats = torch.from_numpy(normalize_images(stored.numpy(), self._table))
+        else:
+            floats = normalize_batch(stored, self.mean, self.std)
+        return floats.permute(0, 3, 1, 2)
 
     def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
-        stored = images.permute(0, 1, 3, 4, 2).flatten(0, 1)
+        """Prepare the support or query images (T, n, C, h, w) of a batch."""
+        stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
         if not (training and self.augments):
-            return self.images(stored).unflatten(0, images.shape[:2])
-        stored = self._resized(stored)
+            return self.images(stored).unflatten(0, shape)
         draws = draw_augmentations(
-            self.seed, role, ids, images.shape[1], crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
+            self.seed, role, ids, shape[1], crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
         )
-        floats = augment_images(stored.cpu().numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
-        return torch.from_numpy(floats).to(images.device).permute(0, 3, 1, 2).unflatten(0, images.shape[:2])
+        return self._augmented(self._resized(stored), draws).permute(0, 3, 1, 2).unflatten(0, shape)
+
+    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augment and normalise images (N, H, W, C), on the CPU in one pass, elsewhere by batched operations."""
+        if images.device.type == "cpu":
+            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
+            return torch.from_numpy(floats)
+        levels = augment_batch(images, draws, self.crop_padding, self.jitter > 0)
+        return normalize_batch(levels, self.mean, self.std)
 
     def _resized(self, images: Tensor) -> Tensor:
         """Check images (N, h, w, C) and bring them to the backbone's size."""
@@ -97,10 +109,8 @@ class Preprocess:
         size = self.image_size
         if images.shape[1:3] == (size, size):
             return images
-        resized = [
-            np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
-            for image in images.cpu().numpy()
-        ]
+        pictures = (Image.fromarray(image) for image in images.cpu().numpy())
+        resized = [np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures]
         return torch.from_numpy(np.stack(resized)).to(images.device)
 
 

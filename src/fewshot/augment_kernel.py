@@ -26,7 +26,7 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
     Returns:
         (N, H, W, 3) float32.
     """
-    out = np.empty(images.shape, np.float32)
+    images, out = np.ascontiguousarray(images), np.empty(images.shape, np.float32)
     factors, order, flip = draws.factors, JITTER_ORDERS[draws.order], draws.flip
     _augment(images, draws.top - crop_padding, draws.left - crop_padding, flip, jitter, factors, order, table, out)
     return out
@@ -35,7 +35,7 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
 def normalize_images(images: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Return images (N, H, W, 3) uint8 as normalised float32, through `table` (3, 256)."""
     out = np.empty(images.shape, np.float32)
-    _normalize(images.reshape(-1, 3), table, out.reshape(-1, 3))
+    _normalize(np.ascontiguousarray(images).reshape(-1, 3), table, out.reshape(-1, 3))
     return out
 
 
