@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fewshot.heads import build_head
+from fewshot.solvers.crammer_singer import crammer_singer
 
 pytestmark = pytest.mark.oracle
 
@@ -50,3 +51,55 @@ def test_closed_form_heads(oracle, oracle_episodes, name, settings, tag, dtype):
 def test_closed_form_in_float64(oracle, oracle_episodes, name):
     logits, _, _ = logits_and_gradients(build_head(name), oracle_episodes, int(oracle["way"]), torch.float64)
     assert relative_error(logits, oracle[f"{name}_exact__logits"]) < 1e-12
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_svm_is_the_optimum(oracle, oracle_episodes, backend):
+    head = build_head("svm", backend=backend)
+    assert_matches(head, "svm_cs_optimum", oracle, oracle_episodes, torch.float64, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_svm_in_float32_is_the_optimum(oracle, oracle_episodes, backend):
+    head = build_head("svm", backend=backend)
+    assert_matches(head, "svm_cs_optimum", oracle, oracle_episodes, torch.float32, 1e-6, 5e-6)
+
+
+def test_svm_duals_are_the_optimum(oracle, oracle_episodes):
+    support, labels = oracle_episodes[0].double(), oracle_episodes[1]
+    solution = crammer_singer(support @ support.mT, labels, int(oracle["way"]))
+    assert relative_error(solution.alpha, oracle["svm_cs_optimum__alpha"]) < 1e-6
+    assert solution.kkt_residual.max() < 1e-12
+
+
+@pytest.mark.parametrize("solver", ["truncated", "qpth"])
+@pytest.mark.parametrize(
+    ("iterations", "precision", "tag", "tolerance", "gradient_tolerance"),
+    [
+        (3, "float64", "svm_cs_it3_double", 1e-5, 1e-5),
+        (15, "float64", "svm_cs_it15_double", 1e-5, 1e-3),
+        (3, "float32", "svm_cs_it3", 1e-4, 1e-3),
+        (15, "float32", "svm_cs_it15", 1e-3, 0.2),
+    ],
+)
+def test_stopped_solvers_give_the_published_iterates(
+    oracle, oracle_episodes, solver, iterations, precision, tag, tolerance, gradient_tolerance
+):
+    head = build_head("svm", solver=solver, max_iterations=iterations, solver_precision=precision)
+    assert_matches(head, tag, oracle, oracle_episodes, torch.float32, tolerance, gradient_tolerance)
+
+
+def test_svm_ww_solves_the_symmetric_problem(oracle, oracle_episodes):
+    assert_matches(build_head("svm_ww"), "svm_ww_intended", oracle, oracle_episodes, torch.float64, 1e-6)
+
+
+def test_svm_ww_equals_the_original_where_all_bounds_are_active(oracle, oracle_episodes):
+    assert_matches(build_head("svm_ww"), "svm_ww_double", oracle, oracle_episodes, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_svm_he(oracle, oracle_episodes, dtype):
+    order = torch.from_numpy(oracle["he_perm"])  # the original wants rows class by class in turn
+    support, labels, query, weights = oracle_episodes
+    in_turn = support.gather(1, order[:, :, None].expand_as(support)), labels.gather(1, order), query, weights
+    assert_matches(build_head("svm_he"), "svm_he_double", oracle, in_turn, dtype, 1e-5)

@@ -3,12 +3,13 @@
 Shapes: T episodes, M ways, S support images, Q query images in all, d features. With X the support, Z the query
 embeddings and A the coefficients (M, S) that a fit returns for the kernel K = X X^T:
 
-    weights  W = A X  (M, d)          scores = Z W^T  (Q, M)
+    weights  W = A X  (M, d)          scores = Z W^T  (Q, M), plus the row sums of A if the kernel has a bias
 
-Neither Z X^T nor any (S, Q, M) product is formed. Backward, for g = d loss / d scores, from one solve with the factors
-the fit kept (`adjoint`, which gives V with d loss / d K = -(V^T A + A^T V) / 2 for the gradient G of A):
+Neither Z X^T nor any (S, Q, M) product is formed. For the gradient G = d loss / d A the fit's adjoint gives, from the
+factors it kept, V and B (R, S) with d loss / d K = -(V^T B + B^T V) / 2; B is A itself in the usual case. So, for
+g = d loss / d scores,
 
-    dZ = g W      dW = g^T Z      G = dW X^T      dX = A^T (dW - V X) - V^T W
+    dZ = g W      dW = g^T Z      G = dW X^T      dX = A^T dW - B^T V X - V^T B X
 """
 
 from collections.abc import Callable
@@ -17,42 +18,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Adjoint = Callable[[Tensor], Tensor]
-"""Gradient of the coefficients (T, M, S) -> V (T, M, S)."""
+Adjoint = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+"""Gradient of the coefficients (T, M, S) -> V, or V and B where B is not the coefficients."""
 
 Fit = Callable[[Tensor], tuple[Tensor, Adjoint]]
 """Kernel (T, S, S) -> coefficients (T, M, S) and their adjoint."""
 
 
-def kernel_scores(support: Tensor, query: Tensor, fit: Fit) -> Tensor:
-    """Return the scores (T, Q, M) of embeddings (T, S, d) and (T, Q, d) by the classifier that `fit` finds."""
-    scores: Tensor = _KernelScores.apply(support, query, fit)
+def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = False) -> Tensor:
+    """Return the scores (T, Q, M) of embeddings (T, S, d) and (T, Q, d) by the classifier that `fit` finds.
+
+    Args:
+        support: X.
+        query: Z.
+        fit: gets K without a bias; may add 1 to it.
+        bias: add the row sums of the coefficients, as for the kernel K + 1.
+    """
+    scores: Tensor = _KernelScores.apply(support, query, fit, bias)
     return scores
-
-
-def refuse_second_derivative(what: str) -> None:
-    """Raise `RuntimeError` if a backward pass is being recorded (``create_graph=True``)."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{what} has no second derivative; call backward() or autograd.grad() with create_graph=False (the default)"
-        )
 
 
 class _KernelScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, support: Tensor, query: Tensor, fit: Fit) -> Tensor:
+    def forward(ctx: Any, support: Tensor, query: Tensor, fit: Fit, bias: bool) -> Tensor:
         coefficients, ctx.adjoint = fit(torch.bmm(support, support.mT))
+        ctx.bias = bias
         coefficients = coefficients.to(support.dtype)
         weights = torch.bmm(coefficients, support)
         ctx.save_for_backward(support, query, coefficients, weights)
-        return torch.bmm(query, weights.mT)
+        scores = torch.bmm(query, weights.mT)
+        return scores.add_(coefficients.sum(2).unsqueeze(1)) if bias else scores
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        refuse_second_derivative("this head")
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "this head has no second derivative; call backward() or autograd.grad() with create_graph=False"
+            )
         support, query, coefficients, weights = ctx.saved_tensors
         weights_gradient = torch.bmm(gradient.mT, query)
-        adjoint = ctx.adjoint(torch.bmm(weights_gradient, support.mT)).to(support.dtype)
-        left = torch.cat([coefficients, adjoint], 1)
-        right = torch.cat([weights_gradient.baddbmm_(adjoint, support, alpha=-1), -weights], 1)
-        return torch.bmm(left.mT, right), torch.bmm(gradient, weights), None
+        coefficients_gradient = torch.bmm(weights_gradient, support.mT)
+        if ctx.bias:
+            coefficients_gradient += gradient.sum(1).unsqueeze(2)
+        adjoint = ctx.adjoint(coefficients_gradient)
+        if isinstance(adjoint, tuple):
+            v, b = (factor.to(support.dtype) for factor in adjoint)
+            left = torch.cat([coefficients, b, v], 1)
+            right = torch.cat([weights_gradient, -torch.bmm(v, support), -torch.bmm(b, support)], 1)
+        else:
+            v = adjoint.to(support.dtype)
+            left = torch.cat([coefficients, v], 1)
+            right = torch.cat([weights_gradient.baddbmm_(v, support, alpha=-1), -weights], 1)
+        return torch.bmm(left.mT, right), torch.bmm(gradient, weights), None, None

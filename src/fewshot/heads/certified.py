@@ -1,0 +1,43 @@
+"""Heads whose classifier comes from an iterative solver: what becomes of a problem that did not converge."""
+
+import numpy as np
+from torch import Tensor
+
+from fewshot.errors import NumericalError
+from fewshot.heads.base import Head
+
+
+class CertifiedHead(Head):
+    """Head that records how exact each episode's classifier is.
+
+    In training an episode that did not converge is an error, unless allowed; in evaluation the certificates are kept
+    until `take_certificates` fetches them.
+    """
+
+    def __init__(self, allow_unconverged: bool) -> None:
+        super().__init__()
+        self.allow_unconverged = allow_unconverged
+        self._certificates: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def certify(self, kkt_residual: Tensor, converged: Tensor) -> None:
+        """Take note of the residuals (T,) and flags (T,) of a batch of episodes.
+
+        Raises:
+            NumericalError: in training, if an episode did not converge and that is not allowed.
+        """
+        if not self.training:
+            self._certificates.append((kkt_residual.cpu().numpy(), converged.cpu().numpy()))
+        elif not (self.allow_unconverged or bool(converged.all())):
+            raise NumericalError(
+                f"the solver did not converge for {int((~converged).sum())} of {len(converged)} episodes (largest "
+                f"relative KKT residual {float(kkt_residual.max()):.2g}): embeddings are very large or not finite; "
+                "lower the learning rate, or set allow_unconverged: true to train on the best point found"
+            )
+
+    def take_certificates(self) -> dict[str, np.ndarray]:
+        """Return `kkt_residual` and `converged` of the episodes evaluated since the last call, in order."""
+        if not self._certificates:
+            return {}
+        residuals, flags = zip(*self._certificates, strict=True)
+        self._certificates = []
+        return {"kkt_residual": np.concatenate(residuals), "converged": np.concatenate(flags)}
