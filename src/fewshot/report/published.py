@@ -32,7 +32,7 @@ class Protocol(Settings):
         train_split: classes trained on.
         episodes: test episodes; None if the source does not say.
         interval: what the printed half width covers; "predictions" ignores that those of an episode are correlated.
-        training: name in `trainings`, or one for each data set; None if the source's settings are not known here.
+        training: name in `trainings`, or one for each data set or column; None if the settings are not known here.
         confirmed: false if the number was not read in the source itself.
         interval_confirmed: false if only the mean was.
         note: what else a reader should know.
@@ -158,9 +158,8 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
             f"{PUBLISHED_FILE.name}: {table.source} {table.table}, {row.method}: cannot read {column!r}, {value!r}"
         )
     protocol = Protocol.model_validate({**table.protocol, **(row.model_extra or {}), **cell})
-    training = (
-        protocol.training if isinstance(protocol.training, str) else (protocol.training or {}).get(where["dataset"])
-    )
+    stated = protocol.training or {}
+    training = stated if isinstance(stated, str) else stated.get(column, stated.get(where["dataset"]))
     return Published(
         source=content.sources[table.source],
         table=table.table,
@@ -181,9 +180,10 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
 @cache
 def expected_numbers() -> tuple[Published, ...]:
     """Read `expected.yaml`; () if this copy of the project has none."""
-    if not EXPECTED_FILE.is_file():
-        return ()
-    content = yaml.safe_load(EXPECTED_FILE.read_text(encoding="utf-8"))
-    return tuple(
-        Published.model_validate({**number, "source": content["source"]}) for number in content["numbers"] or ()
-    )
+    return read_expected_file(EXPECTED_FILE) if EXPECTED_FILE.is_file() else ()
+
+
+def read_expected_file(path: Path) -> tuple[Published, ...]:
+    """Read numbers that `fewshot.report.expected` wrote."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tuple(Published.model_validate({**number, "source": content["source"]}) for number in content["numbers"])

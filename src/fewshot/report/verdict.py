@@ -91,7 +91,10 @@ def why_not(row: Row, number: Published) -> tuple[str, ...]:
     reasons += _other_settings("backbone", train["backbone"], number.backbone or {})
     reasons += _other_settings("learner", train["learner"], number.learner or {})
     if number.settings_hash is not None:
-        return (*reasons, *([] if row.settings_hash == number.settings_hash else ["other settings than expected of"]))
+        return (
+            *reasons,
+            *([] if row.settings_hash == number.settings_hash else ["other settings than those expected of it"]),
+        )
     if number.training is None:
         return (*reasons, "the source's training settings are not known")
     return (*reasons, *_other_training(recipe, number.training))
@@ -117,7 +120,7 @@ def _other_training(recipe: Mapping[str, Any], printed: Mapping[str, Any]) -> li
     if seen < stated:
         return [f"reduced training: {seen:,} of {stated:,} episodes".replace(",", " ")]
     other = [f"{key} {recipe[key]}, published {value}" for key, value in printed.items() if recipe[key] != value]
-    return [f"other schedule: {', '.join(other)}"] if other else []
+    return [f"other training settings: {', '.join(other)}"] if other else []
 
 
 def difference(row: Row, number: Published) -> Estimate:

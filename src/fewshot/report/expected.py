@@ -1,0 +1,77 @@
+"""Write `expected.yaml`: what this project expects of its own default suite, from the results.csv of a run.
+
+    python -m fewshot.report.expected results/tables/quickstart/results.csv --title "glyphs, 3 seeds" --version 0.1.0
+
+The file holds `source` (title, version, address) and `numbers`, a list of the fields of `published.Published`. A later
+run finds its expected number as it finds a printed one, and is compared by the same rule; its settings must be the same
+(`settings_hash`). Several seeds give the scatter between runs (`run_sd_pct`), which a run with one seed cannot know.
+"""
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot.report.published import EXPECTED_FILE
+
+
+def expected_number(record: Mapping[str, str]) -> dict[str, Any]:
+    """Return one number of `expected.yaml` from a line of results.csv."""
+    return {
+        "table": f"{record['experiment']}, {record['seeds']} seeds",
+        "method": record["experiment"],
+        "printed_backbone": record["backbone"],
+        "backbone": {"name": record["backbone_name"]},
+        "learner": {"name": record["learner_name"]},
+        "dataset": record["train_dataset"],
+        "target": record["target"],
+        "shot": int(record["shot"]),
+        "accuracy_pct": float(record["accuracy_pct"]),
+        "ci95_pct": float(record["ci95_pct"]),
+        "seeds": int(record["seeds"]),
+        "run_sd_pct": float(record["run_sd_pct"]) if record["run_sd_pct"] else None,
+        "settings_hash": record["settings_hash"],
+        "protocol": {
+            "n_way": int(record["way"]),
+            "selection": record["selection"],
+            "batch_norm": record["batch_norm"],
+            "train_split": record["train_split"],
+            "episodes": int(record["episodes"]),
+            "interval": "seeds" if int(record["seeds"]) > 1 else "episodes",
+        },
+    }
+
+
+def write_expected(results: Path, source: Mapping[str, str], out: Path = EXPECTED_FILE) -> None:
+    """Write the file.
+
+    Args:
+        results: results.csv of a report.
+        source: title, version, address: which run this was.
+        out: where to write.
+    """
+    with results.open(newline="", encoding="utf-8") as file:
+        numbers = [expected_number(record) for record in csv.DictReader(file)]
+    head = "# What this project expects of its own runs. Written by `python -m fewshot.report.expected`; do not edit.\n"
+    body = yaml.safe_dump({"source": dict(source), "numbers": numbers}, sort_keys=False, allow_unicode=True)
+    out.write_text(head + body, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="Write expected.yaml from a results.csv.")
+    parser.add_argument("results", type=Path, help="results.csv of a report")
+    parser.add_argument("--title", required=True, help="which run this was")
+    parser.add_argument("--version", required=True, help="version or commit of the project")
+    parser.add_argument("--address", default="", help="where its evidence lies")
+    parser.add_argument("--out", type=Path, default=EXPECTED_FILE, help="where to write")
+    options = parser.parse_args(arguments)
+    source = {"title": options.title, "version": options.version, "address": options.address}
+    write_expected(options.results, source, options.out)
+
+
+if __name__ == "__main__":
+    main()
