@@ -1,4 +1,4 @@
-"""Weights and checkpoints on disk: written whole or not at all, read without executing code, checked against the model."""
+"""Weights and checkpoints: written whole or not at all, read without executing code, checked against the model."""
 
 import os
 from collections.abc import Mapping

@@ -7,9 +7,10 @@ Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W.
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -19,6 +20,12 @@ from torch import Tensor
 from fewshot.errors import DataError
 from fewshot.files import write_npz
 from fewshot.philox import philox_block, stream_key
+
+
+class Rows(Protocol):
+    """Images that can be copied by row number."""
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,7 @@ class EpisodeBatch:
 
     def to(self, device: torch.device) -> "EpisodeBatch":
         """Return the batch on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return self._each(lambda tensor: tensor.to(device))
 
     def chunks(self, size: int) -> Iterator["EpisodeBatch"]:
         """Yield the batch in consecutive parts of at most `size` episodes."""
@@ -81,7 +87,7 @@ class EpisodeIndices:
         return self.images.shape[2] - self.n_query
 
     def rows(self, class_starts: np.ndarray, n_shot: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of the split's image array: support (T, M * n_shot) and query (T, M * n_query), class by class."""
+        """Return rows of the split's image array: support (T, M * n_shot), query (T, M * n_query), class by class."""
         rows = class_starts[self.classes][:, :, None] + self.images
         query, support = rows[:, :, : self.n_query], rows[:, :, self.n_query : self.n_query + n_shot]
         return support.reshape(len(rows), -1), query.reshape(len(rows), -1)
@@ -147,8 +153,8 @@ def _below(word: np.uint32, n: np.int64) -> np.int64:
 def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignore[no-untyped-def]
     """Fill `classes` and `images` by partial Fisher-Yates shuffles.
 
-    The i-th choice of shuffle s (0: classes, 1..M: images of a way) takes word i % 4 of Philox(key, (s 2^32 + i // 4, e)),
-    so that more ways, shots or episodes extend a list and change nothing in it.
+    The i-th choice of shuffle s (0: classes, 1..M: images of a way) in episode e takes word i % 4 of
+    Philox(key, (s 2^32 + i // 4, e)), so that more ways, shots or episodes extend a list and change nothing in it.
     """
     pool = np.empty(max(len(class_sizes), class_sizes.max()), np.int64)
     block = np.zeros(4, np.uint32)
@@ -172,11 +178,11 @@ def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignor
                     images[t, shuffle - 1, i] = pool[i]
 
 
-def gather_batch(images: np.ndarray, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:
+def gather_batch(images: Rows, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:
     """Copy the images of drawn episodes out of a split's array.
 
     Args:
-        images: (N, H, W, C) uint8, sorted by class; may be a memory map.
+        images: (N, H, W, C) uint8, sorted by class; an array, a memory map or anything that copies rows by index.
         class_starts: (number of classes,) first row of each class.
         episodes: T drawn episodes.
         n_shot: support images a class to use, at most `episodes.n_shot`.
@@ -206,7 +212,7 @@ def gather_batch(images: np.ndarray, class_starts: np.ndarray, episodes: Episode
 
 def write_episodes(path: Path, episodes: EpisodeIndices) -> None:
     """Write a frozen list (format: docs/protocol.md) as an uncompressed npz without timestamps."""
-    arrays = {
+    arrays: dict[str, np.ndarray | np.generic] = {
         "classes": episodes.classes,
         "images": episodes.images,
         "n_query": np.int64(episodes.n_query),

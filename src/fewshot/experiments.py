@@ -250,7 +250,9 @@ def _token(key: str, value: Any) -> str:
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
     recipe, evaluate = experiment.recipe, experiment.evaluate
-    wanted = [(experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot + recipe.n_query, "training")]
+    wanted: list[tuple[Choice, str, int, int, str]] = [
+        (experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot + recipe.n_query, "training")
+    ]
     if recipe.validation.episodes and recipe.epochs:
         per_class = recipe.validation.n_shot + recipe.validation.n_query
         wanted.append((experiment.dataset, "validation", recipe.n_way, per_class, "validation"))

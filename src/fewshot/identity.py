@@ -23,8 +23,8 @@ NEUTRAL = frozenset(
     f"{PACKAGE}{suffix}"
     for suffix in (
         "", ".errors", ".registry", ".params", ".experiments", ".identity", ".plan", ".paths", ".cli", ".progress",
-        ".backbones", ".heads", ".learners", ".datasets", ".learners.settings", ".backbones.settings", ".heads.settings",
-        ".datasets.settings",
+        ".backbones", ".heads", ".learners", ".datasets",
+        ".backbones.settings", ".heads.settings", ".learners.settings", ".datasets.settings",
     )
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The types of `params.yaml`: every setting with its default, range, meaning and source. The only reader of that file."""
+"""The types of `params.yaml`: each setting with default, range, meaning and source. The only reader of that file."""
 
 import json
 import math

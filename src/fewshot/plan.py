@@ -199,7 +199,8 @@ class Plan:
 
     def jobs(self, stage: str) -> tuple[Job, ...]:
         """Return the jobs of a stage: prepare, train or evaluate."""
-        return {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate}[stage]
+        jobs: dict[str, tuple[Job, ...]] = {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate}
+        return jobs[stage]
 
     def find(self, stage: str, name: str, key: str | None = None, target: str | None = None) -> Any:
         """Return the one job of a stage with this name (and key and target, where given).

@@ -18,7 +18,7 @@ PartType = TypeVar("PartType")
 
 
 class Settings(BaseModel):
-    """Base of every typed section: unknown keys are refused, values are not converted silently, instances are frozen."""
+    """Base of every typed section: unknown keys are refused, values not converted silently, instances frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""Scores of a trained learner on frozen episodes: every image is embedded once, then all episodes and shots are classified.
+"""Scores of a trained learner on frozen episodes: each image is embedded once, then all episodes are classified.
 
 Shapes: E episodes in all, T in a batch, M ways, S support images, Q query images in all, d features.
 """
@@ -112,8 +112,8 @@ def _classified(  # type: ignore[no-untyped-def]
     for part in _slices(len(episodes.ids), block):
         episodes_part = part_of(episodes, part)
         support_rows, query_rows = episodes_part.rows(split.class_starts, max(shots))
-        rows, where = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
-        where = torch.from_numpy(where.reshape(len(support_rows), -1)).to(device)
+        rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
+        where = torch.from_numpy(inverse.reshape(len(support_rows), -1)).to(device)
         tables = [embed_rows(learner, split, rows, preprocess, device) for learner in learners]
         support_at = where[:, : support_rows.shape[1]].unflatten(1, (n_way, -1))
         query_at = where[:, support_rows.shape[1] :]

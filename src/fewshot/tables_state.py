@@ -1,7 +1,7 @@
 """Whether the tables in `results/tables/<suite>` are those of the present plan.
 
-Tables have a stable place, so their key stands in a file beside them: `.key-<key>`. Git and DVC can restore older tables
-and leave that file behind; a stamp is believed only if the manifest holds its key and the tables are as it describes.
+Tables have a stable place, so their key stands in a file beside them: `.key-<key>`. Git and DVC can restore older
+tables and leave that file behind; a stamp is believed only if the manifest holds its key and describes the tables.
 """
 
 import hashlib

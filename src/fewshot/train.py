@@ -10,7 +10,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -372,7 +372,7 @@ def _seed(experiment: Experiment, *purpose: int | str) -> int:
     return int(low) + (int(high) << 31)
 
 
-def write_history(path: Path, history: list[Mapping[str, Any]]) -> None:
+def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write one row an epoch as CSV; empty cells where there was no validation."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Epoch.__dataclass_fields__), lineterminator="\n")

@@ -37,4 +37,8 @@ for job in PLAN.train:
         name:
             job.name
         input:
-            [str(path) for evaluation in PLAN.of_experiment(job.name) for path in evaluation.outputs.values()],
+            [
+                str(path)
+                for evaluation in PLAN.of_experiment(job.name)
+                for path in evaluation.outputs.values()
+            ],

@@ -18,7 +18,9 @@ rule prepare:
         raw_files,
     output:
         manifest=report(
-            "results/prepare/{dataset}/{key}/manifest.json", category="Data", caption="../report/prepare.rst"
+            "results/prepare/{dataset}/{key}/manifest.json",
+            category="Data",
+            caption="../report/prepare.rst",
         ),
     log:
         "logs/prepare/{dataset}-{key}.log",

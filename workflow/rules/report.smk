@@ -10,7 +10,11 @@ rule report:
         ancient(made("evaluate")),
     output:
         stamp=TABLE,
-        csv=report(f"{TABLES}/results.csv", category="Results", caption="../report/results.rst"),
+        csv=report(
+            f"{TABLES}/results.csv",
+            category="Results",
+            caption="../report/results.rst",
+        ),
         markdown=f"{TABLES}/results.md",
         metrics=f"{TABLES}/metrics.json",
         text=f"{TABLES}/results.txt",
@@ -31,4 +35,6 @@ onsuccess:
 
 onerror:
     partial = f"results/partial/{SUITE}"
-    shell("{FEWSHOT} report --suite {SUITE} --allow-missing --out {partial} || true")
+    shell(
+        "{FEWSHOT} report --suite {SUITE} --allow-missing --out {partial} || true"
+    )

@@ -5,7 +5,9 @@ rule train:
         weights="results/train/{experiment}/{key}/weights.safetensors",
         run="results/train/{experiment}/{key}/run.json",
         history=report(
-            "results/train/{experiment}/{key}/history.csv", category="Training", caption="../report/train.rst"
+            "results/train/{experiment}/{key}/history.csv",
+            category="Training",
+            caption="../report/train.rst",
         ),
     log:
         "logs/train/{experiment}-{key}.log",

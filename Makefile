@@ -1,0 +1,53 @@
+# `make run` and `make test` are all that a fresh machine needs. Each line below is what you could type yourself.
+PYTHON ?= python3
+VENV   ?= .venv
+CORES  ?= all
+# TORCH=cpu installs torch without its CUDA libraries (5.6 GB less), from torch's own index of CPU builds.
+TORCH  ?= default
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready-$(TORCH)
+
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: run test check format bench lock
+
+run: $(READY)
+	snakemake --cores $(CORES)
+
+test: $(READY)
+	pytest tests
+
+check: $(READY)
+	ruff format --check src tests benchmarks
+	snakefmt --check Snakefile workflow/rules
+	ruff check src tests benchmarks
+	mypy
+	fewshot schema --check
+
+bench: $(READY)
+	python -m benchmarks
+
+format: $(READY)
+	ruff format src tests benchmarks
+	ruff check --fix src tests benchmarks
+	snakefmt Snakefile workflow/rules
+	fewshot schema --write
+
+# The environment: exact versions, no resolution (qpth declares an old numpy; it runs with the locked one).
+$(READY): requirements.lock pyproject.toml
+	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), 2 to 5 minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),cpu)
+	grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' requirements.lock > $(VENV)/requirements-cpu.lock
+	$(BIN)/python -m pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock)
+	$(BIN)/python -m pip install -q --no-deps -r $(VENV)/requirements-cpu.lock
+else
+	$(BIN)/python -m pip install -q --no-deps -r requirements.lock
+endif
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+# Renews requirements.lock from requirements.in; needs the network and `pip install uv`.
+lock:
+	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
+	uv pip compile requirements.in --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock
