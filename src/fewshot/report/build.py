@@ -10,6 +10,7 @@ from fewshot.report import tables
 from fewshot.report.contents import Contents, describe_missing, read_contents
 from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport
+from fewshot.report.latex import latex
 from fewshot.report.sheets import sheet_pictures
 from fewshot.report.style import Picture, common_style, save
 
@@ -73,6 +74,7 @@ def _write_tables(contents: Contents, out: Path) -> None:
     tables.write_csv(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
     tables.write_csv(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
+    (out / "results.tex").write_text(latex(contents), encoding="utf-8")
     tables.write_json(out / "metrics.json", tables.metrics(contents.cells))
     tables.write_curves(out / "curves", contents.finished)
 

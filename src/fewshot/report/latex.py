@@ -1,0 +1,75 @@
+"""results.tex: the tables for a paper, to be included after ``\\usepackage{booktabs}``."""
+
+from fewshot.report.contents import Block, Cell, Contents
+
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+        "±": r"$\pm$", "†": r"$^\dagger$",
+    }
+)  # fmt: skip
+_VERDICT_SIGNS = {"agrees": r"$=$", "higher": r"$\uparrow$", "lower": r"$\downarrow$", "not comparable": r"$\nsim$"}
+_LEGEND = (
+    r"Accuracy (\%) $\pm$ 95\,\% interval. Bold: best of its column; $^\dagger$: not significantly worse (paired on "
+    r"the same episodes, Holm-corrected, 5\,\%)."
+)
+_PUBLISHED_LEGEND = (
+    r" Small: the published number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ lower, $\nsim$ not comparable."
+)
+_HEAD = "% Needs \\usepackage{booktabs,amssymb}. Made by `fewshot report`; do not edit.\n"
+
+
+def escape(text: str) -> str:
+    """Return text with LaTeX's special characters made harmless."""
+    return text.translate(_ESCAPES)
+
+
+def latex(contents: Contents) -> str:
+    """Return all tables of a report."""
+    return _HEAD + "\n".join(_table(block) for block in contents.blocks)
+
+
+def _table(block: Block) -> str:
+    """Return one data set's table: a line a method, a column a shot, as the papers print them."""
+    width = 2 if block.has_published else 1
+    columns = "ll" + ("r" if width == 1 else r"r@{\hspace{0.6em}}l") * len(block.shots)
+    header = ["Backbone", "Learner"]
+    header += [f"\\multicolumn{{{width}}}{{c}}{{{shot}-shot}}" for shot in block.shots]
+    body = []
+    for line in block.lines:
+        cells = [escape(line.backbone), escape(line.label)]
+        for shot in block.shots:
+            cells += _cell(line.cells.get(shot))[:width]
+        body.append(" & ".join(cells) + r" \\")
+    legend = _LEGEND + (_PUBLISHED_LEGEND if block.has_published else "")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{escape(block.title)}. {legend}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _cell(cell: Cell | None) -> list[str]:
+    """Return our number, and the published one with the verdict's sign."""
+    if cell is None:
+        return ["--", ""]
+    mean = f"\\textbf{{{cell.accuracy_pct:.2f}}}" if cell.mark == "best" else f"{cell.accuracy_pct:.2f}"
+    dagger = r"$^\dagger$" if cell.mark == "tied" else ""
+    ours = f"{mean} $\\pm$ {cell.ci95_pct:.2f}{dagger}"
+    number = cell.verdict.number
+    if number is None:
+        return [ours, ""]
+    sign = _VERDICT_SIGNS[cell.verdict.word]
+    return [ours, f"{{\\footnotesize ({number.accuracy_pct:g}\\,{sign})}}"]
