@@ -59,9 +59,14 @@ class EpisodeBatch:
         """Yield the batch in consecutive parts of at most `size` episodes."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield replace(
-                self, **{name: value[part] for name, value in vars(self).items() if isinstance(value, Tensor)}
-            )
+            yield self._each(lambda tensor, part=part: tensor[part])  # type: ignore[misc]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "EpisodeBatch":
+        """Return the batch with every tensor changed."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignor
                 if i % 4 == 0:
                     low = (np.uint64(shuffle) << np.uint64(32)) + np.uint64(i // 4)
                     block = philox_block(key0, key1, low, np.uint64(ids[t]))
-                j = i + _below(block[i % 4], size - i)
+                j = i + _below(block[i % 4], size - i)  # type: ignore[arg-type]
                 pool[i], pool[j] = pool[j], pool[i]
                 if shuffle == 0:
                     classes[t, i] = pool[i]
