@@ -133,7 +133,7 @@ def _check_override(key: str, value: Any, where: str) -> None:
     prefix = key.partition(".")[0]
     if prefix not in ("learner", "backbone") or "." not in key:
         allowed = [*Matrix.model_fields, *Recipe.model_fields, "learner.<setting>", "backbone.<setting>"]
-        if key not in Recipe.model_fields:
+        if prefix not in Recipe.model_fields:
             raise ParamsError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}.{nearest(key, allowed)}")
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) for item in items):
@@ -145,7 +145,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
     dataset = _dataset(params, row["dataset"], where)
-    recipe = _recipe(params, row["recipe"], {k: v for k, v in overrides.items() if "." not in k}, where)
+    recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
     given = {"shots": matrix.shots, "targets": matrix.targets, "episodes": matrix.episodes}
     evaluate = params.evaluate.model_copy(update={key: value for key, value in given.items() if value is not None})
     experiment = Experiment(
@@ -196,7 +196,15 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
         following = section.get("base")
         if following is not None and not isinstance(following, str):
             raise ParamsError(f"recipes.{chain[-1]}.base: {following!r} is not allowed: give the name of a recipe")
-    return check(Recipe, {**values, **overrides}, where=f"recipes.{name}" if not overrides else where)
+    for key, value in overrides.items():
+        section, _, nested = key.partition(".")
+        values[section] = {**values.get(section, {}), nested: value} if nested else value
+    return check(Recipe, values, where=f"recipes.{name}" if not overrides else where)
+
+
+def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides of recipe fields, `n_shot` or `validation.n_shot`."""
+    return {key: value for key, value in overrides.items() if not key.startswith(("learner.", "backbone."))}
 
 
 def _dataset(params: Params, label: str, where: str) -> Choice:
@@ -236,8 +244,10 @@ def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _token(key: str, value: Any) -> str:
-    """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`."""
-    short = key.rpartition(".")[2]
+    """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`, `validation_1shot`."""
+    section, _, short = key.rpartition(".")
+    if section == "validation":
+        return f"validation_{_token(short, value)}"
     if short in ("n_shot", "n_way", "n_query"):
         return f"{value}{short[2:]}"
     if isinstance(value, bool):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewshot.registry import Settings
 
@@ -22,6 +22,7 @@ class SourceSettings(Settings):
     """Where the files of a published data set come from."""
 
     given_paths: ClassVar[tuple[str, ...]] = ("path",)
+    not_content: ClassVar[tuple[str, ...]] = ("mirrors", "sha256", "accept_terms")
 
     path: str | None = Field(None, description="archive, file or folder to use in place of a download")
     mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
@@ -31,6 +32,14 @@ class SourceSettings(Settings):
     sha256: Checksum | dict[str, Checksum] = Field(
         "published",
         description="published: the checksums the project carries; none: no check; or hexadecimal; or by file name",
+    )
+
+
+class ImagenetSettings(SourceSettings):
+    """Settings of the data sets made of ImageNet images."""
+
+    accept_terms: bool = Field(
+        False, description="true: I have read ImageNet's terms (image-net.org/download.php) and may use its images"
     )
 
 
@@ -59,3 +68,9 @@ class FolderSettings(Settings):
     resize: Literal["squash", "center_crop"] = Field(
         "squash", description="squash: the whole image to a square; center_crop: the middle square of it"
     )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "FolderSettings":
+        if min(self.split_shares) <= 0 or abs(sum(self.split_shares) - 1) > 1e-6:
+            raise ValueError(f"split_shares {self.split_shares} must be three positive numbers that sum to 1")
+        return self
