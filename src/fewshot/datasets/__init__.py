@@ -6,7 +6,13 @@ An entry holds what is known of a data set before anything is downloaded, so tha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fewshot.datasets.settings import GlyphsSettings
+from fewshot.datasets.settings import (
+    FolderSettings,
+    GlyphsSettings,
+    ImagenetSettings,
+    OmniglotSettings,
+    SourceSettings,
+)
 from fewshot.registry import Part
 
 SPLITS = ("train", "validation", "test")
@@ -58,4 +64,47 @@ DATASETS: dict[str, DatasetPart] = {
             "fontpkg-playfair-display",
         ),
     ),
+    "cifar_fs": DatasetPart(
+        "fewshot.datasets.cifar_fs:CifarFs",
+        SourceSettings,
+        image_size=32,
+        splits={"train": (64, 600), "validation": (16, 600), "test": (20, 600)},
+        data_files=("splits/cifar_fs.yaml",),
+    ),
+    "fc100": DatasetPart(
+        "fewshot.datasets.fc100:Fc100",
+        SourceSettings,
+        image_size=32,
+        splits={"train": (60, 600), "validation": (20, 600), "test": (20, 600)},
+        data_files=("splits/fc100.yaml",),
+    ),
+    "mini_imagenet": DatasetPart(
+        "fewshot.datasets.mini_imagenet:MiniImagenet",
+        ImagenetSettings,
+        image_size=84,
+        splits={"train": (64, 600), "validation": (16, 600), "test": (20, 600)},
+        data_files=("splits/mini_imagenet.yaml",),
+    ),
+    "tiered_imagenet": DatasetPart(
+        "fewshot.datasets.tiered_imagenet:TieredImagenet",
+        ImagenetSettings,
+        image_size=84,
+        splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # no class of ILSVRC-2012 is smaller
+        data_files=("splits/tiered_imagenet.yaml",),
+    ),
+    "cub": DatasetPart(
+        "fewshot.datasets.cub:Cub",
+        SourceSettings,
+        image_size=84,
+        splits={"train": (100, 41), "validation": (50, 41), "test": (50, 41)},  # no class of CUB-200-2011 is smaller
+        data_files=("splits/cub.yaml",),
+    ),
+    "omniglot": DatasetPart(
+        "fewshot.datasets.omniglot:Omniglot",
+        OmniglotSettings,
+        image_size=28,
+        splits={"train": (813, 20), "validation": (151, 20), "test": (659, 20)},
+        data_files=("splits/omniglot.yaml",),
+    ),
+    "folder": DatasetPart("fewshot.datasets.folder:Folder", FolderSettings),
 }

@@ -1,11 +1,13 @@
-"""What a data set is: where its files come from, how they become splits, and what must then be true of them."""
+"""What a data set is: how its files become splits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from fewshot.datasets.store import SplitPlan
+from fewshot.datasets.archives import FileSet, Limits, open_files
+from fewshot.datasets.class_lists import FOLDER, ClassLists, read_class_lists
+from fewshot.datasets.split_files import SplitPlan
 
 
 class Dataset(ABC):
@@ -16,7 +18,7 @@ class Dataset(ABC):
         image_size: side of the stored images, pixels.
     """
 
-    name: str
+    name: ClassVar[str]
     image_size: int
 
     def __init__(self, settings: Any) -> None:
@@ -32,9 +34,33 @@ class Dataset(ABC):
         """Yield train, validation and test.
 
         Args:
-            files: what `fewshot.datasets.prepare.download` returned.
+            files: downloaded or given files, archives or folders.
             scratch: an empty folder for temporary files.
 
         Raises:
             DataError: if the files are not this data set.
         """
+
+
+class FileDataset(Dataset):
+    """A data set that is read from files, archives or folders.
+
+    Attributes:
+        limits: what its archives may hold.
+    """
+
+    limits: ClassVar[Limits] = Limits()
+
+    def splits(self, files: Sequence[Path], scratch: Path) -> Iterator[SplitPlan]:
+        """Open the files as one set and read the splits from it."""
+        with open_files(files, scratch, self.limits) as file_set:
+            yield from self.read(file_set)
+
+    @abstractmethod
+    def read(self, files: FileSet) -> Iterator[SplitPlan]:
+        """Recognise the form of the files and yield train, validation and test."""
+
+    @property
+    def class_lists(self) -> ClassLists:
+        """The published classes and numbers of images."""
+        return read_class_lists(FOLDER / f"{self.name}.yaml")

@@ -8,6 +8,7 @@ from filelock import FileLock
 from fewshot.datasets import DATASETS
 from fewshot.datasets.base import Dataset
 from fewshot.datasets.contact_sheet import draw_contact_sheet
+from fewshot.datasets.download import describe_files, download
 from fewshot.datasets.store import Store, open_store, write_store
 from fewshot.errors import DataError
 from fewshot.registry import Settings, find_part
@@ -23,15 +24,6 @@ def load_dataset(name: str, settings: Settings) -> Dataset:
     """
     dataset: Dataset = find_part("data set", name, DATASETS).load()(settings)
     return dataset
-
-
-def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
-    """Fetch what the data set needs into `raw_dir`, or check what the user gave; nothing is fetched twice.
-
-    Returns:
-        The files, in the order the data set names them; empty for one that needs none.
-    """
-    return []
 
 
 def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -> Store:
@@ -59,6 +51,7 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            return write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch))
+            provenance = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
+            return write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

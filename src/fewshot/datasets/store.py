@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fewshot.datasets import SPLITS
 from fewshot.datasets.split_files import (
     SplitPlan,
     SplitRecord,
@@ -247,7 +248,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
 def _check_splits(records: dict[str, SplitRecord]) -> None:
     """Refuse a missing or empty split, and a class that stands in two splits."""
     seen: dict[str, str] = {}
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         if name not in records or not records[name].class_names:
             raise DataError(f"split {name!r} is missing or has no classes; found: {', '.join(records) or 'none'}")
         for class_name in records[name].class_names:

@@ -1,0 +1,393 @@
+"""Archives, folders and single files, read as one set of named files; archives come from strangers.
+
+Members are read where they lie and are never unpacked into folders, so no name, link or device in an archive can touch
+the disk. Still an archive that holds such things is refused: it is not the data set. A compressed tar is first
+decompressed into one temporary file, up to a limit.
+"""
+
+import bz2
+import gzip
+import io
+import itertools
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fewshot.errors import DataError, ResourceError
+
+CHUNK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_NAME_LENGTH = 1000
+JUNK = re.compile(r"(^|/)(__MACOSX/|\.)|(^|/)Thumbs\.db$")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold: enough for the data set it claims to be."""
+
+    members: int = 2_000_000
+    total_bytes: int = 4 << 30
+
+
+class FileSet(ABC):
+    """Named files, wherever they lie; names are relative, with forward slashes."""
+
+    def __init__(self, origin: str, sizes: dict[str, int]) -> None:
+        self.origin = origin
+        self.sizes = {name: sizes[name] for name in sorted(sizes) if not JUNK.search(name)}
+
+    def names(self) -> list[str]:
+        """Return all names, sorted, without the hidden files that desktops leave."""
+        return list(self.sizes)
+
+    @abstractmethod
+    def _open(self, name: str) -> BinaryIO: ...
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file for reading and seeking.
+
+        Raises:
+            DataError: if reading shows that the archive is damaged.
+        """
+        try:
+            with self._open(name) as file:
+                yield file
+        except (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError) as error:
+            raise DataError(
+                f"{self.origin}: cannot read {name!r}: {error or 'it ends early'}; fetch it again"
+            ) from error
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the content of a file of at most `limit` bytes."""
+        if self.sizes[name] > limit:
+            raise DataError(
+                f"{self.origin}: {name!r} is {self.sizes[name]:,} bytes long, at most {limit:,} are expected"
+            )
+        with self.open(name) as file:
+            content = file.read(limit + 1)
+        if len(content) != self.sizes[name]:
+            raise DataError(
+                f"{self.origin}: {name!r} says it has {self.sizes[name]:,} bytes, {len(content):,} were read"
+            )
+        return content
+
+
+class FolderFiles(FileSet):
+    """The files below a folder of the user's; links in it are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        sizes = {}
+        seen = set()
+        for folder, subfolders, names in os.walk(root, followlinks=True):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            real = os.path.realpath(folder)
+            if real in seen:
+                raise DataError(f"{folder} is reached twice (a link to a folder above it?); remove the link")
+            seen.add(real)
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file():
+                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+        super().__init__(str(root), sizes)
+
+    def _open(self, name: str) -> BinaryIO:
+        return open(self._root / name, "rb")
+
+
+class SingleFile(FileSet):
+    """One file that is no archive."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        super().__init__(str(path), {path.name: path.stat().st_size})
+
+    def _open(self, name: str) -> BinaryIO:
+        return open(self._path, "rb")
+
+
+class ZipFiles(FileSet):
+    """The members of a zip archive."""
+
+    def __init__(self, path: Path, limits: Limits, stack: ExitStack) -> None:
+        try:
+            self._archive = stack.enter_context(zipfile.ZipFile(path))
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise DataError(f"{path} is no whole zip archive ({error}); fetch it again") from error
+        members = self._archive.infolist()
+        check_overlap(path, members)
+        self._names = {}
+        sizes: dict[str, int] = {}
+        for member in members:
+            if member.is_dir():
+                check_member_name(path, member.filename.rstrip("/"))
+                continue
+            mode = member.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                raise DataError(f"{path}: {member.filename!r} is a link or device, not a file; archive refused")
+            if member.flag_bits & 0x1:
+                raise DataError(f"{path}: {member.filename!r} is encrypted; archive refused")
+            add_member(path, sizes, member.filename, member.file_size, limits)
+            self._names[member.filename] = member
+        super().__init__(str(path), sizes)
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._archive.open(self._names[name])  # type: ignore[return-value]
+
+
+def check_overlap(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse a zip whose members share compressed bytes: that is how small files unpack to petabytes."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    for first, second in itertools.pairwise(ordered):
+        if first.header_offset + first.compress_size > second.header_offset:
+            raise DataError(f"{path}: {first.filename!r} and {second.filename!r} overlap; archive refused")
+
+
+class BoundedTarInfo(tarfile.TarInfo):
+    """A tar header that refuses extended headers (long names, attributes) of absurd size before reading them."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if not self.isreg() and self.size > MAX_HEADER_BYTES:
+            raise DataError(f"{archive.name!r}: a header of {self.size:,} bytes; archive refused")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+class TarFiles(FileSet):
+    """The members of an uncompressed tar, found in one pass over its headers."""
+
+    def __init__(self, path: Path, origin: Path, limits: Limits) -> None:
+        self._path = path
+        self._spans: dict[str, tuple[int, int]] = {}
+        sizes: dict[str, int] = {}
+        length = path.stat().st_size
+        try:
+            with tarfile.open(path, "r:", tarinfo=BoundedTarInfo) as archive:
+                for member in archive:
+                    archive.members = []  # type: ignore[attr-defined]  # a million headers need not stay in memory
+                    if member.isdir():
+                        check_member_name(origin, member.name)
+                        continue
+                    if not member.isreg() or member.issparse():
+                        raise DataError(f"{origin}: {member.name!r} is a link, device or sparse file; archive refused")
+                    add_member(origin, sizes, member.name, member.size, limits)
+                    if member.offset_data + member.size > length:
+                        raise DataError(f"{origin} ends in the middle of {member.name!r}; fetch it again")
+                    self._spans[member.name] = (member.offset_data, member.size)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise DataError(f"{origin} is no whole tar archive ({error}); fetch it again") from error
+        super().__init__(str(origin), sizes)
+
+    def _open(self, name: str) -> BinaryIO:
+        return io.BufferedReader(_Span(self._path, *self._spans[name]))
+
+
+class _Span(io.RawIOBase):
+    """A stretch of a file, read as a file of its own."""
+
+    def __init__(self, path: Path, start: int, length: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._start, self._length, self._position = start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        wanted = max(0, min(len(buffer), self._length - self._position))
+        self._file.seek(self._start + self._position)
+        count = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class JoinedFiles(FileSet):
+    """Several sets read as one."""
+
+    def __init__(self, parts: Sequence[FileSet]) -> None:
+        self._owner: dict[str, FileSet] = {}
+        sizes: dict[str, int] = {}
+        for part in parts:
+            for name, size in part.sizes.items():
+                if name in sizes:
+                    raise DataError(f"{name!r} stands both in {self._owner[name].origin} and in {part.origin}")
+                self._owner[name], sizes[name] = part, size
+        super().__init__(", ".join(part.origin for part in parts), sizes)
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._owner[name]._open(name)
+
+
+def add_member(path: Path, sizes: dict[str, int], name: str, size: int, limits: Limits) -> None:
+    """Add a member to `sizes` (name -> bytes) if its name is harmless and the archive stays within the limits.
+
+    Raises:
+        DataError: otherwise.
+    """
+    check_member_name(path, name)
+    if size < 0:
+        raise DataError(f"{path}: {name!r} says it has {size} bytes; archive refused")
+    if name in sizes:
+        raise DataError(f"{path}: {name!r} stands twice in it; archive refused")
+    sizes[name] = size
+    if size > limits.total_bytes or len(sizes) > limits.members:
+        raise DataError(
+            f"{path}: {name!r} of {size:,} bytes, member {len(sizes):,}, is beyond what this data set can hold"
+        )
+    if len(sizes) % 1000 == 0 or size > CHUNK_BYTES:
+        check_total(path, sizes, limits)
+
+
+def check_total(path: Path, sizes: dict[str, int], limits: Limits) -> None:
+    """Refuse an archive that says it unpacks to more than the limit."""
+    total = sum(sizes.values())
+    if total > limits.total_bytes:
+        raise DataError(
+            f"{path} unpacks to more than {total:,} bytes, this data set has at most {limits.total_bytes:,}; refused"
+        )
+
+
+def check_member_name(path: Path, name: str) -> None:
+    """Refuse names that point outside of the archive or cannot be file names.
+
+    Raises:
+        DataError: with the reason.
+    """
+    parts = name.split("/")
+    reason = None
+    if not name or len(name) > MAX_NAME_LENGTH:
+        reason = "is empty or too long"
+    elif name.startswith("/") or re.match(r"^[A-Za-z]:", name) or "\\" in name:
+        reason = "is an absolute path or one of another system"
+    elif ".." in parts:
+        reason = "leads out of the archive"
+    elif any(ord(character) < 32 for character in name):
+        reason = "holds control characters"
+    if reason:
+        raise DataError(f"{path}: the member name {name[:100]!r} {reason}; archive refused")
+
+
+@contextmanager
+def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator[FileSet]:
+    """Open files, archives or folders as one set.
+
+    Args:
+        paths: each a folder (archives at its top are opened too), an archive (zip, tar, tar.gz, tar.bz2) or a file.
+        scratch: folder for the decompressed form of compressed tars; removed again.
+        limits: what an archive may hold.
+
+    Raises:
+        DataError: if a path is missing, a web page, or an archive that is damaged or refused.
+        ResourceError: if the disk is too small for the decompressed form.
+    """
+    with ExitStack() as stack:
+        parts = [part for path in paths for part in _open_path(path, scratch, limits, stack)]
+        yield parts[0] if len(parts) == 1 else JoinedFiles(parts)
+
+
+def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> Iterator[FileSet]:
+    if path.is_dir():
+        folder = FolderFiles(path)
+        for name in folder.names():
+            if "/" not in name and _kind(path / name) in ("zip", "gzip", "bzip2", "tar"):
+                del folder.sizes[name]
+                yield _open_archive(path / name, scratch, limits, stack)
+        yield folder
+    elif path.is_file():
+        yield _open_archive(path, scratch, limits, stack)
+    else:
+        raise DataError(f"{path} does not exist; correct the path in section prepare of params.yaml")
+
+
+def _open_archive(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> FileSet:
+    kind = _kind(path)
+    if kind == "page":
+        raise DataError(f"{path} is a web page, not data: the address gave an error or a login page; fetch it again")
+    if kind == "zip":
+        files = ZipFiles(path, limits, stack)
+        check_total(path, files.sizes, limits)
+        return files
+    if kind in ("gzip", "bzip2"):
+        plain = decompress(path, kind, scratch / f"{path.name}.tar", limits)
+        stack.callback(plain.unlink, missing_ok=True)
+        tar = TarFiles(plain, path, limits)
+    elif kind == "tar":
+        tar = TarFiles(path, path, limits)
+    else:
+        return SingleFile(path)
+    check_total(path, tar.sizes, limits)
+    return tar
+
+
+def _kind(path: Path) -> str:
+    """Tell what a file is from its first bytes; names lie."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if looks_like_page(start):
+        return "page"
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "file" if path.suffix == ".npz" else "zip"
+    if start[:2] == b"\x1f\x8b":
+        return "gzip"
+    if start[:3] == b"BZh":
+        return "bzip2"
+    if start[257:262] == b"ustar" or path.suffix == ".tar":
+        return "tar"
+    return "file"
+
+
+def looks_like_page(start: bytes) -> bool:
+    """Tell whether the first bytes of a file are those of a web page."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
+    return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script"))
+
+
+def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
+    """Decompress a gzip or bzip2 file, at most up to the limit.
+
+    Raises:
+        DataError: if it is damaged or longer than the limit.
+        ResourceError: if the disk is too small.
+    """
+    written = 0
+    free = shutil.disk_usage(target.parent).free
+    try:
+        with (gzip.open if kind == "gzip" else bz2.open)(path, "rb") as source, open(target, "wb") as out:
+            while chunk := source.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > limits.total_bytes:
+                    raise DataError(f"{path} unpacks to more than {limits.total_bytes:,} bytes; refused")
+                if written > free:
+                    raise ResourceError(f"{target.parent} has {free / 1e9:.2f} GB free, too little to unpack {path}")
+                out.write(chunk)
+    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+        target.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be decompressed ({error}); fetch it again") from error
+    except (DataError, ResourceError):
+        target.unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,100 @@
+"""CIFAR-100 (Krizhevsky 2009), of which CIFAR-FS and FC100 are made: all 600 images of each class, 32 x 32.
+
+Read from the original Python archive, from PNG files in class folders, or from the authors' pickles of one split each.
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+
+from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.base import FileDataset
+from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.sources import (
+    ArraySource,
+    FileSource,
+    ImageSource,
+    entry,
+    folder_class,
+    image_names,
+    labels_to_names,
+    plan_split_sources,
+    plan_splits,
+    read_pickle,
+    split_pickles,
+)
+from fewshot.datasets.split_files import SplitPlan
+from fewshot.errors import DataError
+
+
+class Cifar100Dataset(FileDataset):
+    """Base of the data sets cut out of CIFAR-100."""
+
+    image_size = 32
+    limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=1 << 30)
+
+    def read(self, files: FileSet) -> Iterator[SplitPlan]:
+        """Yield the splits from whichever form the files have."""
+        lists = self.class_lists
+        folder = original_folder(files)
+        pickles = split_pickles(files)
+        if folder is not None:
+            yield from plan_splits(read_original(files, folder), lists)
+        elif pickles:
+            yield from plan_split_sources(read_split_pickles(files, pickles, lists), lists)
+        elif images := image_names(files):
+            yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
+        else:
+            raise DataError(
+                f"{files.origin} is no form of CIFAR-100; accepted: the archive cifar-100-python, PNG files in folders "
+                f"named by class, or pickles of train, val and test; found {files.names()[:5]}"
+            )
+
+
+def original_folder(files: FileSet) -> PurePosixPath | None:
+    """Return the folder that holds the files train, test and meta of the original archive, or None."""
+    names = set(files.names())
+    folders = [PurePosixPath(name).parent for name in names if PurePosixPath(name).name == "meta"]
+    whole = [folder for folder in folders if {str(folder / "train"), str(folder / "test")} <= names]
+    return min(whole) if whole else None
+
+
+def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
+    """Read the original pickles; both parts together hold the 600 images of each class."""
+    meta = str(folder / "meta")
+    class_names = dict(enumerate(entry(read_pickle(files, meta), ["fine_label_names"], meta)))
+    images, classes, source_ids = [], [], []
+    for part in ("train", "test"):
+        name = str(folder / part)
+        content = read_pickle(files, name)
+        rows = np.asarray(entry(content, ["data"], name))
+        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
+            raise DataError(f"{name}: data are {rows.dtype} of shape {rows.shape}, expected uint8 (N, 3072)")
+        labels = labels_to_names(entry(content, ["fine_labels"], name), name, class_names)
+        if len(labels) != len(rows):
+            raise DataError(f"{name}: {len(rows)} images but {len(labels)} labels; fetch it again")
+        images.append(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        classes += labels
+        source_ids += [f"{part}#{row}" for row in range(len(rows))]
+    return ArraySource(str(folder), np.concatenate(images), classes, source_ids)
+
+
+def read_split_pickles(files: FileSet, pickles: dict[str, str], lists: ClassLists) -> dict[str, ImageSource]:
+    """Read the authors' pickles: `data` (N, 32, 32, 3) and `labels`.
+
+    Labels that are CIFAR-100's own get their names; others stay numbers, and only their counts can be checked.
+    """
+    fine_names = dict(enumerate(sorted(name for names in lists.splits.values() for name in names)))
+    contents = {split: read_pickle(files, name) for split, name in pickles.items()}
+    labels = {split: entry(content, ["labels"], pickles[split]) for split, content in contents.items()}
+    known = all({fine_names.get(int(i)) for i in labels[split]} == set(lists.splits[split]) for split in contents)
+    return {
+        split: ArraySource(
+            pickles[split],
+            np.asarray(entry(content, ["data"], pickles[split])),
+            labels_to_names(labels[split], pickles[split], fine_names if known else None),
+        )
+        for split, content in contents.items()
+    }

@@ -1,0 +1,41 @@
+"""CUB-200-2011: 200 bird species, 11,788 photographs (Wah et al. 2011); 100 / 50 / 50 (Chen et al., ICLR 2019).
+
+Read from the owners' archive or from any folder of class folders with the original names. Whole photographs, not cut
+to the bounding boxes, resized to 84 x 84 with Pillow's default filter.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.base import FileDataset
+from fewshot.datasets.images import resize_square
+from fewshot.datasets.sources import FileSource, folder_class, image_names, plan_splits
+from fewshot.datasets.split_files import SplitPlan
+from fewshot.errors import DataError
+
+
+class Cub(FileDataset):
+    """The data set `cub`."""
+
+    name = "cub"
+    image_size = 84
+    limits: ClassVar[Limits] = Limits(members=100_000, total_bytes=4 << 30)
+
+    def read(self, files: FileSet) -> Iterator[SplitPlan]:
+        """Yield the splits."""
+        lists = self.class_lists
+        known = {name for names in lists.splits.values() for name in names}
+        images = [name for name in image_names(files) if folder_class(name) in known]
+        if not images:
+            raise DataError(
+                f"{files.origin} is no form of CUB-200-2011; accepted: the archive CUB_200_2011.tgz, or images in "
+                f"folders named as there (001.Black_footed_Albatross); found {files.names()[:5]}"
+            )
+        # Segmentations and the like lie in folders of the same names beside `images`.
+        photographs = [name for name in images if "images" in PurePosixPath(name).parts] or images
+        to_array = partial(resize_square, size=self.image_size)
+        source = FileSource(files, photographs, [folder_class(name) for name in photographs], to_array)
+        yield from plan_splits(source, lists)

@@ -1,0 +1,91 @@
+"""miniImageNet: 100 classes of ILSVRC-2012, 64 / 16 / 20, 600 images each, 84 x 84 (Ravi & Larochelle, ICLR 2017).
+
+Read from pickles of one split each (Ren et al.: `image_data`, `class_dict`; Gidaris & Komodakis: `data`, `labels`,
+`catname2label`), or from image files whose folder or own name holds the WordNet id. Full-size images are resized to
+84 x 84 with Pillow's default filter, as the published loaders do.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.base import FileDataset
+from fewshot.datasets.images import resize_square
+from fewshot.datasets.sources import (
+    ArraySource,
+    FileSource,
+    ImageSource,
+    class_dict_names,
+    entry,
+    image_names,
+    labels_to_names,
+    plan_split_sources,
+    plan_splits,
+    read_pickle,
+    split_pickles,
+)
+from fewshot.datasets.split_files import SplitPlan
+from fewshot.errors import DataError
+
+WORDNET_ID = re.compile(r"n\d{8}")
+
+
+class MiniImagenet(FileDataset):
+    """The data set `mini_imagenet`."""
+
+    name = "mini_imagenet"
+    image_size = 84
+    limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=12 << 30)
+
+    def read(self, files: FileSet) -> Iterator[SplitPlan]:
+        """Yield the splits from whichever form the files have."""
+        lists = self.class_lists
+        # Further images of the train classes, no split of their own
+        pickles = split_pickles(files, ignore=("train_phase_val", "train_phase_test"))
+        if pickles:
+            sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
+            yield from plan_split_sources(sources, lists)
+        elif images := image_names(files):
+            yield from plan_splits(image_source(files, images, self.image_size), lists)
+        else:
+            raise DataError(
+                f"{files.origin} is no form of miniImageNet; accepted: pickles of train, val and test, or images in "
+                f"folders named by WordNet id (n01532829); found {files.names()[:5]}"
+            )
+
+
+def image_source(files: FileSet, names: list[str], size: int) -> ImageSource:
+    """Read image files whose folder or own name holds the WordNet id of their class."""
+    return FileSource(files, names, [wordnet_id(name) for name in names], partial(resize_square, size=size))
+
+
+def wordnet_id(name: str) -> str:
+    """Return the WordNet id in the name of an image's folder, else in its own name; "" if there is none."""
+    path = PurePosixPath(name)
+    found = WORDNET_ID.fullmatch(path.parent.name) or WORDNET_ID.match(path.name)
+    return found.group() if found else ""
+
+
+def read_split_pickle(files: FileSet, name: str) -> ImageSource:
+    """Read the pickle of one split, in either form."""
+    content = read_pickle(files, name)
+    images = np.asarray(entry(content, ["image_data", "data"], name))
+    if "class_dict" in content:
+        return ArraySource(name, images, class_dict_names(content["class_dict"], len(images), name))
+    labels = entry(content, ["labels"], name)
+    return ArraySource(name, images, labels_to_names(labels, name, _category_names(content, name)))
+
+
+def _category_names(content: Mapping[str, Any], name: str) -> dict[int, str] | None:
+    """Return label -> WordNet id, if the pickle says it."""
+    categories = content.get("catname2label")
+    if categories is None:
+        return None
+    if not isinstance(categories, dict):
+        raise DataError(f"{name}: catname2label is {type(categories).__name__}, expected WordNet id -> label")
+    return {int(label): str(category) for category, label in categories.items()}

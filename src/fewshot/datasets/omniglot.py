@@ -1,0 +1,97 @@
+"""Omniglot: 1,623 characters of 50 alphabets, 20 drawings each (Lake et al., Science 2015).
+
+Train and validation are the first 25 and the last 5 of the background alphabets by name, test the 20 evaluation
+alphabets (`splits/omniglot.yaml`). Drawings are inverted (ink 255 on 0) and reduced from 105 to 28 pixels with Pillow's
+Lanczos filter, and stored as three equal channels. `rotations` adds each character turned by 90, 180 and 270 degrees
+as classes of their own, which many papers do.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fewshot.datasets import SPLITS
+from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.base import FileDataset
+from fewshot.datasets.class_lists import FOLDER, ClassLists, read_yaml
+from fewshot.datasets.sources import FileSource, ImageSource, image_names, plan_splits
+from fewshot.datasets.split_files import SplitPlan
+from fewshot.errors import DataError
+
+SIZE = 28
+ANGLES = (0, 90, 180, 270)
+
+
+class Omniglot(FileDataset):
+    """The data set `omniglot`."""
+
+    name = "omniglot"
+    image_size = SIZE
+    limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=1 << 30)
+
+    @property
+    def class_lists(self) -> ClassLists:
+        """One class a character: "<alphabet>/character01" and so on; turned ones end in "@90"."""
+        entries = read_yaml(FOLDER / "omniglot.yaml")
+        splits = {
+            split: [
+                character_name(alphabet, i) for alphabet, size in entries[split].items() for i in range(1, size + 1)
+            ]
+            for split in SPLITS
+        }
+        if self.settings.rotations:
+            splits = {split: [turned(name, a) for name in names for a in ANGLES] for split, names in splits.items()}
+        lists = ClassLists(splits, images_per_class=entries["images_per_class"])
+        lists.check_classes()
+        return lists
+
+    def read(self, files: FileSet) -> Iterator[SplitPlan]:
+        """Yield the splits."""
+        images = [name for name in image_names(files) if len(PurePosixPath(name).parts) >= 3]
+        if not images:
+            raise DataError(
+                f"{files.origin} is no form of Omniglot; accepted: images_background.zip with images_evaluation.zip, "
+                f"or folders <alphabet>/<character>/<drawing>.png; found {files.names()[:5]}"
+            )
+        classes = ["/".join(PurePosixPath(name).parts[-3:-1]) for name in images]
+        source: ImageSource = FileSource(files, images, classes, reduce_drawing)
+        if self.settings.rotations:
+            source = TurnedSource(source)
+        yield from plan_splits(source, self.class_lists)
+
+
+class TurnedSource:
+    """A source of each image four times, turned by 0, 90, 180 and 270 degrees."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.origin, self._source = source.origin, source
+        self.classes: Sequence[str] = [turned(name, angle) for name in source.classes for angle in ANGLES]
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield the images; rows 4 i .. 4 i + 3 are image i."""
+        wanted = set(rows)
+        for row, image, source_id in self._source.read(sorted({row // len(ANGLES) for row in rows})):
+            for turn, angle in enumerate(ANGLES):
+                if row * len(ANGLES) + turn in wanted:
+                    yield row * len(ANGLES) + turn, np.rot90(image, turn), turned(source_id, angle)
+
+
+def character_name(alphabet: str, number: int) -> str:
+    """Return the class name of an alphabet's character, counted from 1."""
+    return f"{alphabet}/character{number:02d}"
+
+
+def turned(name: str, angle: int) -> str:
+    """Return the name of a turned class or image."""
+    return f"{name}@{angle}" if angle else name
+
+
+def reduce_drawing(image: Image.Image) -> np.ndarray:
+    """Invert a drawing and reduce it; (28, 28, 3) uint8."""
+    grey = ImageOps.invert(image.convert("L"))
+    if grey.size != (SIZE, SIZE):
+        grey = grey.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return np.repeat(np.asarray(grey)[..., None], 3, axis=2)

@@ -1,0 +1,149 @@
+"""Where the published files can be had, and the checksums that public programs carry for them.
+
+An address here has no influence on the content of a store: that is checked by checksum, class lists and counts.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch.
+
+    Attributes:
+        name: under which it is kept.
+        addresses: mirrors, in the order in which they are tried.
+        md5: published checksum, if any program carries one.
+        sha256: pinned by this project after a verified download, if there was one.
+        size: bytes, roughly; for the disk check before a server has told the exact one.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """Files that make one data set together.
+
+    Attributes:
+        folder: below the folder of raw files; data sets may share it.
+        files: all of them are needed.
+        terms: what a user has to agree to before a download; None if nothing.
+    """
+
+    folder: str
+    files: tuple[RemoteFile, ...]
+    terms: str | None = None
+
+
+ZENODO = "https://zenodo.org/record/7978538/files/"
+IMAGENET_TERMS = (
+    "It is made of ImageNet images, whose terms allow non-commercial research and education only: "
+    "https://image-net.org/download.php"
+)
+
+CIFAR100 = Release(
+    "cifar100",
+    (
+        RemoteFile(
+            "cifar-100-python.tar.gz",
+            ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            size=169_001_437,
+        ),
+    ),
+)
+
+
+def _from_zenodo(names: tuple[str, ...], size: int) -> tuple[RemoteFile, ...]:
+    return tuple(RemoteFile(name, (ZENODO + name,), size=size // len(names)) for name in names)
+
+
+RELEASES: dict[str, tuple[Release, ...]] = {
+    "cifar_fs": (
+        CIFAR100,
+        Release("cifar_fs", (RemoteFile("cifar100.zip", (ZENODO + "cifar100.zip",), size=190_000_000),)),
+    ),
+    "fc100": (CIFAR100, Release("fc100", (RemoteFile("fc100.zip", (ZENODO + "fc100.zip",), size=170_000_000),))),
+    "mini_imagenet": (
+        Release(
+            "mini_imagenet",
+            _from_zenodo(tuple(f"mini-imagenet-cache-{s}.pkl" for s in ("train", "validation", "test")), 1_300_000_000),
+            terms=IMAGENET_TERMS,
+        ),
+    ),
+    "tiered_imagenet": (
+        Release(
+            "tiered_imagenet",
+            _from_zenodo(
+                tuple(
+                    f"tiered-imagenet-{split}_{kind}.pkl"
+                    for split in ("train", "val", "test")
+                    for kind in ("images_png", "labels")
+                ),
+                13_000_000_000,
+            ),
+            terms=IMAGENET_TERMS,
+        ),
+    ),
+    "cub": (
+        Release(
+            "cub",
+            (
+                RemoteFile(
+                    "CUB_200_2011.tgz",
+                    (
+                        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                        "https://zenodo.org/record/8000562/files/CUB_200_2011.tgz",
+                    ),
+                    md5="97eceeb196236b17998738112f37df78",
+                    size=1_150_585_339,
+                ),
+            ),
+        ),
+    ),
+    "omniglot": (
+        Release(
+            "omniglot",
+            tuple(
+                RemoteFile(
+                    name,
+                    (f"https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{name}",),
+                    md5=md5,
+                    size=size,
+                )
+                for name, md5, size in (
+                    ("images_background.zip", "68d2efa1b9178cc56df9314c21c6e718", 9_464_212),
+                    ("images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811", 6_462_886),
+                )
+            ),
+        ),
+    ),
+}
+
+MANUAL_STEPS = {
+    "cifar_fs": "fetch cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
+    "fc100": "fetch cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
+    "mini_imagenet": (
+        f"fetch mini-imagenet-cache-train.pkl, -validation.pkl and -test.pkl from {ZENODO[:-6]} into one folder, "
+        "or images in folders named by WordNet id"
+    ),
+    "tiered_imagenet": (
+        "fetch tiered-imagenet.tar (12.9 GB) from https://drive.google.com/uc?id=1g1aIDy2Ar_MViF2gDXFYDBTR-HYecV07, or "
+        "put the training images of ILSVRC-2012 in folders named by WordNet id"
+    ),
+    "cub": "fetch CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158",
+    "omniglot": (
+        "fetch images_background.zip and images_evaluation.zip from "
+        "https://github.com/brendenlake/omniglot/tree/master/python into one folder"
+    ),
+}
+
+
+def manual_steps(name: str) -> str:
+    """Return what a user does by hand when no download works."""
+    return f"By hand: {MANUAL_STEPS[name]}; then set prepare.{name}.path in params.yaml to it."

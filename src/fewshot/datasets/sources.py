@@ -1,0 +1,320 @@
+"""The forms in which few-shot data circulates, each read as `ImageSource`: class of every image, then images by row."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from fewshot.datasets import SPLITS
+from fewshot.datasets.archives import FileSet
+from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.images import MAX_FILE_BYTES, decode_image, is_image_name
+from fewshot.datasets.safe_pickle import load_pickle
+from fewshot.datasets.split_files import SplitPlan
+from fewshot.errors import DataError
+
+SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": "validation",
+               "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
+MAX_NPY_HEADER = 10_000
+
+
+class ImageSource(Protocol):
+    """Images with a class name each.
+
+    Attributes:
+        origin: file or folder, named in errors.
+        classes: class name of each image, by row.
+    """
+
+    origin: str
+    classes: Sequence[str]
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield (row, image (H, W, 3) uint8, source id) for ascending rows."""
+        ...
+
+
+class ArraySource:
+    """Images in one array, (N, H, W, 3) uint8."""
+
+    def __init__(
+        self, origin: str, images: np.ndarray, classes: Sequence[str], source_ids: Sequence[str] | None = None
+    ) -> None:
+        if len(images) != len(classes):
+            raise DataError(f"{origin}: {len(images)} images but {len(classes)} labels; fetch it again")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise DataError(f"{origin}: images are {images.dtype} of shape {images.shape}, expected uint8 (N, H, W, 3)")
+        self.origin, self.classes, self._images = origin, classes, images
+        self._source_ids = source_ids
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield the images."""
+        for row in rows:
+            source_id = f"{self.origin}#{row}" if self._source_ids is None else self._source_ids[row]
+            yield row, self._images[row], source_id
+
+
+class StreamSource:
+    """Images in an .npy stream, read row by row, so that memory does not grow with the file."""
+
+    def __init__(
+        self,
+        files: FileSet,
+        name: str,
+        open_stream: Callable[[BinaryIO], AbstractContextManager[BinaryIO]],
+        classes: Sequence[str],
+    ):
+        self.origin, self.classes = name, classes
+        self._files, self._name, self._open_stream = files, name, open_stream
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield the images, reading the stream once from its beginning."""
+        wanted = set(rows)
+        with self._files.open(self._name) as file, self._open_stream(file) as stream:
+            shape = read_npy_header(stream, self.origin)
+            if len(shape) != 4 or shape[3] != 3 or shape[0] != len(self.classes):
+                raise DataError(
+                    f"{self.origin}: images of shape {shape} for {len(self.classes)} labels; fetch it again"
+                )
+            image_bytes = int(np.prod(shape[1:]))
+            for row in range(shape[0]):
+                content = stream.read(image_bytes)
+                if len(content) != image_bytes:
+                    raise DataError(f"{self.origin} ends in image {row} of {shape[0]}; fetch it again")
+                if row in wanted:
+                    yield row, np.frombuffer(content, np.uint8).reshape(shape[1:]), f"{self.origin}#{row}"
+
+
+class FileSource:
+    """One image file each, decoded when read."""
+
+    def __init__(
+        self,
+        files: FileSet,
+        names: Sequence[str],
+        classes: Sequence[str],
+        to_array: Callable[[Image.Image], np.ndarray],
+    ) -> None:
+        self.origin, self.classes = files.origin, classes
+        self._files, self._names, self._to_array = files, names, to_array
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield the images."""
+        for row in rows:
+            name = self._names[row]
+            image = decode_image(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
+            yield row, self._to_array(image), name
+
+
+class PickledFilesSource:
+    """Image files held in one pickled list, as bytes or arrays of bytes; the whole list is in memory while read."""
+
+    def __init__(
+        self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
+    ) -> None:
+        self.origin, self.classes, self._files, self._to_array = name, classes, files, to_array
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
+        """Yield the images."""
+        items = read_pickle(self._files, self.origin)
+        if not isinstance(items, list | np.ndarray) or len(items) != len(self.classes):
+            found = len(items) if isinstance(items, list | np.ndarray) else type(items).__name__
+            raise DataError(f"{self.origin}: {len(self.classes)} labels but {found} images; fetch it again")
+        for row in rows:
+            item, origin = items[row], f"{self.origin}#{row}"
+            content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
+            if not isinstance(content, bytes):
+                raise DataError(f"{origin} is no encoded image, but {type(item).__name__}; fetch it again")
+            yield row, self._to_array(decode_image(content, origin)), origin
+
+
+def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
+    """Read the header of an .npy stream; return the shape.
+
+    Raises:
+        DataError: unless it announces uint8 in C order.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
+    except ValueError as error:
+        raise DataError(f"{origin} is no array file ({error}); fetch it again") from error
+    if dtype != np.uint8 or fortran:
+        raise DataError(f"{origin}: {dtype} in {'Fortran' if fortran else 'C'} order, expected uint8 in C order")
+    return tuple(shape)
+
+
+def read_pickle(files: FileSet, name: str) -> Any:
+    """Read a pickle of plain values and arrays."""
+    with files.open(name) as file:
+        return load_pickle(file, name)
+
+
+def split_of_name(name: str) -> str | None:
+    """Return the split that a file name tells of by its last such word, or None.
+
+    For example "CIFAR_FS_val.pickle", "mini-imagenet-cache-train.pkl", "train_phase_test" in neither.
+    """
+    words = [word for word in re.split(r"[^a-z]+", PurePosixPath(name).name.lower()) if word in SPLIT_WORDS]
+    return SPLIT_WORDS[words[-1]] if words else None
+
+
+def split_pickles(files: FileSet, ignore: Sequence[str] = ()) -> dict[str, str]:
+    """Return the pickle of each split by their names; those that hold a text of `ignore` do not count.
+
+    Raises:
+        DataError: if two pickles claim the same split.
+    """
+    found: dict[str, str] = {}
+    for name in files.names():
+        split = split_of_name(PurePosixPath(name).stem) if name.endswith((".pkl", ".pickle")) else None
+        if split is None or any(text in name for text in ignore):
+            continue
+        if split in found:
+            raise DataError(f"{found[split]!r} and {name!r} both claim to be split {split!r}; remove one")
+        found[split] = name
+    return found
+
+
+def image_names(files: FileSet) -> list[str]:
+    """Return the names of the image files."""
+    return [name for name in files.names() if is_image_name(name)]
+
+
+def folder_class(name: str) -> str:
+    """Return the name of the folder that a file lies in."""
+    return PurePosixPath(name).parent.name
+
+
+def labels_to_names(labels: Any, origin: str, names: Mapping[int, str] | None = None) -> list[str]:
+    """Return class names for numeric labels: from `names`, or "class-007".
+
+    Raises:
+        DataError: if the labels are no list of whole numbers, or have no name.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{origin}: labels are {array.dtype} of shape {array.shape}, expected a list of whole numbers")
+    if names is None:
+        return [f"class-{label:03d}" for label in array.tolist()]
+    missing = sorted(set(array.tolist()) - names.keys())
+    if missing:
+        raise DataError(f"{origin}: labels {missing[:5]} have no class name; fetch it again")
+    return [names[label] for label in array.tolist()]
+
+
+def entry(content: Any, keys: Sequence[str], origin: str) -> Any:
+    """Return the first of the keys that a pickled dictionary has.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if isinstance(content, dict):
+        for key in keys:
+            if key in content:
+                return content[key]
+    found = f"keys {sorted(map(str, content))[:8]}" if isinstance(content, dict) else type(content).__name__
+    raise DataError(f"{origin}: none of the keys {', '.join(keys)}, found {found}; it is another data set or form")
+
+
+def class_dict_names(class_dict: Any, n_images: int, origin: str) -> list[str]:
+    """Return the class of each image from a dictionary class -> rows.
+
+    Raises:
+        DataError: if an image has no class or two, or a row does not exist.
+    """
+    if not isinstance(class_dict, dict):
+        raise DataError(f"{origin}: class_dict is {type(class_dict).__name__}, expected class name -> rows")
+    names: list[str | None] = [None] * n_images
+    for class_name, rows in class_dict.items():
+        for row in np.asarray(rows).reshape(-1).tolist():
+            if not isinstance(row, int) or not 0 <= row < n_images:
+                raise DataError(f"{origin}: class {class_name!r} names image {row!r} of {n_images}; fetch it again")
+            if names[row] is not None:
+                raise DataError(f"{origin}: image {row} is in the classes {names[row]!r} and {class_name!r}")
+            names[row] = str(class_name)
+    if None in names:
+        raise DataError(f"{origin}: image {names.index(None)} is in no class; fetch it again")
+    return [name for name in names if name is not None]
+
+
+def plan_splits(source: ImageSource, lists: ClassLists) -> Iterator[SplitPlan]:
+    """Cut one source of all classes into the splits of the class lists.
+
+    Raises:
+        DataError: if a class is missing or the numbers of images are not the published ones.
+    """
+    found = Counter(source.classes)
+    wanted = [name for split in SPLITS for name in lists.splits[split]]
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{source.origin} lacks {len(missing)} of {len(wanted)} classes: {', '.join(missing[:5])}, ...; "
+            f"it has {len(found)}: {', '.join(sorted(found)[:5])}, ..."
+        )
+    lists.check_images({split: {name: found[name] for name in lists.splits[split]} for split in SPLITS})
+    for split in SPLITS:
+        yield _plan(split, source, lists.splits[split], found)
+
+
+def plan_split_sources(sources: Mapping[str, ImageSource], lists: ClassLists) -> Iterator[SplitPlan]:
+    """Take one source a split, and check its classes against the class lists.
+
+    A source whose classes have numbers only ("class-007") is checked by counts; its classes are named after the split.
+
+    Raises:
+        DataError: if a split is missing or swapped, or classes or numbers of images are not the published ones.
+    """
+    for split in SPLITS:
+        if split not in sources:
+            raise DataError(f"split {split!r} is missing; found {', '.join(sources) or 'none'}; fetch all files")
+    counts = {split: Counter(sources[split].classes) for split in SPLITS}
+    ordered: dict[str, list[str]] = {}
+    for split in SPLITS:
+        expected = lists.splits[split]
+        if all(name.startswith("class-") for name in counts[split]):
+            if len(counts[split]) != len(expected):
+                raise DataError(
+                    f"{sources[split].origin}: {len(counts[split])} classes, split {split!r} has {len(expected)}; "
+                    "are the files of two splits swapped?"
+                )
+            ordered[split] = sorted(counts[split])
+        else:
+            _check_same_classes(split, sources[split], counts[split], lists)
+            ordered[split] = list(expected)
+    lists.check_images({split: {name: counts[split][name] for name in ordered[split]} for split in SPLITS})
+    for split in SPLITS:
+        plan = _plan(split, sources[split], ordered[split], counts[split])
+        names = [f"{split}-{name}" if name.startswith("class-") else name for name in plan.class_names]
+        yield SplitPlan(split, names, plan.class_sizes, plan.images)
+
+
+def _check_same_classes(split: str, source: ImageSource, found: Mapping[str, int], lists: ClassLists) -> None:
+    expected = set(lists.splits[split])
+    if set(found) == expected:
+        return
+    for other in SPLITS:
+        if set(found) == set(lists.splits[other]):
+            raise DataError(f"{source.origin} holds the classes of {other!r}, not of {split!r}: the files are swapped")
+    missing, extra = sorted(expected - set(found)), sorted(set(found) - expected)
+    raise DataError(
+        f"{source.origin}, split {split!r}: {len(missing)} classes are missing ({', '.join(missing[:3])}), "
+        f"{len(extra)} do not belong there ({', '.join(extra[:3])}); it is damaged or of another split"
+    )
+
+
+def _plan(split: str, source: ImageSource, names: Sequence[str], counts: Mapping[str, int]) -> SplitPlan:
+    labels = {name: label for label, name in enumerate(names)}
+
+    def images() -> Iterator[tuple[int, np.ndarray, str]]:
+        rows = [row for row, name in enumerate(source.classes) if name in labels]
+        for row, image, source_id in source.read(rows):
+            yield labels[source.classes[row]], image, source_id
+
+    return SplitPlan(split, list(names), [counts[name] for name in names], images())

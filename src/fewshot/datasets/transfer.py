@@ -1,0 +1,257 @@
+"""One file over HTTP, for a network that fails: mirrors in order, resume, retries; no half file is taken for whole.
+
+While a file is on its way it lies beside its place as `.<name>.partial`; it is moved into place in one step when its
+length and checksum have been found right. One lock a file, so that two processes do not write the same one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from filelock import FileLock
+from tqdm import tqdm
+
+from fewshot import __version__
+from fewshot.datasets.archives import looks_like_page
+from fewshot.errors import DataError, ResourceError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
+TIMEOUT_S = (15, 60)  # to connect, to wait for the next bytes
+CHUNK_BYTES = 1 << 18
+SPARE_BYTES = 100 << 20
+MAX_REDIRECTS = 10
+USER_AGENT = f"fewshot-workflow/{__version__}"
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What a file must hash to; `algorithm` is "md5" or "sha256"."""
+
+    algorithm: str
+    value: str
+
+
+class MirrorError(Exception):
+    """This address cannot give the file; `final` means that trying it again is useless."""
+
+    def __init__(self, reason: str, final: bool = False, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.final = final
+        self.wait_s = wait_s
+
+
+def fetch_file(
+    addresses: Sequence[str], target: Path, checksum: Checksum | None = None, pause_s: float = PAUSE_S
+) -> str:
+    """Fetch a file from the first address that gives it whole; one that is there already is only checked.
+
+    Args:
+        addresses: mirrors, in the order in which they are tried.
+        target: where the file goes; its folder is made if missing.
+        checksum: what it must hash to, if known.
+        pause_s: seconds before the second attempt; doubled for each further one.
+
+    Returns:
+        The address it came from, or "already there".
+
+    Raises:
+        DataError: if no address gives it, with the reason of each; or if the file that is there is another one.
+        ResourceError: if the disk is too small or not writable.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if target.exists():
+                check_file(target, checksum)
+                return "already there"
+            return _try_mirrors(addresses, target, checksum, pause_s)
+    except OSError as error:
+        raise ResourceError(f"cannot write {target}: {error}; free some disk or mend the folder's rights") from error
+
+
+def _try_mirrors(addresses: Sequence[str], target: Path, checksum: Checksum | None, pause_s: float) -> str:
+    failures = []
+    for address in addresses:
+        try:
+            _fetch_with_retries(address, target, checksum, pause_s)
+            return address
+        except MirrorError as error:
+            log.warning("%s: %s", address, error)
+            failures.append(f"  {address}: {error}")
+    raise DataError(f"no address gives {target.name}:\n" + "\n".join(failures))
+
+
+def _fetch_with_retries(address: str, target: Path, checksum: Checksum | None, pause_s: float) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _fetch_once(address, target, checksum)
+            return
+        except (MirrorError, requests.RequestException) as error:
+            final = isinstance(error, MirrorError) and error.final
+            if final or attempt == ATTEMPTS or isinstance(error, requests.TooManyRedirects | requests.URLRequired):
+                raise MirrorError(f"{error} (attempt {attempt})", final=True) from error
+            pause = getattr(error, "wait_s", None) or pause_s * 2 ** (attempt - 1)
+            log.info("%s: %s; trying again in %.0f s", address, error, pause)
+            time.sleep(min(pause, LONGEST_PAUSE_S))
+
+
+def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
+    """Fetch, or go on fetching, the file; move it into place if it is whole and right."""
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise MirrorError("only http and https addresses are fetched; give a local file as `path`", final=True)
+    partial = target.with_name(f".{target.name}.partial")
+    note = partial.with_suffix(".json")
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        done = _resumable_bytes(address, partial, note)
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        if done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": json.loads(note.read_text())["validator"]}
+        with session.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                _discard(partial, note)
+                raise MirrorError("the server cannot go on where the transfer broke off")
+            _check_response(response, address)
+            start = _start_of(response, done)
+            _write_note(note, address, response)
+            _receive(response, partial, start, target.name)
+    try:
+        _check_start(partial)
+        check_file(partial, checksum, target.name)
+    except (DataError, MirrorError) as error:
+        _discard(partial, note)
+        raise MirrorError(str(error), final=True) from error
+    os.replace(partial, target)
+    note.unlink(missing_ok=True)
+
+
+def _resumable_bytes(address: str, partial: Path, note: Path) -> int:
+    """Return the length of what an earlier attempt left, if the server can tell that its file is still the same."""
+    try:
+        left = json.loads(note.read_text())
+        if left["address"] == address and left["validator"]:
+            return partial.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    _discard(partial, note)
+    return 0
+
+
+def _discard(partial: Path, note: Path) -> None:
+    partial.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
+
+
+def _check_response(response: requests.Response, address: str) -> None:
+    status = response.status_code
+    if status in (408, 425, 429) or status >= 500:
+        wait = response.headers.get("Retry-After", "")
+        raise MirrorError(
+            f"the server answers {status} {response.reason}", wait_s=float(wait) if wait.isdigit() else None
+        )
+    if status not in (200, 206):
+        raise MirrorError(f"the server answers {status} {response.reason}", final=True)
+    if address.startswith("https:") and not response.url.startswith("https:"):
+        raise MirrorError(f"it redirects to {response.url}, which is not encrypted", final=True)
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise MirrorError(
+            "it answers with a web page (an error, a login or a quota notice) instead of the file", final=True
+        )
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise MirrorError(f"it sends the file in encoding {response.headers['Content-Encoding']}", final=True)
+
+
+def _start_of(response: requests.Response, done: int) -> int:
+    """Return the byte at which the answer begins; a server may ignore that a part was asked for."""
+    if response.status_code == 200:
+        return 0
+    content_range = response.headers.get("Content-Range", "")
+    if not content_range.startswith(f"bytes {done}-"):
+        raise MirrorError(f"asked for bytes from {done}, it answers {content_range!r}", final=True)
+    return done
+
+
+def _write_note(note: Path, address: str, response: requests.Response) -> None:
+    """Remember what is needed to go on with this transfer; weak validators do not serve."""
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    note.write_text(json.dumps({"address": address, "validator": validator}))
+
+
+def _receive(response: requests.Response, partial: Path, start: int, name: str) -> None:
+    """Write the body behind the first `start` bytes; what has arrived stays when the connection breaks."""
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdigit() else None
+    free = shutil.disk_usage(partial.parent).free - SPARE_BYTES
+    _check_room(name, (total or 0) - start, free)
+    received = start
+    with (
+        open(partial, "r+b" if start else "wb") as file,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as bar,
+    ):
+        file.seek(start)
+        file.truncate()
+        for chunk in response.iter_content(CHUNK_BYTES):
+            received += len(chunk)
+            _check_room(name, received - start, free)
+            file.write(chunk)
+            bar.update(len(chunk))
+    if total is not None and received != total:
+        raise MirrorError(f"the connection broke off after {received:,} of {total:,} bytes")
+
+
+def _check_room(name: str, needed: int, free: int) -> None:
+    if needed > free:
+        raise ResourceError(
+            f"{name} needs {needed / 1e9:.2f} GB of disk, {max(free, 0) / 1e9:.2f} GB are free; make room"
+        )
+
+
+def _check_start(path: Path) -> None:
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        raise MirrorError("it answers with an empty file", final=True)
+    if looks_like_page(start):
+        raise MirrorError(
+            "it answers with a web page (an error, a login or a quota notice) instead of the file", final=True
+        )
+
+
+def check_file(path: Path, checksum: Checksum | None, name: str | None = None) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        DataError: if it differs.
+    """
+    if checksum is None:
+        return
+    found = file_hash(path, checksum.algorithm)
+    if found != checksum.value:
+        raise DataError(
+            f"{name or path} has {checksum.algorithm} {found}, expected {checksum.value}: damaged or another file. "
+            "Delete it to fetch it again; if it is right, say so with sha256 (none, or its own) in section prepare"
+        )
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Return the hexadecimal hash of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: _new_hash(algorithm)).hexdigest()
+
+
+def _new_hash(algorithm: str) -> Any:
+    return hashlib.new(algorithm, usedforsecurity=False)
