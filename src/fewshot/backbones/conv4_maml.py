@@ -133,6 +133,20 @@ class Conv4MAML(Backbone):
         )
         self.pools_globally = pooling == "stride"
         self.embedding_size = filters if self.pools_globally else filters * (image_size // 16) ** 2
+        self.filters = filters
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of the float32 maps that autograd keeps of one image: three a stage, the pooled one, its indices."""
+        side, kept = self.image_size, 0.0
+        for _ in range(self.n_stages):
+            if self.pools_globally:
+                side = (side + 1) // 2
+                kept += 3 * side**2
+            else:
+                kept += 3 * side**2 + 3 * (side // 2) ** 2
+                side //= 2
+        return int(4 * self.filters * kept)
 
     def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
         """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""

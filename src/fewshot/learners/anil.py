@@ -27,3 +27,7 @@ class ANIL(MAML):
         """Return the scores of the support images, (S, M), from their embedding."""
         assert task.support_embedding is not None
         return F.linear(task.support_embedding, fast["head.weight"], fast["head.bias"])
+
+    def inner_loop_bytes(self, support: int) -> int:
+        """Return what the inner loop keeps for the outer backward pass: the one embedding of the support set."""
+        return support

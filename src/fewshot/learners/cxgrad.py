@@ -13,6 +13,7 @@ Details the paper leaves open, from the published program:
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from fewshot.backbones.conv4_maml import Conv4MAML
 from fewshot.errors import ParamsError
 from fewshot.learners.base import LearnerContext
-from fewshot.learners.inner_loop import FastWeights, Task
+from fewshot.learners.inner_loop import FastWeights, InnerStep, Task
 from fewshot.learners.maml import Network
 from fewshot.learners.mamlpp import MAMLPlusPlus
 
@@ -64,6 +65,15 @@ class CxGrad(MAMLPlusPlus):
         """Return weights and context after one step."""
         weights = super().update({name: fast[name] for name in self.adapted}, gradients, inner_step)
         return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
+
+    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
+        """Return the scalars of MAML++ and the gamma of each convolution at the last inner step."""
+        gammas = self.generator(last.used[CONTEXT]).detach()
+        return super().describe(epoch, last) | {f"gamma_{layer}": gamma for layer, gamma in enumerate(gammas, start=1)}
+
+    def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
+        """Return the gamma of each convolution, (4,)."""
+        return {"gamma": self.generator(step.used[CONTEXT]).cpu().numpy()}
 
     def _move_context(self, context: Tensor, gradient: Tensor) -> Tensor:
         return context - self.settings.context_learning_rate * gradient

@@ -9,8 +9,8 @@ names, and anything a method adds (CxGrad's context).
 Shapes: S support images, Q query images, M ways, C x H x W, K inner steps.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewshot.episodes import EpisodeBatch
 from fewshot.errors import NumericalError
+from fewshot.learners.recompute import recomputed
 
 FastWeights = dict[str, Tensor]
 
@@ -79,7 +80,9 @@ class InnerLoopMethod(Protocol):
     """What the inner loop asks of a learner."""
 
     inner_learning_rate: float
-    checkpoint_inner_steps: bool
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Return what the outer loop learns."""
 
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the weights the inner loop starts from."""
@@ -94,7 +97,9 @@ class InnerLoopMethod(Protocol):
         """Return the weights after one step along the gradients."""
 
 
-def adapt(method: InnerLoopMethod, task: Task, n_steps: int, *, second_order: bool = False) -> Iterator[InnerStep]:
+def adapt(
+    method: InnerLoopMethod, task: Task, n_steps: int, *, second_order: bool = False, recompute: bool = False
+) -> Iterator[InnerStep]:
     """Yield the inner steps of one task, with a graph from the fast weights back to the learner's parameters.
 
     Args:
@@ -102,13 +107,17 @@ def adapt(method: InnerLoopMethod, task: Task, n_steps: int, *, second_order: bo
         task: its support set is fitted.
         n_steps: K.
         second_order: let the graph pass through the inner gradients as well.
+        recompute: keep no activations of inner steps but compute them again in the outer backward pass.
 
     Raises:
         NumericalError: if a support loss is not finite.
     """
     fast = method.initial_weights(task)
     for index in range(n_steps):
-        step = _inner_step(method, task, fast, index, second_order)
+        if second_order and recompute:
+            step = _recomputed_step(method, task, fast, index)
+        else:
+            step = _inner_step(method, task, fast, index, second_order)
         fast = step.updated
         yield step
 
@@ -141,6 +150,31 @@ def _inner_step(method: InnerLoopMethod, task: Task, fast: FastWeights, index: i
     grads = torch.autograd.grad(loss, list(used.values()), create_graph=second_order, retain_graph=True)
     gradients = dict(zip(used, grads, strict=True))
     return InnerStep(index, loss.detach(), used, gradients, method.update(used, gradients, index))
+
+
+def _recomputed_step(method: InnerLoopMethod, task: Task, fast: FastWeights, index: int) -> InnerStep:
+    """Return the second-order inner step; only its updated weights carry a graph."""
+    steps = []
+
+    def updated_weights(weights: list[Tensor], with_graph: bool) -> list[Tensor]:
+        step = _inner_step(method, task, dict(zip(fast, weights, strict=True)), index, second_order=with_graph)
+        if not with_graph:
+            steps.append(step)
+        return list(step.updated.values())
+
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    updated = recomputed(updated_weights, list(fast.values()), parameters)
+    first = steps[0]
+    return replace(
+        first,
+        used=_detached(first.used),
+        gradients=_detached(first.gradients),
+        updated=dict(zip(first.updated, updated, strict=True)),
+    )
+
+
+def _detached(fast: FastWeights) -> FastWeights:
+    return {name: weight.detach() for name, weight in fast.items()}
 
 
 def _check_finite(loss: Tensor, task: Task, index: int, learning_rate: float) -> None:

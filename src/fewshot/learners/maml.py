@@ -15,6 +15,7 @@ Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d f
 from collections.abc import Iterator
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.episodes import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
+from fewshot.learners.diagnostics import diagnose_task
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
 from fewshot.learners.settings import InnerLoopSettings
 from fewshot.registry import nearest
@@ -63,7 +65,6 @@ class MAML(Learner):
         self.context = context
         self.batch_norm = settings.batch_norm
         self.inner_learning_rate = settings.inner_learning_rate
-        self.checkpoint_inner_steps = settings.checkpoint_inner_steps
         self.adapted = self.choose_adapted()
 
     @classmethod
@@ -113,8 +114,12 @@ class MAML(Learner):
         """Return the weight of the query loss after each inner step, (K,): only the last counts."""
         return [0.0] * (self.settings.inner_steps - 1) + [1.0]
 
-    def describe(self, epoch: int) -> dict[str, Tensor]:
-        """Return further scalars for the history of this epoch."""
+    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
+        """Return scalars for the history of training, from the last inner step of a task."""
+        return {"support_loss": last.loss}
+
+    def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
+        """Return what the method has to tell of an inner step in evaluation, beside `diagnostics.diagnose_task`."""
         return {}
 
     # What is common to all
@@ -142,7 +147,13 @@ class MAML(Learner):
 
     def adapt(self, task: Task, epoch: int) -> Iterator[InnerStep]:
         """Yield the inner steps of a training task."""
-        return adapt(self, self.prepare(task), self.settings.inner_steps, second_order=self.second_order(epoch))
+        return adapt(
+            self,
+            self.prepare(task),
+            self.settings.inner_steps,
+            second_order=self.second_order(epoch),
+            recompute=self.settings.checkpoint_inner_steps,
+        )
 
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the mean query cross-entropy after adaptation at global outer step `step` (from 0).
@@ -154,16 +165,18 @@ class MAML(Learner):
         self._check_ways(batch)
         epoch = step // self.context.steps_per_epoch
         importance = self.query_importance(epoch)
-        total, hits = batch.query_images.new_zeros(()), []
+        total, hits, metrics = batch.query_images.new_zeros(()), [], []
         for task in split_tasks(batch):
             for inner in self.adapt(task, epoch):
                 if importance[inner.index] == 0:
                     continue
                 logits = self.query_logits(task, inner.updated, inner.index)
-                loss = F.cross_entropy(logits, task.query_labels, label_smoothing=self.context.label_smoothing)
+                loss = F.cross_entropy(logits, task.query_labels)
                 total = total + importance[inner.index] * loss
             hits.append((logits.detach().argmax(1) == task.query_labels).float().mean())
-        return LossOutput(total / len(batch), torch.stack(hits).mean())
+            metrics.append(self.describe(epoch, inner))
+        means = {name: torch.stack([of_task[name] for of_task in metrics]).mean() for name in metrics[0]}
+        return LossOutput(total / len(batch), torch.stack(hits).mean(), means)
 
     def logits(self, batch: EpisodeBatch) -> Tensor:
         """Return the scores of the query images, (T, Q, M), after adaptation; one task at a time, without a graph.
@@ -182,6 +195,39 @@ class MAML(Learner):
             last = inner
         with torch.no_grad():
             return self.query_logits(task, last.updated, last.index)
+
+    def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
+        """Return the arrays of `diagnostics.diagnose_task` for each episode, first axis T."""
+        self._check_ways(batch)
+        found = [diagnose_task(self, task) for task in split_tasks(batch)]
+        return {name: np.stack([of_task[name] for of_task in found]) for name in found[0]}
+
+    def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
+        """Return about how much memory an outer step needs, bytes (within a factor of 2, the program not counted).
+
+        Counted are the maps that autograd keeps, and the weights with their gradients and two states of Adam.
+
+        Args:
+            n_shot: support images a class.
+            n_query: query images a class.
+            episodes: episodes differentiated at once.
+        """
+        image = self.network.backbone.map_bytes
+        support, query = (self.context.n_way * count * image for count in (n_shot, n_query))
+        query_passes = sum(weight > 0 for weight in self.query_importance(0))
+        if self.batch_norm == "support":
+            query += support
+        graphs = max(query_passes * query + self.inner_loop_bytes(support), 3 * support)
+        return episodes * graphs + 4 * sum(parameter.nbytes for parameter in self.parameters())
+
+    def inner_loop_bytes(self, support: int) -> int:
+        """Return what the inner loop keeps for the outer backward pass, if a support set's maps take `support` bytes.
+
+        In second order each step keeps its maps and about half again for their gradients (measured).
+        """
+        if not self.settings.second_order or self.settings.checkpoint_inner_steps:
+            return 0
+        return self.settings.inner_steps * support * 8 // 5
 
     def _check_ways(self, batch: EpisodeBatch) -> None:
         if batch.n_way != self.context.n_way:
@@ -204,6 +250,11 @@ def check_parts(
         raise ParamsError(
             f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding changes which "
             f"inner steps are taken; set precision: float32 in its recipe"
+        )
+    if context.label_smoothing:
+        raise ParamsError(
+            f"learner {name!r} has no label smoothing (found {context.label_smoothing}); "
+            f"set label_smoothing: 0.0 in its recipe"
         )
     if context.joint_forward:
         raise ParamsError(

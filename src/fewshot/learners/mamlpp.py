@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.learners.base import LearnerContext
-from fewshot.learners.inner_loop import FastWeights
+from fewshot.learners.inner_loop import FastWeights, InnerStep
 from fewshot.learners.maml import MAML, Network
 
 SMALLEST_SHARE = 0.03
@@ -66,6 +66,9 @@ class MAMLPlusPlus(MAML):
             return multi_step_weights(epoch, self.settings.inner_steps, self.settings.multi_step_loss_epochs)
         return super().query_importance(epoch)
 
-    def describe(self, epoch: int) -> dict[str, Tensor]:
-        """Return the weights of the query losses of this epoch."""
-        return {f"query_loss_weight_{j + 1}": torch.tensor(w) for j, w in enumerate(self.query_importance(epoch))}
+    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
+        """Return the support loss and, if several query losses count, their weights."""
+        if not self.settings.multi_step_loss_epochs:
+            return super().describe(epoch, last)
+        weights = enumerate(self.query_importance(epoch), start=1)
+        return super().describe(epoch, last) | {f"query_loss_weight_{step}": torch.tensor(w) for step, w in weights}

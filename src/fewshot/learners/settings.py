@@ -52,7 +52,9 @@ class FOMAMLSettings(InnerLoopSettings):
 
 
 class ANILSettings(MAMLSettings):
-    """Settings of `anil` (Raghu et al., ICLR 2020)."""
+    """Settings of `anil` (Raghu et al., ICLR 2020); its inner steps are too small to be worth checkpointing."""
+
+    checkpoint_inner_steps: ClassVar[bool] = False  # type: ignore[misc]
 
 
 class BOILSettings(MAMLSettings):

@@ -1,0 +1,47 @@
+"""Inner steps whose graph is thrown away and computed again in the outer backward pass.
+
+A second-order graph holds the activations of every inner step. Here only the fast weights between the steps are
+kept, so memory holds the graph of one step at a time. `torch.utils.checkpoint` does not serve: the inner gradient
+within the step makes it recompute in the middle of the forward pass, and memory grows instead.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TensorsFunction = Callable[[list[Tensor], bool], list[Tensor]]
+
+
+def recomputed(function: TensorsFunction, tensors: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
+    """Return ``function(tensors, False)``, differentiable once in `tensors` and `parameters`.
+
+    Args:
+        function: of tensors and a flag that asks for results with a graph; may read `parameters` itself.
+        tensors: what the function is given.
+        parameters: all leaves that require a gradient and that the function reads beside `tensors`.
+    """
+    return list(_Recomputed.apply(function, len(tensors), *tensors, *parameters))
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: TensorsFunction, n_tensors: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.function, ctx.parameters = function, inputs[n_tensors:]
+        ctx.save_for_backward(*inputs[:n_tensors])
+        with torch.enable_grad():
+            outputs = function(_leaves(inputs[:n_tensors]), False)
+        return tuple(output.detach() for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = _leaves(ctx.saved_tensors)
+        with torch.enable_grad():
+            outputs = ctx.function(inputs, True)
+        gradients = torch.autograd.grad(outputs, [*inputs, *ctx.parameters], cotangents, allow_unused=True)
+        return (None, None, *gradients)
+
+
+def _leaves(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    return [tensor.detach().requires_grad_() for tensor in tensors]
