@@ -10,6 +10,7 @@ Details the papers leave open, and where each choice comes from:
 Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,43 @@ class EpisodicLearner(Learner):
         """Return what the head's solver reported for each episode since the last call; {} for closed forms."""
         take = getattr(self.head, "take_certificates", None)
         return take() if take is not None else {}
+
+    def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
+        """Return about how much memory an outer step needs beside the program itself, bytes, within a factor of 2.
+
+        What autograd keeps is measured on a few images and scaled. To it come weights, gradients, two states of the
+        optimiser and two copies in the layout of the convolution library; in the backward pass, the two largest maps.
+
+        Args:
+            n_shot: support images a class.
+            n_query: query images a class.
+            episodes: episodes differentiated at once.
+        """
+        support, query = (episodes * self.context.n_way * count for count in (n_shot, n_query))
+        in_one_call = support + query if self.context.joint_forward else max(support, query)
+        weights = sum(parameter.nbytes for parameter in self.parameters())
+        two, four = self._kept_tensors(2), self._kept_tensors(4)
+        per_image = [(large - small) / 2 for small, large in zip(two, four, strict=True)]
+        weights_kept = sum(two) - 2 * sum(per_image)  # in bfloat16 they are copies
+        return round(6 * weights + weights_kept + sum(per_image) * (support + query) + 2 * max(per_image) * in_one_call)
+
+    def _kept_tensors(self, n_images: int) -> list[int]:
+        """Return the sizes in bytes of the tensors that autograd keeps when `n_images` images are embedded."""
+        device = next(self.parameters()).device
+        images = torch.zeros(n_images, 3, self.context.image_size, self.context.image_size, device=device)
+        storages = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # kept alive: no address twice
+            return tensor
+
+        rehearsal = EpisodicLearner(copy.deepcopy(self.backbone).train(), self.head, self.context)
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            embeddings = rehearsal.embed(images)
+        note(images)
+        note(embeddings)
+        return [storage.nbytes() for storage in storages.values()]
 
     def _embed_both(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Embed (T, S, C, H, W) and (T, Q, C, H, W); return (T, S, d) and (T, Q, d)."""
