@@ -1,3 +1,12 @@
 """Few-shot learning from raw archives to a results table beside the published numbers."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(folder: Any) -> Any:
+    """Return the classifier that `fewshot export` wrote into a folder; see `fewshot.export.Classifier`."""
+    from fewshot.export import load as load_export
+
+    return load_export(folder)

@@ -64,9 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     job("train", _train, "Train one experiment, or go on from its checkpoint.", "experiment")
     evaluating = job("evaluate", _evaluate, "Evaluate a trained experiment, all shots.", "experiment")
     evaluating.add_argument("--target", help="data set to test on (default: all targets of the experiment)")
+    evaluating.add_argument("--weights", type=Path, metavar="FILE", help="evaluate these weights and print the result")
     reporting = command("report", _report, "Write tables, figures and the report of a suite.")
     reporting.add_argument("--allow-missing", action="store_true", help="make a partial table of what exists")
     reporting.add_argument("--out", type=Path, help="folder (default: results/tables/<suite>)")
+    exporting = job(
+        "export", _export, "Write weights, settings and a model card of a trained experiment.", "experiment"
+    )
+    exporting.add_argument("--out", type=Path, help="folder (default: exports/<experiment>)")
     command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
     tidying = command(
         "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
@@ -111,15 +116,25 @@ def _train(options: Any) -> None:
 def _evaluate(options: Any) -> None:
     plan = _plan(options)
     first = plan.find("evaluate", options.name, options.key, options.target)
-    jobs = [first] if options.key or options.target else plan.of_experiment(options.name)
-    for job in jobs:
-        print(f"{_computing(plan).evaluate_job(job, plan)}: {job.dir}")
+    compute = _computing(plan)
+    for job in (first,) if options.key or options.target else plan.of_experiment(options.name):
+        if options.weights:
+            print(compute.evaluate_weights(job, plan, options.weights))
+        else:
+            print(f"{compute.evaluate_job(job, plan)}: {job.dir}")
 
 
 def _report(options: Any) -> None:
     plan = _plan(options)
     summary = _computing(plan).report_job(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
+
+
+def _export(options: Any) -> None:
+    plan = _plan(options)
+    out = options.out or paths.EXPORTS / options.name
+    _computing(plan).export_job(plan.find("train", options.name, options.key), plan, out)
+    print(f"written: {out}")
 
 
 def _list(options: Any) -> None:

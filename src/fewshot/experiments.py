@@ -3,11 +3,13 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.errors import ParamsError
+from fewshot.identity import path_digest
 from fewshot.learners import LEARNERS
 from fewshot.params import Evaluate, Matrix, Params, Recipe, check
 from fewshot.registry import Part, find_part, nearest
@@ -47,6 +49,7 @@ class Experiment:
         image_size: side of the images that the network sees, pixels.
         evaluate: the protocol, `shots` resolved to numbers.
         targets: data sets it is tested on.
+        weights: a file of trained weights that takes the place of training, or None.
     """
 
     dataset: Choice
@@ -59,6 +62,7 @@ class Experiment:
     image_size: int
     evaluate: Evaluate
     targets: tuple[Choice, ...]
+    weights: Path | None = None
 
     @property
     def group(self) -> str:
@@ -78,7 +82,9 @@ class Experiment:
     def train_settings(self) -> dict[str, Any]:
         """Return all that decides the training, as plain values: it enters the key and every result file."""
         recipe = self.recipe.model_dump(mode="json")
+        given = {} if self.weights is None else {"weights": path_digest(self.weights)}
         return {
+            **given,
             "dataset": self.dataset.label,
             "backbone": self.backbone.as_json(),
             "learner": self.learner.as_json(),
@@ -162,6 +168,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
+        weights=None if matrix.weights is None else _given_file(matrix.weights, f"{where}.weights"),
         targets=tuple(_dataset(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)),
     )
     _check_fits(experiment, where)
@@ -174,6 +181,13 @@ def _in_place(where: str, function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except ParamsError as error:
         raise ParamsError(f"{where}: {error}") from None
+
+
+def _given_file(path: str, where: str) -> Path:
+    """Return the path of a file that the user names."""
+    if not Path(path).is_file():
+        raise ParamsError(f"{where}: {path!r} is not a file; give the path of a weights file")
+    return Path(path)
 
 
 def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) -> Recipe:
@@ -198,7 +212,8 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
             raise ParamsError(f"recipes.{chain[-1]}.base: {following!r} is not allowed: give the name of a recipe")
     for key, value in overrides.items():
         section, _, nested = key.partition(".")
-        values[section] = {**values.get(section, {}), nested: value} if nested else value
+        given = values.get(section)
+        values[section] = {**(given if isinstance(given, dict) else {}), nested: value} if nested else value
     return check(Recipe, values, where=f"recipes.{name}" if not overrides else where)
 
 

@@ -10,9 +10,10 @@ from fewshot import devices
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
-from fewshot.episodes import draw_episodes, episodes_hash, read_episodes, write_episodes
+from fewshot.episodes import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
 from fewshot.errors import DataError
 from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
+from fewshot.export import export
 from fewshot.files import read_json, write_json
 from fewshot.params import check
 from fewshot.paths import log_file
@@ -23,7 +24,8 @@ from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
 from fewshot.results import run_job
 from fewshot.tables_state import stamp_file
-from fewshot.train import train
+from fewshot.train import learner_of, train
+from fewshot.weights import load_foreign_weights
 
 
 def dataset_settings(job: PrepareJob) -> Settings:
@@ -118,13 +120,39 @@ def train_job(job: TrainJob, plan: Plan) -> str:
     return run_job("train", job.name, job.key, work)
 
 
+def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
+    """Return the frozen episodes that an evaluation reads."""
+    wanted = job.episodes
+    return read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+
+
+def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
+    """Return, as text, the accuracies of weights from elsewhere in the place of an experiment's own."""
+    prepare_job(job.prepare)
+    experiment = job.train.experiment
+    devices.limit_threads(plan.params.train.threads)
+    device, lock = devices.claim_device(plan.params.train.device, plan.params.train.jobs_per_gpu)
+    learner = learner_of(experiment)
+    load_foreign_weights(weights, learner)
+    split = open_prepared(job.prepare).split(job.settings["split"])
+    rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, frozen_episodes(job), device)
+    del lock
+    return "\n".join(
+        f"{job.target} {row['shot']}-shot: {100 * row['accuracy']:.2f} +- {100 * row['ci95']:.2f} %" for row in rows
+    )
+
+
+def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
+    """Write weights, settings and model card of a trained experiment."""
+    export(job, plan.of_experiment(job.name), out)
+
+
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
     runtime, experiment = plan.params.train, job.train.experiment
     store = open_prepared(job.prepare)
     split = store.split(job.settings["split"])
-    wanted = job.episodes
-    episodes = read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    episodes = frozen_episodes(job)
 
     def work(out: Path, _: Path) -> None:
         started = time.monotonic()

@@ -7,6 +7,7 @@ PREPARED = Path("data/prepared")
 RESULTS = Path("results")
 CACHE = Path("cache")
 LOGS = Path("logs")
+EXPORTS = Path("exports")
 
 STAGES = ("prepare", "train", "evaluate", "report")
 

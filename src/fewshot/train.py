@@ -33,6 +33,7 @@ from fewshot.params import NORMALIZATIONS, Recipe
 from fewshot.philox import stream_key
 from fewshot.progress import bar, duration, say
 from fewshot.scoring import mean_ci95, score_episodes
+from fewshot.weights import load_foreign_weights
 
 
 class Interrupted(KeyboardInterrupt):
@@ -131,11 +132,21 @@ def train(
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
     learner = learner_of(experiment).to(device)
+    if experiment.weights is not None:
+        return _take_over(experiment.weights, learner, out)
     run = _Run(experiment, store, learner, checkpoints, device, checkpoint_seconds)
     with _memory_errors(experiment), _stop_signals() as stopped:
         run.go(stopped)
     run.publish(out)
     return run.facts()
+
+
+def _take_over(weights: Path, learner: Learner, out: Path) -> dict[str, Any]:
+    """Publish given weights in the place of trained ones."""
+    load_foreign_weights(weights, learner)
+    save_weights(out / "weights.safetensors", learner)
+    write_history(out / "history.csv", [])
+    return {"weights_from": str(weights)}
 
 
 class _Run:
