@@ -23,6 +23,7 @@ check: $(READY)
 	ruff check src tests benchmarks
 	mypy
 	fewshot schema --check
+	fewshot evidence --check
 
 bench: $(READY)
 	python -m benchmarks
@@ -32,6 +33,7 @@ format: $(READY)
 	ruff check --fix src tests benchmarks
 	snakefmt Snakefile workflow/rules
 	fewshot schema --write
+	fewshot evidence
 
 # The environment: exact versions, no resolution (qpth declares an old numpy; it runs with the locked one).
 $(READY): requirements.lock pyproject.toml

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
     )
     tidying.add_argument("stage", choices=paths.STAGES)
+    evidence = command("evidence", _evidence, "Keep the tables of the documents those of committed runs.")
+    evidence.add_argument("--take", action="store_true", help="commit the suite's tables to docs/evidence first")
+    evidence.add_argument("--check", action="store_true", help="fail if a document shows another table")
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
     schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is not the schema of the types")
     schema.add_argument("--write", action="store_true", help=f"write {SCHEMA_FILE}")
@@ -148,6 +151,16 @@ def _tidy(options: Any) -> None:
 
     for folder in tidy_stage(_plan(options), options.stage):
         print(f"moved to {paths.CACHE}: {folder}")
+
+
+def _evidence(options: Any) -> None:
+    from fewshot.evidence import take, update_documents
+
+    if options.take:
+        print(f"written: {take(_plan(options))}")
+    changed = ", ".join(map(str, update_documents(check=options.check)))
+    if changed and options.check:
+        raise FewshotError(f"{changed}: shows other numbers than docs/evidence; run 'fewshot evidence'")
 
 
 def _schema(options: Any) -> None:

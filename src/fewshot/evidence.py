@@ -1,0 +1,95 @@
+"""Committed evidence: tables as a run made them, with the settings that made them; the README shows these files.
+
+docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
+docs/evidence/<suite>/settings.json               all training settings, machine and versions
+<!-- evidence: <suite> --> ... <!-- end of evidence -->    where a document shows results.md
+"""
+
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from fewshot.errors import DataError
+from fewshot.files import read_json, write_json
+from fewshot.plan import Plan
+
+EVIDENCE = Path("docs/evidence")
+DOCUMENTS = (Path("README.md"),)
+TABLES = ("results.md", "results.csv")
+BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
+
+
+def take(plan: Plan, figures: tuple[str, ...] = ("accuracy.svg",)) -> Path:
+    """Copy a suite's tables into the committed evidence.
+
+    Args:
+        plan: of the suite.
+        figures: figures to copy as well.
+
+    Returns:
+        The folder of the evidence.
+
+    Raises:
+        DataError: if the suite's tables are not made.
+    """
+    out = EVIDENCE / plan.suite
+    if not (plan.tables_dir / "manifest.json").exists():
+        raise DataError(f"{plan.tables_dir}: no tables there; run: snakemake --cores all --config suite={plan.suite}")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in [*TABLES, *(f"figures/{figure}" for figure in figures)]:
+        shutil.copyfile(plan.tables_dir / name, out / Path(name).name)
+    runs = {job.name: read_json(job.outputs["run"]) for job in plan.train}
+    record = {
+        "machine": {"processor": _processor(), **next(iter(runs.values()))["machine"]},
+        "training_seconds": {name: run.get("seconds") for name, run in runs.items()},
+        "experiments": {name: run["train"] for name, run in runs.items()},
+        "evaluate": {f"{job.name} on {job.target}": job.settings for job in plan.evaluate},
+    }
+    write_json(out / "settings.json", record)
+    return out
+
+
+def _processor() -> str:
+    """Return the processor's name and number of cores as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
+
+
+def embedded(text: str) -> str:
+    """Return a document with every evidence block showing the committed table.
+
+    Raises:
+        DataError: if a block names evidence that is not there.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        file = EVIDENCE / match[2] / "results.md"
+        if not file.exists():
+            raise DataError(
+                f"{file}: no such evidence; 'fewshot evidence --take --suite {match[2]}' writes it after a run"
+            )
+        return f"{match[1]}{file.read_text(encoding='utf-8').rstrip()}\n{match[3]}"
+
+    return BLOCK.sub(table, text)
+
+
+def update_documents(*, check: bool) -> list[Path]:
+    """Write the evidence into the documents, or only compare.
+
+    Returns:
+        The documents that were (or would be) changed.
+    """
+    changed = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        wanted = embedded(text)
+        if wanted != text:
+            changed.append(document)
+            if not check:
+                document.write_text(wanted, encoding="utf-8")
+    return changed
