@@ -21,9 +21,8 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def store_dir(tmp_path: Path) -> Path:
-    """A store of noise images, another colour for each class."""
+def make_store(directory: Path) -> Path:
+    """Write a store of noise images, another brightness for each class."""
     rng = np.random.default_rng(0)
 
     def split(name: str) -> SplitPlan:
@@ -34,8 +33,8 @@ def store_dir(tmp_path: Path) -> Path:
         )
         return SplitPlan(name, [f"{name} {label}" for label in range(CLASSES)], [PER_CLASS] * CLASSES, images)
 
-    write_store(tmp_path / "store", "glyphs", (8, 8, 3), [split(name) for name in ("train", "validation", "test")])
-    return tmp_path / "store"
+    write_store(directory, "glyphs", (8, 8, 3), [split(name) for name in ("train", "validation", "test")])
+    return directory
 
 
 class SuiteMaker:
@@ -159,5 +158,13 @@ def sheet_arrays(rng: np.random.Generator, shot: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def maker(tmp_path: Path, store_dir: Path) -> SuiteMaker:
-    return SuiteMaker(tmp_path / "results", store_dir)
+def maker(tmp_path: Path) -> SuiteMaker:
+    """A maker of one test's evaluations."""
+    return SuiteMaker(tmp_path / "results", make_store(tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def lasting_maker(tmp_path_factory: pytest.TempPathFactory) -> SuiteMaker:
+    """A maker of evaluations that the tests of a module share."""
+    root = tmp_path_factory.mktemp("report")
+    return SuiteMaker(root / "results", make_store(root / "store"))

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.report import tables
+from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
 from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport
 from fewshot.report.latex import latex
+from fewshot.report.page import page
+from fewshot.report.runtimes import write_runtimes
 from fewshot.report.sheets import sheet_pictures
 from fewshot.report.style import Picture, common_style, save
 
@@ -52,8 +55,10 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
     partial.mkdir(parents=True)
     _write_tables(contents, partial)
     with common_style():
-        for picture in pictures(contents):
+        drawn = list(pictures(contents))
+        for picture in drawn:
             save(picture, partial / "figures")
+    (partial / "report.html").write_text(page(contents, drawn, partial / "figures"), encoding="utf-8")
     text = _summary_text(contents, out)
     (partial / "results.txt").write_text(text, encoding="utf-8")
     _write_manifest(contents, partial)
@@ -65,6 +70,7 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
 def pictures(contents: Contents) -> Iterator[Picture]:
     """Yield every figure of a report in the order of the page."""
     yield from result_pictures(contents)
+    yield from adaptation_pictures(contents)
     if contents.suite.settings.sheets:
         yield from sheet_pictures(contents)
 
@@ -77,6 +83,7 @@ def _write_tables(contents: Contents, out: Path) -> None:
     (out / "results.tex").write_text(latex(contents), encoding="utf-8")
     tables.write_json(out / "metrics.json", tables.metrics(contents.cells))
     tables.write_curves(out / "curves", contents.finished)
+    write_runtimes(contents, out / "runtimes.csv")
 
 
 def _write_manifest(contents: Contents, out: Path) -> None:
@@ -95,5 +102,5 @@ def _summary_text(contents: Contents, out: Path) -> str:
     parts = [tables.terminal(contents)]
     if contents.missing:
         parts.append(f"This table is partial. Missing:\n{describe_missing(contents.missing)}")
-    parts.append(f"Files: {out}/ (results.md, results.csv, runs.csv, metrics.json, curves/, figures/)")
+    parts.append(f"Report: {out / 'report.html'}  (beside it: results.csv .md .tex, runs.csv, figures/, curves/)")
     return "\n\n".join(parts) + "\n"

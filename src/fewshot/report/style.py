@@ -55,6 +55,11 @@ class Picture:
     caption: str
     figure: Figure
 
+    @property
+    def width_inches(self) -> float:
+        """Width of the drawing."""
+        return float(self.figure.get_figwidth())
+
 
 @contextmanager
 def common_style() -> Iterator[None]:

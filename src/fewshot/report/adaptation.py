@@ -1,0 +1,210 @@
+"""Figures of what happens inside a learner: inner-loop gradients, gamma, accuracy by step, certificates, embeddings.
+
+Each is drawn from arrays that the evaluation stored, and left out where there are none. Shapes: T episodes, K inner
+steps, L layers (the stages of the backbone, then the head).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fewshot import stats
+from fewshot.report.contents import Contents
+from fewshot.report.inputs import ReportEntry
+from fewshot.report.style import COLORS, Picture, line_style
+
+MAX_MAPPED_CLASSES = 7
+
+Found = list[tuple[str, np.ndarray]]
+
+
+def adaptation_pictures(contents: Contents) -> Iterator[Picture]:
+    """Yield every figure of this module that the stored arrays allow; the first seed of a group stands for it."""
+    for target, entries in _first_seeds(contents).items():
+        arrays = {_name(contents, entry): _stored(entry) for entry in entries}
+        for array, draw in DRAWINGS.items():
+            found = [(name, values[array]) for name, values in arrays.items() if array in values]
+            if found:
+                yield draw(found, target)
+        yield from certificates(arrays, target)
+        for entry in entries:
+            values = arrays[_name(contents, entry)]
+            if "embedding_map/points" in values:
+                yield embedding_map(entry, values, contents.labels[entry.group])
+
+
+def _first_seeds(contents: Contents) -> dict[str, list[ReportEntry]]:
+    """Return target -> the first finished entry of each group."""
+    found: dict[str, dict[str, ReportEntry]] = {}
+    for entry in contents.finished:
+        found.setdefault(entry.target, {}).setdefault(entry.group, entry)
+    return {target: list(groups.values()) for target, groups in found.items()}
+
+
+def _name(contents: Contents, entry: ReportEntry) -> str:
+    where = "" if entry.dataset == entry.target else f", from {entry.dataset}"
+    return f"{contents.labels[entry.group]}, {entry.backbone}{where}"
+
+
+def _stored(entry: ReportEntry) -> dict[str, np.ndarray]:
+    """Return the arrays of an evaluation that this module draws."""
+    drawn = ("diagnostics/", "certificate/", "embedding_map/")
+    with np.load(entry.arrays, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files if name.startswith(drawn)}
+
+
+def _panels(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(7.5, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _band(axis: Axes, x: Sequence[float], values: np.ndarray, label: str, index: int) -> None:
+    """Draw median and quartiles over episodes of values (T, len(x))."""
+    if np.isnan(values).all():
+        return
+    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
+    style = line_style(index)
+    axis.plot(x, middle, label=label, markersize=4, **style)
+    axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _by_layer(found: Found, layers: Callable[[int], list[str]], *, scale: str, ylabel: str) -> Figure:
+    """Draw a panel for each learner: a line for each layer over the inner steps."""
+    figure, axes = _panels(len(found))
+    for axis, (name, values) in zip(axes, found, strict=True):
+        for layer, label in enumerate(layers(values.shape[2])):
+            _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layer)
+        axis.set(title=name, xlabel="inner step", yscale=scale)
+        axis.set_xticks(range(1, values.shape[1] + 1))
+        axis.label_outer()
+        axis.set_xlabel("inner step")
+    axes[0].set_ylabel(ylabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def gradient_norm(found: Found, target: str) -> Picture:
+    """Draw the norm of the support loss's gradient, (T, K, L), for each layer and inner step."""
+    figure = _by_layer(
+        found, lambda count: [*(f"conv {i}" for i in range(1, count)), "head"], scale="log", ylabel="gradient norm"
+    )
+    return Picture(
+        f"gradient_norm-{target}",
+        "Inner loop",
+        f"Norm of the inner-loop gradient of each layer by inner step, on {target}: median and quartiles over test "
+        "episodes. A layer that is not adapted has no line.",
+        figure,
+    )
+
+
+def gamma(found: Found, target: str) -> Picture:
+    """Draw CxGrad's gamma, (T, K, L - 1), the norm each convolution is given before an inner step."""
+    figure = _by_layer(found, lambda count: [f"conv {i + 1}" for i in range(count)], scale="linear", ylabel="gamma")
+    return Picture(
+        f"gamma-{target}",
+        "Inner loop",
+        f"CxGrad's gamma of each convolution by inner step, on {target}: median and quartiles over test episodes. The "
+        "gradient of a convolution grows as its gamma shrinks.",
+        figure,
+    )
+
+
+def query_accuracy(found: Found, target: str) -> Picture:
+    """Draw the accuracy on the queries, (T, K + 1), before adaptation and after each inner step."""
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
+    axis = figure.subplots()
+    for index, (name, values) in enumerate(found):
+        estimates = [stats.over_episodes(column) for column in values.T]
+        mean, width = ([100 * getattr(e, part) for e in estimates] for part in ("mean", "ci95"))
+        axis.errorbar(range(len(mean)), mean, yerr=width, ms=4, capsize=2, label=name, **line_style(index))
+    axis.set(xlabel="inner steps done", ylabel="query accuracy (%)")
+    axis.set_xticks(range(max(values.shape[1] for _, values in found)))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return Picture(
+        f"accuracy_by_step-{target}",
+        "Inner loop",
+        f"Accuracy on the queries before adaptation and after each inner step, on {target}, with 95 % intervals over "
+        "the diagnosed test episodes.",
+        figure,
+    )
+
+
+def feature_similarity(found: Found, target: str) -> Picture:
+    """Draw the linear CKA, (T, L - 1), between each stage's features before and after adaptation."""
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
+    axis = figure.subplots()
+    for index, (name, values) in enumerate(found):
+        _band(axis, range(1, values.shape[1] + 1), values, name, index)
+    axis.set(xlabel="stage of the backbone", ylabel="linear CKA")
+    axis.set_xticks(range(1, max(values.shape[1] for _, values in found) + 1))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return Picture(
+        f"feature_similarity-{target}",
+        "Inner loop",
+        f"Similarity (linear CKA) of each stage's query features before and after adaptation, on {target}: median and "
+        "quartiles over test episodes. At 1 the stage did not change what it computes.",
+        figure,
+    )
+
+
+DRAWINGS: dict[str, Callable[[Found, str], Picture]] = {
+    "diagnostics/gradient_norm": gradient_norm,
+    "diagnostics/gamma": gamma,
+    "diagnostics/query_accuracy": query_accuracy,
+    "diagnostics/feature_similarity": feature_similarity,
+}
+
+
+def certificates(arrays: Mapping[str, Mapping[str, np.ndarray]], target: str) -> Iterator[Picture]:
+    """Yield the distribution of the solvers' KKT residuals over the test episodes, if any solver reported them."""
+    ending = "/kkt_residual"
+    found = [
+        (f"{name}, {array.split('/')[1]}", values[array])
+        for name, values in arrays.items()
+        for array in sorted(values)
+        if array.startswith("certificate/") and array.endswith(ending)
+    ]
+    if not found:
+        return
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
+    axis = figure.subplots()
+    for index, (name, values) in enumerate(found):
+        residuals = np.sort(np.maximum(values, 1e-17))
+        style: dict[str, Any] = {**line_style(index), "marker": ""}
+        axis.step(residuals, np.arange(1, len(residuals) + 1) / len(residuals), where="post", label=name, **style)
+    axis.set(xscale="log", xlabel="relative KKT residual", ylabel="share of episodes at or below")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    yield Picture(
+        f"certificates-{target}",
+        "Solver certificates",
+        f"How exactly the convex problem of each test episode was solved, on {target}: share of the episodes whose "
+        "relative residual of the optimality (KKT) conditions is at most the value on the axis.",
+        figure,
+    )
+
+
+def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: str) -> Picture:
+    """Draw a plane projection of embeddings: `embedding_map/points` (N, 2) and `embedding_map/labels` (N,)."""
+    points, labels = arrays["embedding_map/points"], arrays["embedding_map/labels"]
+    figure = Figure(figsize=(5.5, 5.0), layout="constrained")
+    axis = figure.subplots()
+    for index, label_value in enumerate(np.unique(labels)[:MAX_MAPPED_CLASSES]):
+        chosen = points[labels == label_value]
+        style = line_style(index)
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=COLORS[index], marker=style["marker"], alpha=0.8, lw=0)
+    axis.set(title=f"{label}, {entry.backbone}", xticks=[], yticks=[])
+    return Picture(
+        f"embedding-{entry.group}-{entry.target}",
+        "Embedding map",
+        f"{entry.experiment}: embeddings of test images of {entry.target} in a plane, a colour and mark a class.",
+        figure,
+    )

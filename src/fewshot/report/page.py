@@ -1,0 +1,200 @@
+"""report.html: one page that needs no network and no other file; the same bytes for the same numbers."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from fewshot import stats
+from fewshot.report.contents import Cell, Contents, method_name
+from fewshot.report.inputs import unique
+from fewshot.report.measure import Run
+from fewshot.report.published import Published, published_numbers
+from fewshot.report.style import Picture
+from fewshot.report.tables import protocol_text, published_text
+
+COLUMNS = (
+    ("trained on", ""), ("tested on", ""), ("backbone", ""), ("learner", ""), ("shot", "number"),
+    ("accuracy", "number"), ("published", "number"), ("difference", "number"), ("verdict", ""), ("seeds", "number"),
+)  # fmt: skip
+FILTERS = {
+    "dataset": "trained on",
+    "target": "tested on",
+    "backbone": "backbone",
+    "learner": "learner",
+    "shot": "shot",
+    "verdict": "verdict",
+}
+SIGNS = {"agrees": "=", "higher": "▲", "lower": "▼", "not comparable": "≁", "none published": "–"}
+RASTER_SECTION = "Episode sheets"
+SVG_PIXELS_PER_INCH = 96
+
+
+def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
+    """Return the whole page.
+
+    Args:
+        contents: what it shows.
+        pictures: figures in the order of the page; their drawings are read from `figures`.
+        figures: folder of the saved figures.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    cells = [_cell(cell) for cell in contents.cells]
+    return environment.get_template("page.html.jinja").render(
+        suite=contents.suite.suite,
+        key=contents.suite.key,
+        groups=len({cell["group"] for cell in cells}),
+        runs=len({run.entry.evaluation for run in contents.runs}),
+        missing=contents.missing,
+        columns=COLUMNS,
+        filters=_filters(cells),
+        cells=cells,
+        originals=list(stats.ORIGINAL_INTERVALS),
+        sections=_sections(pictures, figures),
+        published=[_number(number) for number in _of_these_data_sets(contents)],
+        versions=_versions(contents),
+    )
+
+
+def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the choices of each filter that has more than one."""
+    found = []
+    for name, title in FILTERS.items():
+        choices = unique(str(cell["word" if name == "verdict" else name]) for cell in cells)
+        if len(choices) > 1:
+            found.append({"name": name, "title": title, "choices": choices})
+    return found
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    """Return the texts of one row and its card."""
+    row, verdict = cell.row, cell.verdict
+    gap, number = verdict.difference, verdict.number
+    return {
+        "group": row.entry.group,
+        "dataset": row.entry.dataset,
+        "target": row.entry.target,
+        "backbone": row.entry.backbone,
+        "learner": row.entry.learner,
+        "method": method_name(cell),
+        "way": row.protocol["n_way"],
+        "shot": row.shot,
+        "accuracy": f"{cell.accuracy_pct:.2f}",
+        "ci95": f"{cell.ci95_pct:.2f}",
+        "mark": cell.mark,
+        "published": published_text(cell),
+        "published_value": "" if number is None else f"{number.accuracy_pct:g}",
+        "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
+        "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
+        "word": verdict.word,
+        "verdict_class": "none" if verdict.word in ("not comparable", "none published") else verdict.word,
+        "sign": SIGNS[verdict.word],
+        "reasons": verdict.reasons,
+        "numbers": [_number(found) for found in ([number, *verdict.others] if number else [])],
+        "seeds": len(row.runs),
+        "protocol": protocol_text(row),
+        "runs": [_run(run) for run in row.runs],
+        "settings": _settings(cell),
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    predictions = len(run.accuracies) * run.protocol["n_way"] * run.protocol["n_query"]
+    originals = [formula(run.accuracies, predictions) for formula in stats.ORIGINAL_INTERVALS.values()]
+    return {
+        "seed": run.entry.seed,
+        "accuracy": f"{100 * run.estimate.mean:.2f}",
+        "ci95": f"{100 * run.estimate.ci95:.2f}",
+        "originals": [f"{100 * value:.2f}" for value in originals],
+        "unconverged": run.unconverged,
+        "residual": "–" if run.max_kkt_residual is None else f"{run.max_kkt_residual:.1e}",
+    }
+
+
+def _settings(cell: Cell) -> list[tuple[str, str]]:
+    """Return every setting behind a number, as names and texts."""
+    protocol = cell.row.protocol
+    train = protocol["train"]
+    parts = [(part, train[part]) for part in ("backbone", "learner", "recipe")]
+    listed = [(f"{part}.{name}", _text(value)) for part, values in parts for name, value in values.items()]
+    names = ("split", "n_way", "n_query", "episodes", "evaluate_seed", "batch_norm", "data_hash", "episodes_hash")
+    return [*listed, *((name, _text(protocol[name])) for name in names), ("command", cell.row.entry.command)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(number: Published) -> dict[str, Any]:
+    """Return the texts of a printed number."""
+    protocol = number.protocol
+    words = [
+        "single model" if protocol.selection == "single" else "ensemble",
+        f"batch norm {protocol.batch_norm}",
+        f"trained on {protocol.train_split}",
+        f"interval over {protocol.interval}" if number.ci95_pct is not None else "no interval",
+    ]
+    interval = f" ± {number.ci95_pct:g}" if number.ci95_pct is not None else ""
+    return {
+        "dataset": number.dataset,
+        "target": number.target,
+        "shot": number.shot,
+        "method": number.method,
+        "printed_backbone": number.printed_backbone,
+        "value": f"{number.accuracy_pct:g}{interval}",
+        "cited": number.cited,
+        "version": number.source.version,
+        "address": number.source.address,
+        "protocol": ", ".join(words),
+        "confirmed": protocol.confirmed,
+        "note": protocol.note,
+    }
+
+
+def _of_these_data_sets(contents: Contents) -> list[Published]:
+    places = {(cell.row.entry.dataset, cell.row.entry.target) for cell in contents.cells}
+    return [number for number in published_numbers() if (number.dataset, number.target) in places]
+
+
+def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
+    """Collect the figures under their headings."""
+    return [
+        {
+            "id": title.lower().replace(" ", "-"),
+            "title": title,
+            "pictures": [_embedded(picture, figures) for picture in pictures if picture.section == title],
+        }
+        for title in unique(picture.section for picture in pictures)
+    ]
+
+
+def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
+    """Return a figure as a data address: drawings as SVG, photographs as PNG."""
+    if picture.section == RASTER_SECTION:
+        path, kind = figures / f"{picture.name}.png", "image/png"
+        with Image.open(path) as image:
+            width = image.width // 2
+    else:
+        path, kind = figures / f"{picture.name}.svg", "image/svg+xml"
+        width = round(picture.width_inches * SVG_PIXELS_PER_INCH)
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {"source": f"data:{kind};base64,{data}", "caption": picture.caption, "width": width}
+
+
+def _versions(contents: Contents) -> list[tuple[str, str]]:
+    """Return name and version of what computed the numbers; several versions are listed together."""
+    found: dict[str, set[str]] = {}
+    for run in contents.runs:
+        for name, version in run.protocol["versions"].items():
+            found.setdefault(name, set()).add(str(version))
+    return [(name, ", ".join(sorted(versions))) for name, versions in sorted(found.items())]

@@ -1,0 +1,41 @@
+"""runtimes.csv: how long each training took, and on what. Outside the manifest, because times never repeat."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fewshot.report.contents import Contents
+from fewshot.report.tables import write_csv
+
+
+def write_runtimes(contents: Contents, path: Path) -> None:
+    """Write the scalar facts of each run.json that is there, a line an experiment."""
+    records = []
+    for entry in {entry.experiment: entry for entry in contents.finished}.values():
+        facts = _facts(entry.train_dir / "run.json")
+        if facts:
+            records.append({"experiment": entry.experiment, **facts})
+    columns = list(dict.fromkeys(column for record in records for column in record)) or ["experiment"]
+    write_csv(path, records, columns)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return the facts of a run that are single values; {} if the file is not there or not readable."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in _flat(content) if name.partition(".")[0] not in ("train", "settings")}
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested values as dotted names; lists are left out."""
+    found = []
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            found.append((f"{prefix}{name}", value))
+    return found

@@ -1,0 +1,233 @@
+"""report.html in a real, headless Chromium: opens without errors, sorts, filters, shows cards, fits a phone."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot.report import write_report
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)"
+)
+
+
+class Browser:
+    """The few commands of the WebDriver protocol that these tests need."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        options = {"binary": CHROMIUM, "args": FLAGS}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.session = ""
+        self.session = "/session/" + self.call("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+
+    def call(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + self.session + path, data, headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, path: Path, width: int = 1200) -> None:
+        self.call("/goog/cdp/execute", {
+            "cmd": "Emulation.setDeviceMetricsOverride",
+            "params": {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+        })  # fmt: skip
+        self.call("/url", {"url": path.as_uri()})
+
+    def run(self, script: str) -> Any:
+        return self.call("/execute/sync", {"script": script, "args": []})
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("/screenshot", method="GET")))
+
+    def errors(self) -> list[str]:
+        log = self.call("/se/log", {"type": "browser"})
+        return [line["message"] for line in log if line["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        opened = _connect(port)
+        yield opened
+        opened.call("", method="DELETE")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _connect(port: int) -> Browser:
+    for _ in range(100):
+        try:
+            return Browser(port)
+        except ConnectionError:
+            time.sleep(0.1)
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise RuntimeError("chromedriver does not answer")
+
+
+@pytest.fixture(scope="module")
+def report(lasting_maker: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with everything a page can show."""
+    rng, maker = np.random.default_rng(0), lasting_maker
+    maker.add("prototype", 0.55, shots=(1, 5, 20))
+    maker.add("ridge", 0.65, shots=(1, 5, 20))
+    maker.add("ridge", 0.5, target="cub")
+    svm_arrays = {
+        "certificate/5shot/kkt_residual": 10 ** rng.normal(-9, 1, 60),
+        "embedding_map/points": rng.normal(size=(40, 2)),
+        "embedding_map/labels": np.arange(40) % 5,
+    }
+    maker.add("svm", 0.6, dataset="mini_imagenet", backbone={"name": "resnet12"}, arrays=svm_arrays)
+    cxgrad_arrays = {
+        "diagnostics/gradient_norm": rng.lognormal(size=(20, 5, 5)),
+        "diagnostics/gamma": rng.random((20, 5, 4)),
+        "diagnostics/query_accuracy": rng.random((20, 6)),
+        "diagnostics/feature_similarity": rng.random((20, 4)),
+    }
+    place = {"dataset": "mini_imagenet", "backbone": {"name": "conv4_maml", "filters": 48}, "shots": (5,)}
+    maker.add("cxgrad", 0.5, **place, arrays=cxgrad_arrays, batch_norm="transductive")
+    out = tmp_path_factory.mktemp("page") / "out"
+    write_report(maker.suite(), out)
+    return out / "report.html"
+
+
+def test_the_page_needs_nothing_else(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    sources = re.findall(r'<(?:img|script|link)[^>]*(?:src|href)="([^"]*)"', text)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert "@import" not in text
+    assert "fetch(" not in text
+
+
+def test_the_page_shows_every_section(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    sections = set(re.findall(r'<section id="([a-z-]+)">', text))
+    assert sections == {
+        "results", "accuracy", "learning-curves", "shots", "paired-differences", "cross-domain", "inner-loop",
+        "solver-certificates", "embedding-map", "episode-sheets", "published", "environment",
+    }  # fmt: skip
+
+
+def test_a_partial_page_says_so(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    maker.add("prototype").evaluation.unlink()
+    write_report(maker.suite(allow_missing=True), tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "This report is partial" in text
+    assert "snakemake glyphs-conv4-prototype-quick-s0" in text
+
+
+def test_names_cannot_inject_markup(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge", recipe_name="<script>alert(1)")
+    write_report(maker.suite(), tmp_path / "out")
+    assert "<script>alert" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@needs_browser
+def test_the_page_opens_without_errors(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    broken = (
+        "return [...document.images].filter(i => i.loading = 'eager').filter(i => i.complete && !i.naturalWidth).length"
+    )
+    assert browser.run(broken) == 0
+    assert browser.run("return document.querySelectorAll('table.results tbody tr').length") == 11
+    assert browser.errors() == []
+    if folder := os.environ.get("FEWSHOT_SCREENSHOTS"):
+        _screenshots(browser, report, Path(folder))
+
+
+def _screenshots(browser: Browser, report: Path, folder: Path) -> None:
+    for width in (1200, 390):
+        browser.open(report, width)
+        browser.screenshot(folder / f"report-{width}.png")
+        browser.run("document.querySelectorAll('button.open')[7].click()")
+        browser.screenshot(folder / f"card-{width}.png")
+        browser.run(
+            "document.querySelector('dialog[open]').close(); document.querySelector('#accuracy').scrollIntoView()"
+        )
+        time.sleep(1)
+        browser.screenshot(folder / f"figures-{width}.png")
+
+
+@needs_browser
+def test_columns_sort_both_ways(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    column = "return [...document.querySelectorAll('td[data-label=accuracy]')].map(c => parseFloat(c.dataset.value))"
+    click = "document.querySelectorAll('th button')[5].click()"
+    browser.run(click)
+    assert browser.run(column) == sorted(browser.run(column))
+    browser.run(click)
+    assert browser.run(column) == sorted(browser.run(column), reverse=True)
+    assert browser.run("return document.querySelectorAll('th')[5].ariaSort") == "descending"
+
+
+@needs_browser
+def test_empty_cells_stay_last_when_sorted(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelectorAll('th button')[6].click()")
+    values = browser.run("return [...document.querySelectorAll('td[data-label=published]')].map(c => c.dataset.value)")
+    assert values[-1] == ""
+    assert values[0] != ""
+
+
+@needs_browser
+def test_filters_and_search_narrow_the_table(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run(
+        "const s = document.querySelector('select[name=learner]'); s.value = 'ridge';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    shown = "return [...document.querySelectorAll('table.results tbody tr')].filter(r => r.offsetParent).length"
+    assert browser.run(shown) == 5
+    browser.run(
+        "const s = document.querySelector('input[type=search]'); s.value = 'cub'; s.dispatchEvent(new Event('input'))"
+    )
+    assert browser.run(shown) == 2
+    assert browser.run("return document.querySelector('.count').textContent") == "2 of 11 numbers"
+
+
+@needs_browser
+def test_a_click_opens_the_protocol_card(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelectorAll('button.open[data-card]')[0].click()")
+    text = browser.run("return document.querySelector('dialog[open]').innerText")
+    assert "glyphs-conv4-prototype-quick" in text
+    assert "interval over episodes" in text
+    browser.run("document.querySelector('dialog[open] button').click()")
+    assert browser.run("return document.querySelector('dialog[open]')") is None
+
+
+@needs_browser
+def test_the_page_fits_a_phone(browser: Browser, report: Path) -> None:
+    browser.open(report, width=390)
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+    assert browser.run("return parseFloat(getComputedStyle(document.body).fontSize)") >= 16
+    row = "return document.querySelector('table.results tbody tr').getBoundingClientRect().width"
+    assert browser.run(row) <= 390
