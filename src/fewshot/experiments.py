@@ -1,6 +1,7 @@
 """Suites of `params.yaml` -> experiments: matrices multiplied, names resolved to typed settings, all of it checked."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from fewshot.errors import ParamsError
 from fewshot.identity import path_digest
 from fewshot.learners import LEARNERS
 from fewshot.params import Evaluate, Matrix, Params, Recipe, check
-from fewshot.registry import Part, find_part, nearest
+from fewshot.registry import Part, allowed, find_part, shown
 
 MAX_EXPERIMENTS = 20_000
 MAX_BASE_HOPS = 2
+MAX_NAME = 200  # a file name holds 255 bytes, and logs and scratch files add to it
+
+RECIPE_SECTIONS = ("augmentation", "validation")
 
 # How an override is named in a variant; others are written as key and value.
 SHORT_NAMES = {"bfloat16": "bf16", "float32": "fp32"}
@@ -105,8 +109,8 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
         ParamsError: unknown names, settings out of range, duplicates, more ways than classes, more shots than images.
     """
     if suite not in params.suites:
-        known = params.suites
-        raise ParamsError(f"suite: unknown suite {suite!r}; allowed: {', '.join(known)}.{nearest(suite, known)}")
+        raise ParamsError(f"suite: unknown suite {shown(suite)}; {allowed(suite, params.suites)}")
+    _check_sections(params)
     experiments: dict[str, Experiment] = {}
     for number, matrix in enumerate(params.suites[suite]):
         where = f"suites.{suite}[{number}]"
@@ -115,9 +119,19 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
             if experiment.name in experiments:
                 raise ParamsError(f"{where}: the experiment {experiment.name} stands twice in the suite; remove one")
             experiments[experiment.name] = experiment
-            if len(experiments) > MAX_EXPERIMENTS:
-                raise ParamsError(f"{where}: more than {MAX_EXPERIMENTS} experiments in one suite; split it")
     return list(experiments.values())
+
+
+def _check_sections(params: Params) -> None:
+    """Type every entry of recipes, learners, backbones and prepare, also those that the suite does not use."""
+    for name in params.recipes:
+        _recipe(params, name, {}, f"recipes.{name}")
+    for label in params.prepare:
+        _dataset(params, label, f"prepare.{label}")
+    for label in params.backbones:
+        _choice("backbone", "backbones", label, params.backbones, BACKBONES, {}, f"backbones.{label}")
+    for label in params.learners:
+        _choice("learner", "learners", label, params.learners, LEARNERS, {}, f"learners.{label}")
 
 
 def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
@@ -130,17 +144,22 @@ def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
     if not all(values):
         empty = next(key for key, value in zip(axes, values, strict=True) if not value)
         raise ParamsError(f"{where}.{empty}: the list is empty; give at least one value")
+    if math.prod(map(len, values)) > MAX_EXPERIMENTS:
+        raise ParamsError(f"{where}: more than {MAX_EXPERIMENTS} experiments in one block; split it")
     for combination in itertools.product(*values):
         yield dict(zip(axes, combination, strict=True))
 
 
 def _check_override(key: str, value: Any, where: str) -> None:
     """Refuse keys that name no setting, and values that are not scalars or lists of scalars."""
-    prefix = key.partition(".")[0]
-    if prefix not in ("learner", "backbone") or "." not in key:
-        allowed = [*Matrix.model_fields, *Recipe.model_fields, "learner.<setting>", "backbone.<setting>"]
-        if prefix not in Recipe.model_fields:
-            raise ParamsError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}.{nearest(key, allowed)}")
+    section, dot, setting = key.partition(".")
+    known = [*Matrix.model_fields, *Recipe.model_fields]
+    if section not in (*Recipe.model_fields, "learner", "backbone") or bool(dot) != bool(setting):
+        raise ParamsError(
+            f"{where}: unknown key {shown(key)}; {allowed(key, [*known, 'learner.<setting>', 'backbone.<setting>'])}"
+        )
+    if dot and section in Recipe.model_fields and section not in RECIPE_SECTIONS:
+        raise ParamsError(f"{where}: unknown key {shown(key)}; {section} has no settings of its own")
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) for item in items):
         raise ParamsError(f"{where}.{key}: only plain values or lists of them can stand in a suite; write a recipe")
@@ -171,6 +190,11 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         weights=None if matrix.weights is None else _given_file(matrix.weights, f"{where}.weights"),
         targets=tuple(_dataset(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)),
     )
+    if len(experiment.name) > MAX_NAME:
+        raise ParamsError(
+            f"{where}: the name {shown(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} fit "
+            "in a file name: write a recipe in place of overrides"
+        )
     _check_fits(experiment, where)
     return experiment
 
@@ -200,7 +224,7 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
             where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes
         )
         if following in chain:
-            raise ParamsError(f"recipes.{name}: the bases form a circle: {' -> '.join([*chain, following])}")
+            raise ParamsError(f"recipes.{name}.base: the bases form a circle: {' -> '.join([*chain, following])}")
         chain.append(following)
         if len(chain) > MAX_BASE_HOPS + 1:
             raise ParamsError(
@@ -209,7 +233,7 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
         values = {**{key: value for key, value in section.items() if key != "base"}, **values}
         following = section.get("base")
         if following is not None and not isinstance(following, str):
-            raise ParamsError(f"recipes.{chain[-1]}.base: {following!r} is not allowed: give the name of a recipe")
+            raise ParamsError(f"recipes.{chain[-1]}.base: {shown(following)} is not allowed: give the name of a recipe")
     for key, value in overrides.items():
         section, _, nested = key.partition(".")
         given = values.get(section)
@@ -246,10 +270,14 @@ def _choice(
         _in_place(where, find_part, kind, label, {**sections, **registry})
     section = dict(sections.get(label, {}))
     name = section.pop("base", label)
+    if not isinstance(name, str):
+        raise ParamsError(f"{place}.{label}.base: {shown(name)} is not allowed: give the name of a {kind}")
     if label in registry and name != label:
         raise ParamsError(f"{place}.{label}.base: {label!r} is itself a registered {kind}; choose another name")
     part = _in_place(f"{place}.{label}.base", find_part, kind, name, registry)
-    settings = check(part.settings, {**section, **overrides}, where=where if overrides else f"{place}.{label}")
+    settings = check(
+        part.settings, {**section, **overrides}, where=f"{where}.{kind}" if overrides else f"{place}.{label}"
+    )
     return Choice(label, name, settings.model_dump(mode="json"))
 
 

@@ -121,12 +121,17 @@ def path_digest(path: Path) -> str:
     Raises:
         DataError: if there is nothing at the path.
     """
-    if path.is_file():
-        return _file_digest(path, *_stamp(path))
-    if not path.is_dir():
-        raise DataError(f"{path}: nothing is there; correct the path in params.yaml or put the file there")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return digest({file.relative_to(path).as_posix(): _file_digest(file, *_stamp(file)) for file in files})
+    try:
+        if path.is_file():
+            return _file_digest(path, *_stamp(path))
+        if not path.is_dir():
+            raise DataError(f"{path}: nothing is there; correct the path in params.yaml or put the file there")
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return digest({file.relative_to(path).as_posix(): _file_digest(file, *_stamp(file)) for file in files})
+    except OSError as error:
+        raise DataError(
+            f"{str(path)[:200]}: cannot be read: {error.strerror}; correct the path in params.yaml"
+        ) from None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

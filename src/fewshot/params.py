@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Container, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from fewshot.errors import ParamsError
-from fewshot.registry import Settings, nearest
+from fewshot.registry import Settings, allowed, shown, shown_key
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -142,13 +143,19 @@ class Matrix(BaseModel):
     shots: Literal["train_shot"] | Shots | None = Field(None, description="instead of evaluate.shots")
     targets: tuple[Name, ...] | None = Field(None, description="instead of evaluate.targets")
     episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="instead of evaluate.episodes")
+    weights: str | None = Field(
+        None,
+        description="file of trained weights to evaluate instead of training: an export, or the original program's",
+    )
 
 
 class Params(Settings):
     """The whole file."""
 
     suite: Name = Field(description="which suite `snakemake`, `dvc repro` and `make run` run")
-    suites: dict[Name, tuple[Matrix, ...]] = Field(description="named sets of experiments")
+    suites: dict[Name, Annotated[tuple[Matrix, ...], Field(min_length=1)]] = Field(
+        description="named sets of experiments"
+    )
     recipes: dict[Name, dict[str, Any]] = Field(description="named training settings; `base:` names another recipe")
     learners: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from a learner's defaults")
     backbones: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from a backbone's defaults")
@@ -159,40 +166,80 @@ class Params(Settings):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2 (`1e-3` is a number, `no` stays text) and whose keys are unique."""
+    """YAML of plain values: numbers as in YAML 1.2 (`1e-3` is a number, `no` stays text), keys are unique text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             where = f"line {key_node.start_mark.line + 1}"
             if not isinstance(key, str):
-                raise ParamsError(f"{where}: the key {key!r} is not text; write it in quotes")
-            if key in seen and key != "<<":
-                raise ParamsError(f"{where}: the key {key!r} stands twice in one section; remove one")
+                raise ParamsError(f"{where}: the key {shown(key)} is not text; write it in quotes")
+            if key in seen:
+                raise ParamsError(f"{where}: the key {shown(key)} stands twice in one section; remove one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Read a number; the text may carry an explicit tag and be none."""
+        kind, text = node.tag.rpartition(":")[2], str(node.value)
+        if not any(name == kind and re.match(pattern, text) for name, pattern, _ in _YAML_1_2):
+            raise yaml.constructor.ConstructorError(None, None, f"{shown(text)} is not of type {kind}", node.start_mark)
+        if len(text) > MAX_DIGITS:
+            raise ParamsError(f"line {node.start_mark.line + 1}: a number of {len(text)} characters; write it shorter")
+        return int(text) if kind == "int" else float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
-def _yaml_1_2(loader: type[yaml.SafeLoader]) -> None:
-    """Give the loader YAML 1.2's booleans, integers and floats instead of 1.1's."""
-    dropped = ("bool", "int", "float", "timestamp")
+    def construct_boolean(self, node: yaml.ScalarNode) -> bool:
+        """Read true or false."""
+        if node.value.lower() not in ("true", "false"):
+            problem = f"{shown(node.value)} is neither true nor false"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return bool(node.value.lower() == "true")
+
+    def refuse(self, node: yaml.Node) -> None:
+        """Refuse what is no plain value."""
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        problem = f"the tag {shown(tag)} is not allowed; write plain text, numbers, lists and sections"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+MAX_DIGITS = 100
+
+# kind, what it looks like, its possible first characters
+_YAML_1_2 = (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
+)
+
+
+def _yaml_1_2(loader: type[_Loader]) -> None:
+    """Give the loader YAML 1.2's booleans and numbers instead of 1.1's, and no types beyond plain values."""
+    dropped = ("bool", "int", "float", "timestamp", "value")
     loader.yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in rules if tag.rpartition(":")[2] not in dropped]
+        first: [(tag, regexp) for tag, regexp in rules if tag.removeprefix(_TAG) not in dropped]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    for kind, pattern, first in (
-        ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-        ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-        ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-        ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
-    ):
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list(first))
+    for kind, pattern, first in _YAML_1_2:
+        loader.add_implicit_resolver(f"{_TAG}{kind}", re.compile(pattern), list(first))
+    plain = (f"{_TAG}null", f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map")
+    loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in plain}
+    loader.add_constructor(f"{_TAG}int", loader.construct_number)
+    loader.add_constructor(f"{_TAG}float", loader.construct_number)
+    loader.add_constructor(f"{_TAG}bool", loader.construct_boolean)
+    loader.add_constructor(None, loader.refuse)
 
 
 _yaml_1_2(_Loader)
 
-MAX_FILE_BYTES = 4 * 2**20
+MAX_FILE_BYTES = 2**20
+MAX_VALUES = 100_000
+MAX_PROBLEMS_SHOWN = 20
 
 
 def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = None) -> Params:
@@ -205,7 +252,18 @@ def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = Non
     Raises:
         ParamsError: with every problem found, each naming the key, the value, what is allowed and the nearest spelling.
     """
-    return check(Params, {**read_yaml(path), **(overrides or {})}, where="", source=str(path))
+    values = read_yaml(path)
+    with naming_file(path):
+        return check(Params, {**values, **(overrides or {})}, where="")
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Put the name of the parameter file before each line of an error."""
+    try:
+        yield
+    except ParamsError as error:
+        raise ParamsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -214,25 +272,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ParamsError: if it cannot be read, is not YAML, or holds anything but text keys and finite plain values.
     """
+    with naming_file(path):
+        values = _load_yaml(_read_text(path))
+        if not isinstance(values, dict):
+            raise ParamsError(f"must hold sections ({', '.join(Params.model_fields)}), not {shown(values)}")
+        return values
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_bytes()
-        if len(text) > MAX_FILE_BYTES:
-            raise ParamsError(f"{path}: {len(text)} bytes; more than {MAX_FILE_BYTES} cannot be a parameter file")
-        values = yaml.load(text.decode("utf-8"), _Loader)
-        _check_plain(values, ())
-    except ParamsError as error:
-        raise ParamsError(f"{path}: {error}") from None
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ParamsError(f"{size} bytes; more than {MAX_FILE_BYTES} cannot be a parameter file")
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}; run from the project's folder") from None
+        raise ParamsError(f"cannot be read: {error.strerror}; run from the project's folder") from None
     except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        raise ParamsError(f"not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        values = yaml.load(text, _Loader)
+        _check_plain(values, (), {})
+        return values
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
+        raise ParamsError(f"not valid YAML: {_yaml_problem(error)}") from None
     except RecursionError:
-        raise ParamsError(f"{path}: nested too deeply, or an anchor contains itself") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: must hold sections ({', '.join(Params.model_fields)}), not {_shown(values)}")
-    return values
+        raise ParamsError("nested too deeply, or an anchor contains itself") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -241,65 +308,96 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
-def _check_plain(value: Any, where: tuple[str, ...]) -> int:
-    """Refuse non-finite numbers and text that no YAML file should hold; returns the number of values."""
-    if isinstance(value, dict):
-        size = sum(_check_plain(item, (*where, key)) for key, item in value.items())
-    elif isinstance(value, list):
-        size = sum(_check_plain(item, (*where, str(i))) for i, item in enumerate(value))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _check_plain(value: Any, where: tuple[str, ...], sizes: dict[int, int]) -> int:
+    """Refuse non-finite numbers, broken text and multiplied anchors; returns the number of values.
+
+    Args:
+        value: what was read.
+        where: its place.
+        sizes: of the lists and sections seen so far, by identity: anchors make one stand in many places.
+    """
+    if id(value) in sizes:
+        return sizes[id(value)]
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        size = sum(_check_plain(item, (*where, str(key)), sizes) for key, item in items)
+        sizes[id(value)] = size
     else:
+        size = 1
         if isinstance(value, float) and not math.isfinite(value):
             raise ParamsError(f"{'.'.join(where)}: {value} is not a finite number")
-        size = 1
-    if size > 1_000_000:
-        raise ParamsError(f"{'.'.join(where) or 'file'}: more than a million values; are anchors multiplied?")
+    if any(_SURROGATE.search(text) for text in (value, *where[-1:]) if isinstance(text, str)):
+        raise ParamsError(f"{'.'.join(where)}: {shown(value)} holds half a character (a surrogate); write it as UTF-8")
+    if size > MAX_VALUES:
+        raise ParamsError(f"{'.'.join(where) or 'the file'}: more than {MAX_VALUES} values; are anchors multiplied?")
     return size
 
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
-def check(model: type[ModelType], values: Any, *, where: str, source: str = str(PARAMS_FILE)) -> ModelType:
+def check(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     """Give values their type.
 
     Args:
         model: the type.
         values: plain values (dicts, lists, numbers, text).
         where: dotted place of the values in the file, for messages; "" for the whole file.
-        source: name of the file, for messages.
 
     Raises:
-        ParamsError: naming each wrong key, its value and what is allowed.
+        ParamsError: naming each wrong key, its value and what is allowed, a line each.
     """
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = _merged([_explain(model, detail, where) for detail in error.errors(include_url=False)])
-        raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from None
+        lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
+        more = len(lines) - MAX_PROBLEMS_SHOWN
+        raise ParamsError("\n".join(lines[:MAX_PROBLEMS_SHOWN] + ([f"and {more} more"] if more > 0 else []))) from None
 
 
-def _explain(model: type[BaseModel], detail: ErrorDetails, where: str) -> tuple[str, str]:
+def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
     """Return (dotted place, what is wrong) of one problem."""
-    # Union members add parts such as 'tuple[constrained-str, ...]' to the place; keys never look like that.
-    parts = [str(part) for part in detail["loc"] if re.fullmatch(r"[A-Za-z0-9_.]+", str(part)) and part not in _TAGS]
-    place = ".".join([*([where] if where else []), *parts])
+    parts = _keys(values, detail)
+    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{shown_key(part)}" for part in parts)
+    place = place.removeprefix(".")
     if detail["type"] == "extra_forbidden":
-        key, allowed = parts[-1], _fields_at(model, parts[:-1])
-        return place, f"unknown key {key!r}; allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
+        return place, f"unknown key {shown(parts[-1])}; {allowed(str(parts[-1]), _fields_at(model, parts[:-1]))}"
     if detail["type"] == "missing":
-        return place, f"the key {parts[-1]!r} is missing; add it"
-    found = "" if isinstance(detail["input"], dict) else f"{_shown(detail['input'])} is not allowed: "
+        return place, f"the key {shown(parts[-1])} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return place, found + message
+    for technical, plain in _PLAIN_WORDS.items():
+        message = message.replace(technical, plain)
+    of_section = isinstance(detail["input"], dict) and detail["type"] == "value_error"
+    return place, message if of_section else f"{shown(detail['input'])} is not allowed: {message}"
 
 
-_TAGS = {"str", "int", "float", "bool", "constrained"}
+_PLAIN_WORDS = {
+    "a valid array": "a list",
+    "a valid dictionary": "a section",
+    "an object": "a section",
+    "Tuple should": "it should",
+    " after validation": "",
+}
 
 
-def _fields_at(model: type[BaseModel], parts: list[str]) -> list[str]:
+def _keys(values: Any, detail: ErrorDetails) -> list[str | int]:
+    """Return the keys that lead to a problem; pydantic's place also names the members of unions that it tried."""
+    keys: list[str | int] = []
+    for part in detail["loc"]:
+        indices: Container[str | int] = range(len(values)) if isinstance(values, list) else ()
+        if part in (values if isinstance(values, dict) else indices):
+            values = values[part]
+            keys.append(part)
+    return [*keys, detail["loc"][-1]] if detail["type"] == "missing" else keys
+
+
+def _fields_at(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
     """Return the field names of the section that `parts` leads to."""
     for part in parts:
-        field = model.model_fields.get(part)
+        field = model.model_fields.get(str(part))
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
     return list(model.model_fields)
@@ -314,11 +412,6 @@ def _merged(problems: list[tuple[str, str]]) -> list[str]:
         f"{place}: {texts[0]}" + "".join(f"; or {text.partition(' is not allowed: ')[2] or text}" for text in texts[1:])
         for place, texts in by_place.items()
     ]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def schema_text() -> str:

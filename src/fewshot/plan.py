@@ -17,7 +17,7 @@ from fewshot.errors import ParamsError
 from fewshot.experiments import Choice, Experiment, suite_experiments
 from fewshot.identity import PACKAGE_DIR, code_digest, digest, package_versions, path_digest
 from fewshot.learners import LEARNERS
-from fewshot.params import PARAMS_FILE, Params, read_params
+from fewshot.params import PARAMS_FILE, Params, naming_file, read_params
 from fewshot.registry import nearest
 
 # The common loop of each stage; the registries add the modules of the parts that a job uses.
@@ -244,7 +244,8 @@ def load_plan(
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
-    return make_plan(params, suite or params.suite)
+    with naming_file(path):
+        return make_plan(params, suite or params.suite)
 
 
 def make_plan(params: Params, suite: str) -> Plan:

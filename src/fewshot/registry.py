@@ -58,10 +58,35 @@ class Part:
         return getattr(importlib.import_module(module), name)
 
 
+MAX_SHOWN = 60
+MAX_LISTED = 250
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: as in YAML, and short."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def shown_key(key: str) -> str:
+    """Return a key or a place as a message names it: plain, on one line, short."""
+    text = key if key.isprintable() else repr(key)
+    return text if len(text) <= 2 * MAX_SHOWN else f"{text[: 2 * MAX_SHOWN - 3]}..."
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the known word closest to `word`, or ''."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word[:MAX_SHOWN], list(known), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def allowed(word: str, known: Iterable[str]) -> str:
+    """Return 'allowed: ...', the known words (as many as fit in a line), and the one closest to `word`."""
+    words = list(known)
+    text = ", ".join(words) or "nothing"
+    if len(text) > MAX_LISTED:
+        text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and others ({len(words)} in all)"
+    return f"allowed: {text}.{nearest(word, words)}"
 
 
 def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
@@ -71,5 +96,5 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
         ParamsError: if the name is unknown; lists the known ones and the nearest spelling.
     """
     if name not in known:
-        raise ParamsError(f"unknown {kind} {name!r}; allowed: {', '.join(known)}.{nearest(name, known)}")
+        raise ParamsError(f"unknown {kind} {shown(name)}; {allowed(name, known)}")
     return known[name]
