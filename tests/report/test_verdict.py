@@ -1,17 +1,21 @@
 """The verdict rule of docs/protocol.md, and the printed numbers it uses."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fewshot.backbones import BACKBONES
+from fewshot.experiments import suite_experiments
 from fewshot.learners import LEARNERS
-from fewshot.params import Recipe
+from fewshot.params import Recipe, read_params
 from fewshot.report.contents import read_contents
 from fewshot.report.expected import write_expected
-from fewshot.report.measure import Row, group_rows, read_runs
+from fewshot.report.inputs import ReportEntry
+from fewshot.report.measure import Row, Run, group_rows, read_runs
 from fewshot.report.published import published_numbers, read_expected_file
 from fewshot.report.tables import result_record, write_csv
 from fewshot.report.verdict import difference, judge
@@ -59,7 +63,7 @@ def test_each_departure_from_the_protocol_is_a_reason(maker: Any, changes: dict[
 
 
 def test_trainval_runs_find_the_trainval_number(maker: Any) -> None:
-    changes = {"train_split": "trainval", "epochs": 21, "schedule": [[20, 0.06]]}
+    changes = {"train_split": "trainval", "epochs": 21}
     verdict = judge(row_of(maker, 0.64, recipe=changes), published_numbers())
     assert verdict.number is not None
     assert (verdict.word, verdict.number.method) == ("agrees", "MetaOptNet-SVM-trainval")
@@ -165,3 +169,47 @@ def test_parts_and_settings_named_in_the_file_exist() -> None:
                 names = set(known[part["name"]].settings.model_fields)
                 assert set(part) - {"name"} <= names, part
         assert set(number.training or {}) <= set(Recipe.model_fields)
+
+
+def resolved_rows(suite: str, selection: str) -> Iterator[Row]:
+    """The rows that a suite of params.yaml would have after a full run."""
+    root = Path(__file__).parents[2]
+    for experiment in suite_experiments(read_params(root / "params.yaml"), suite):
+        entry = ReportEntry(
+            experiment.name, experiment.group, experiment.recipe_name, experiment.variant, experiment.dataset.label,
+            experiment.dataset.label, experiment.backbone.label, experiment.learner.label, experiment.seed,
+            root, root, root, root, None, "",
+        )  # fmt: skip
+        batch_norm = "transductive" if experiment.backbone.name == "conv4_maml" else "running"
+        protocol = {"train": experiment.train_settings(), "n_way": 5, "split": "test", "batch_norm": batch_norm}
+        for shot in experiment.shots:
+            yield Row((Run(entry, protocol, shot, selection, np.linspace(0, 1, 50), 0, None),))
+
+
+def test_every_full_size_metaoptnet_experiment_is_comparable_with_its_printed_number() -> None:
+    known = [
+        row
+        for row in resolved_rows("metaoptnet", "single")
+        if row.entry.backbone == "resnet12" or row.entry.dataset in ("mini_imagenet", "tiered_imagenet")
+        if row.entry.learner != "r2d2"
+    ]
+    assert len(known) > 30
+    for row in known:
+        verdict = judge(row, published_numbers())
+        assert verdict.number is not None, row.entry.experiment
+        assert verdict.reasons == (), row.entry.experiment
+
+
+def test_every_full_size_cxgrad_experiment_is_comparable_but_for_unconfirmed_numbers() -> None:
+    known = [
+        row
+        for row in resolved_rows("cxgrad", "ensemble")
+        if row.entry.learner == "cxgrad" and row.entry.dataset in ("mini_imagenet", "tiered_imagenet")
+    ]
+    reasons = {(row.entry.dataset, row.shot): judge(row, published_numbers()).reasons for row in known}
+    assert reasons == {
+        ("mini_imagenet", 1): ("unconfirmed source",),
+        ("mini_imagenet", 5): (),
+        ("tiered_imagenet", 1): ("unconfirmed source",),
+        ("tiered_imagenet", 5): (),
+    }

@@ -84,6 +84,7 @@ def why_not(row: Row, number: Published) -> tuple[str, ...]:
     """Return the reasons why two numbers of the same cell cannot be compared."""
     train, recipe, protocol = row.protocol["train"], row.recipe, number.protocol
     reasons = [] if protocol.confirmed else ["unconfirmed source"]
+    reasons += ["weights were taken from elsewhere"] if "weights" in train else []
     reasons += _unequal("selection", row.selection, protocol.selection)
     reasons += _unequal("training classes", recipe["train_split"], protocol.train_split)
     reasons += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
@@ -114,13 +115,24 @@ def _other_settings(part: str, ours: Mapping[str, Any], printed: Mapping[str, An
 
 def _other_training(recipe: Mapping[str, Any], printed: Mapping[str, Any]) -> list[str]:
     """Compare the recipe values that the source states; fewer training episodes are one reason, not three."""
-    length = ("epochs", "steps_per_epoch", "meta_batch")
-    seen = math.prod(recipe[key] for key in length)
-    stated = math.prod(printed[key] for key in length)
+    seen, stated = _training_episodes(recipe), _training_episodes(printed)
     if seen < stated:
         return [f"reduced training: {seen:,} of {stated:,} episodes".replace(",", " ")]
-    other = [f"{key} {recipe[key]}, published {value}" for key, value in printed.items() if recipe[key] != value]
+    ours, theirs = _as_used(recipe), _as_used(printed)
+    other = [f"{key} {ours[key]}, published {value}" for key, value in theirs.items() if ours[key] != value]
     return [f"other training settings: {', '.join(other)}"] if other else []
+
+
+def _training_episodes(recipe: Mapping[str, Any]) -> int:
+    return int(recipe["epochs"] * recipe["steps_per_epoch"] * recipe["meta_batch"])
+
+
+def _as_used(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the steps of its schedule that lie behind its last epoch."""
+    schedule = recipe.get("schedule")
+    if not isinstance(schedule, list):
+        return dict(recipe)
+    return {**recipe, "schedule": [step for step in schedule if step[0] < recipe["epochs"]]}
 
 
 def difference(row: Row, number: Published) -> Estimate:
