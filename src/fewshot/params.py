@@ -22,16 +22,6 @@ PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Shots = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
-# Pixel statistics on the 0..255 scale: (mean, standard deviation) a channel.
-NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "none": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    # MetaOptNet's loaders (their miniImageNet statistics serve tieredImageNet, those of CIFAR-FS serve FC100)
-    "imagenet": ((120.39586422, 115.59361427, 104.54012653), (70.68188272, 68.27635443, 72.54505529)),
-    "cifar": ((129.37731888, 124.10583864, 112.47758569), (68.20947949, 65.43124043, 70.45866994)),
-    # torchvision's ImageNet statistics, used by MAML++ and ALFA
-    "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-}
-
 
 class Augmentation(Settings):
     """Random changes of training images, in this order (specification: MetaOptNet's loaders)."""

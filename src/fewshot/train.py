@@ -29,7 +29,8 @@ from fewshot.experiments import Experiment
 from fewshot.files import write_atomic
 from fewshot.learners import build_learner
 from fewshot.learners.base import Learner, LearnerContext
-from fewshot.params import NORMALIZATIONS, Recipe
+from fewshot.normalization import NORMALIZATIONS
+from fewshot.params import Recipe
 from fewshot.philox import stream_key
 from fewshot.progress import bar, duration, say
 from fewshot.scoring import mean_ci95, score_episodes
