@@ -46,3 +46,9 @@ def made(stage):
 
 def outputs_of(job):
     return ancient([str(path) for path in job.outputs.values()])
+
+
+onstart:
+    print(
+        f"suite {SUITE}: progress, time and memory estimates of each job: tail -f logs/*/*.log"
+    )

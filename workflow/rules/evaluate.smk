@@ -20,6 +20,8 @@ rule evaluate:
     threads: PLAN.params.train.threads
     resources:
         gpu=1,
+    message:
+        "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
         "{FEWSHOT} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
         " --suite {SUITE} > {log} 2>&1"

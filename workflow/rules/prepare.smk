@@ -4,6 +4,8 @@ rule download:
     log:
         "logs/download/{dataset}-{key}.log",
     localrule: True
+    message:
+        "download {wildcards.dataset}"
     shell:
         "{FEWSHOT} download {wildcards.dataset} --suite {SUITE} > {log} 2>&1"
 
@@ -29,6 +31,8 @@ rule prepare:
     threads: 1
     resources:
         mem_mb=2000,
+    message:
+        "prepare {wildcards.dataset}"
     shell:
         "{FEWSHOT} prepare {wildcards.dataset} --key {wildcards.key} --suite {SUITE} > {log} 2>&1"
 

@@ -23,6 +23,8 @@ rule report:
     benchmark:
         f"logs/benchmarks/report/{SUITE}.tsv"
     localrule: True
+    message:
+        f"report {SUITE}"
     shell:
         "{FEWSHOT} report --suite {SUITE} > {log} 2>&1"
 

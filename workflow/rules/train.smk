@@ -16,6 +16,8 @@ rule train:
     threads: PLAN.params.train.threads
     resources:
         gpu=1,
+    message:
+        "train {wildcards.experiment}"
     shell:
         "{FEWSHOT} train {wildcards.experiment} --key {wildcards.key} --suite {SUITE} > {log} 2>&1"
 
