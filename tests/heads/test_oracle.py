@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewshot.heads import build_head
-from fewshot.solvers.crammer_singer import crammer_singer
+from fewshot.solvers import crammer_singer
 
 pytestmark = pytest.mark.oracle
 

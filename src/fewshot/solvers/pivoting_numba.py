@@ -46,7 +46,8 @@ class Pivots(NamedTuple):
     def adjoint(self, gradient: Tensor) -> Tensor:
         """Return V (T, M, S) for the gradient (T, M, S) of alpha; see `saddle.SaddleFactors.adjoint`."""
         adjoint = torch.empty(gradient.shape, dtype=gradient.dtype)
-        _adjoints(gradient.detach().numpy(), self.inverses, self.rows, self.counts, self.schur, adjoint.numpy())
+        given = gradient.detach().contiguous().numpy()
+        _adjoints(given, self.inverses, self.rows, self.counts, self.schur, adjoint.numpy())
         return adjoint
 
 
@@ -78,7 +79,8 @@ def pivot(
         counts=np.empty(shape[:2], np.int32),
         schur=np.empty((n_problems, n_samples, n_samples)),
     )
-    _pivot_all(kernel.detach().numpy(), labels.numpy(), bound, shift, max_rounds, free is None, *pivots)
+    kernel, labels = kernel.detach().contiguous(), labels.contiguous()
+    _pivot_all(kernel.numpy(), labels.numpy(), bound, shift, max_rounds, free is None, *pivots)
     return pivots
 
 
@@ -91,7 +93,8 @@ def _pivot_all(
     n_problems, n_way, n_samples = alpha.shape
     matrix, solution = np.empty((n_samples, n_samples)), np.empty((n_way, n_samples))
     gradient, right = np.empty((n_way, n_samples)), np.empty((n_way, n_samples))
-    nu, scratch = np.empty(n_samples), np.empty(n_samples)
+    nu, scratch = np.empty(n_samples), np.empty((2, n_samples))
+    infeasible, changed = np.empty((n_way, n_samples), np.uint8), np.empty(n_way, np.uint8)
     for t in range(n_problems):
         for i in range(n_samples):
             for j in range(n_samples):
@@ -99,7 +102,7 @@ def _pivot_all(
             matrix[i, i] += shift
         rounds[t], solved[t] = _pivot_one(
             matrix, labels[t], bound, max_rounds, all_free, solution, free[t], inverses[t], rows[t], counts[t],
-            schur[t], gradient, right, nu, scratch,
+            schur[t], gradient, right, nu, scratch, infeasible, changed,
         )  # fmt: skip
         residual[t] = _residual(labels[t], bound, solution, gradient)
         for m in range(n_way):
@@ -111,22 +114,27 @@ def _pivot_all(
 def _pivot_one(
     matrix: Any, labels: Any, bound: float, max_rounds: int, all_free: bool, alpha: Any, free: Any,
     inverses: Any, rows: Any, counts: Any, schur: Any, gradient: Any, right: Any, nu: Any, scratch: Any,
+    infeasible: Any, changed: Any,
 ) -> tuple[int, bool]:  # fmt: skip
     """Solve one problem; return the number of linear solves and whether nothing is infeasible."""
     n_way, n_samples = alpha.shape
-    infeasible, changed = np.empty((n_way, n_samples), np.uint8), np.ones(n_way, np.uint8)
     fewest, patience = n_way * n_samples + 1, PATIENCE
+    changed[:] = 1
     for done in range(1, max_rounds + 1):
-        if not _factorise(matrix, free, changed, all_free and done == 1, inverses, rows, counts, schur, scratch):
+        ridge = all_free and done == 1
+        if ridge:
+            definite = _solve_ridge(matrix, labels, alpha, nu, schur, scratch)
+        else:
+            definite = _invert_changed(matrix, free, changed, inverses, rows, counts, scratch)
+            definite = definite and _factorise_sum(inverses, rows, counts, schur)
+        if not definite:
             alpha[:] = np.nan
             gradient[:] = np.nan
             return done, False
-        _solve_free(matrix, labels, bound, free, alpha, inverses, rows, counts, schur, right, nu, scratch)
+        if not ridge:
+            _solve_free(matrix, labels, bound, free, alpha, inverses, rows, counts, schur, right, nu, scratch)
         _multiply(matrix, alpha, gradient)
-        count, last_class, last_sample = _find_infeasible(matrix, labels, bound, free, alpha, gradient, nu, infeasible)
-        if count == 0:
-            _refine(matrix, labels, alpha, inverses, rows, counts, schur, gradient, right, nu, scratch)
-            return done, True
+        count, last_class, last_sample = _find_infeasible(labels, bound, free, alpha, gradient, nu, infeasible)
         patience = PATIENCE if count < fewest else patience - 1
         fewest = min(fewest, count)
         changed[:] = 0
@@ -139,42 +147,75 @@ def _pivot_one(
         else:
             free[last_class, last_sample] ^= 1
             changed[last_class] = 1
+        if ridge:
+            _keep_full_inverse(schur, changed, inverses, rows, counts)
+        if count == 0:
+            if ridge:
+                _factorise_sum(inverses, rows, counts, schur)
+            _refine(matrix, labels, alpha, inverses, rows, counts, schur, gradient, right, nu, scratch)
+            return done, True
     return max_rounds, False
 
 
 @_compile
-def _factorise(
-    matrix: Any,
-    free: Any,
-    changed: Any,
-    all_free: bool,
-    inverses: Any,
-    rows: Any,
-    counts: Any,
-    schur: Any,
-    scratch: Any,
-) -> bool:
-    """Invert the matrix on the free samples of each changed class, then factorise the sum; False if singular."""
-    n_way, n_samples = free.shape
+def _solve_ridge(matrix: Any, labels: Any, alpha: Any, nu: Any, inverse: Any, scratch: Any) -> bool:
+    """Set alpha and nu to the solution with everything free, and `inverse` to that of the matrix; False if singular."""
+    n_way, n_samples = alpha.shape
+    inverse[:] = matrix
+    if not _invert(inverse, scratch):
+        return False
+    for i in range(n_samples):
+        total = 0.0
+        for k in range(n_samples):
+            total += inverse[i, k]
+        for m in range(n_way):
+            alpha[m, i] = -total / n_way
+        nu[i] = 1.0 / n_way
+    for i in range(n_samples):
+        row, own = inverse[i], alpha[labels[i]]
+        for k in range(n_samples):
+            own[k] += row[k]
+    return True
+
+
+@_compile
+def _keep_full_inverse(inverse: Any, changed: Any, inverses: Any, rows: Any, counts: Any) -> None:
+    """Store the inverse of the whole matrix for the classes whose samples all stay free."""
+    n_way, n_samples = rows.shape
     for m in range(n_way):
         if not changed[m]:
-            continue
-        count = 0
-        for i in range(n_samples):
-            if free[m, i]:
-                rows[m, count] = i
-                count += 1
-        counts[m] = count
-        inverse = inverses[m, : count * count].reshape(count, count)
-        if all_free and m > 0:
-            inverses[m] = inverses[0]
-            continue
-        for a in range(count):
-            row = matrix[rows[m, a]]
-            for b in range(count):
-                inverse[a, b] = row[rows[m, b]]
-        if not _invert(inverse, scratch):
-            return False
+            counts[m] = n_samples
+            inverses[m] = inverse.reshape(n_samples * n_samples)
+            for i in range(n_samples):
+                rows[m, i] = i
+
+
+@_compile
+def _invert_changed(matrix: Any, free: Any, changed: Any, inverses: Any, rows: Any, counts: Any, scratch: Any) -> bool:
+    """Invert the matrix on the free samples of each changed class; False if singular."""
+    n_way, n_samples = free.shape
+    for m in range(n_way):
+        if changed[m]:
+            count = 0
+            for i in range(n_samples):
+                if free[m, i]:
+                    rows[m, count] = i
+                    count += 1
+            counts[m] = count
+            inverse = inverses[m, : count * count].reshape(count, count)
+            for a in range(count):
+                row = matrix[rows[m, a]]
+                for b in range(count):
+                    inverse[a, b] = row[rows[m, b]]
+            if not _invert(inverse, scratch):
+                return False
+    return True
+
+
+@_compile
+def _factorise_sum(inverses: Any, rows: Any, counts: Any, schur: Any) -> bool:
+    """Set `schur` to the upper Cholesky factor of the sum of the inverses; False if that is singular."""
+    n_way = len(counts)
     schur[:] = 0.0
     for m in range(n_way):
         count = counts[m]
@@ -217,11 +258,11 @@ def _solve_saddle(
         count = counts[m]
         inverse = inverses[m, : count * count].reshape(count, count)
         for a in range(count):
-            scratch[a] = right[m, rows[m, a]]
+            scratch[0, a] = right[m, rows[m, a]]
         for a in range(count):
             total = 0.0
             for b in range(count):
-                total += inverse[a, b] * scratch[b]
+                total += inverse[a, b] * scratch[0, b]
             solution[m, rows[m, a]] = total
             nu[rows[m, a]] += total
     _solve_cholesky(schur, nu)
@@ -229,11 +270,11 @@ def _solve_saddle(
         count = counts[m]
         inverse = inverses[m, : count * count].reshape(count, count)
         for a in range(count):
-            scratch[a] = nu[rows[m, a]]
+            scratch[0, a] = nu[rows[m, a]]
         for a in range(count):
             total = 0.0
             for b in range(count):
-                total += inverse[a, b] * scratch[b]
+                total += inverse[a, b] * scratch[0, b]
             solution[m, rows[m, a]] -= total
 
 
@@ -274,7 +315,7 @@ def _multiply(matrix: Any, alpha: Any, product: Any) -> None:
 
 @_compile
 def _find_infeasible(
-    matrix: Any, labels: Any, bound: float, free: Any, alpha: Any, product: Any, nu: Any, infeasible: Any
+    labels: Any, bound: float, free: Any, alpha: Any, product: Any, nu: Any, infeasible: Any
 ) -> tuple[int, int, int]:
     """Mark free entries above their bound and bound entries with a negative multiplier; return count and the last."""
     n_way, n_samples = alpha.shape
@@ -327,35 +368,66 @@ def _residual(labels: Any, bound: float, alpha: Any, product: Any) -> float:
 @_compile
 def _adjoints(gradient: Any, inverses: Any, rows: Any, counts: Any, schur: Any, adjoint: Any) -> None:
     """Solve the saddle system for the gradient of alpha, problem by problem."""
-    n_problems, _, n_samples = gradient.shape
-    nu, scratch = np.empty(n_samples), np.empty(n_samples)
+    n_problems, n_way, n_samples = gradient.shape
+    right, solution = np.empty((n_way, n_samples)), np.empty((n_way, n_samples))
+    nu, scratch = np.empty(n_samples), np.empty((2, n_samples))
     for t in range(n_problems):
-        adjoint[t] = 0.0
+        right[:] = gradient[t]
+        solution[:] = 0.0
         nu[:] = 0.0
-        _solve_saddle(gradient[t], inverses[t], rows[t], counts[t], schur[t], adjoint[t], nu, scratch)
+        _solve_saddle(right, inverses[t], rows[t], counts[t], schur[t], solution, nu, scratch)
+        adjoint[t] = solution
 
 
 @_compile
 def _invert(matrix: Any, scratch: Any) -> bool:
-    """Invert a symmetric positive definite matrix in place by Gauss-Jordan sweeps; False if a pivot is not positive."""
+    """Invert a symmetric positive definite matrix in place by Gauss-Jordan sweeps; False if a pivot is not positive.
+
+    Two pivots a sweep halve the traffic of one; scratch is (2, n) or larger.
+    """
     n = matrix.shape[0]
-    for k in range(n):
-        pivot_row = matrix[k]
-        if not pivot_row[k] > 0:
+    for k in range(0, n - 1, 2):
+        a, b, c = matrix[k, k], matrix[k, k + 1], matrix[k + 1, k + 1]
+        determinant = a * c - b * b
+        if not (a > 0 and determinant > 0):
             return False
-        scale = 1.0 / pivot_row[k]
+        a, b, c = c / determinant, -b / determinant, a / determinant
         for j in range(n):
-            scratch[j] = pivot_row[j]
+            upper, lower = matrix[k, j], matrix[k + 1, j]
+            scratch[0, j] = a * upper + b * lower
+            scratch[1, j] = b * upper + c * lower
         for i in range(n):
-            if i != k:
-                row = matrix[i]
-                factor = row[k] * scale
+            if i != k and i != k + 1:
+                first, second = matrix[i, k], matrix[i, k + 1]
                 for j in range(n):
-                    row[j] -= factor * scratch[j]
-                row[k] = -factor
+                    matrix[i, j] -= first * scratch[0, j] + second * scratch[1, j]
+                matrix[i, k] = -(first * a + second * b)
+                matrix[i, k + 1] = -(first * b + second * c)
         for j in range(n):
-            pivot_row[j] = scratch[j] * scale
-        pivot_row[k] = scale
+            matrix[k, j] = scratch[0, j]
+            matrix[k + 1, j] = scratch[1, j]
+        matrix[k, k], matrix[k, k + 1], matrix[k + 1, k], matrix[k + 1, k + 1] = a, b, b, c
+    return n % 2 == 0 or _sweep(matrix, n - 1, scratch)
+
+
+@_compile
+def _sweep(matrix: Any, k: int, scratch: Any) -> bool:
+    """Do the Gauss-Jordan sweep of one pivot in place; False if it is not positive."""
+    n = matrix.shape[0]
+    if not matrix[k, k] > 0:
+        return False
+    inverse = 1.0 / matrix[k, k]
+    for j in range(n):
+        scratch[0, j] = matrix[k, j] * inverse
+    for i in range(n):
+        if i != k:
+            factor = matrix[i, k]
+            for j in range(n):
+                matrix[i, j] -= factor * scratch[0, j]
+            matrix[i, k] = -factor * inverse
+    for j in range(n):
+        matrix[k, j] = scratch[0, j]
+    matrix[k, k] = inverse
     return True
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot.solvers.certificate import kkt_residual
-from fewshot.solvers.multiclass_svm import Solution
 from fewshot.solvers.interior_point import interior_point
+from fewshot.solvers.multiclass_svm import Solution
 from fewshot.solvers.pivoting_torch import one_hot, shifted
 
 CONVERGED = 1e-9

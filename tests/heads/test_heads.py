@@ -1,0 +1,240 @@
+"""What every head must do, and what only the solved ones can: loops over the registry."""
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot.errors import NumericalError
+from fewshot.heads import HEADS, build_head
+from fewshot.heads.svm import SvmHead
+from fewshot.solvers import crammer_singer
+
+SVMS = ["svm", "svm_ww", "svm_he"]
+
+
+def draw_episodes(n_episodes=3, n_way=4, n_shot=3, n_query=2, n_features=12, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.stack([torch.randperm(n_way * n_shot, generator=generator) % n_way for _ in range(n_episodes)])
+    centres = torch.randn(n_episodes, n_way, n_features, generator=generator, dtype=dtype)
+
+    def draw(classes):
+        noise = torch.randn(*classes.shape, n_features, generator=generator, dtype=dtype)
+        return (centres.gather(1, classes[:, :, None].expand(-1, -1, n_features)) + 0.8 * noise).relu()
+
+    query_labels = torch.arange(n_way).repeat(n_query).expand(n_episodes, -1)
+    return draw(labels), labels, draw(query_labels)
+
+
+@pytest.fixture(params=HEADS)
+def head(request):
+    return build_head(request.param).double()
+
+
+def test_scores_have_shape_dtype_and_scale(head):
+    support, labels, query = draw_episodes()
+    scores = head(support, labels, query, n_way=4)
+    assert scores.shape == (3, 8, 4)
+    assert scores.dtype == torch.float64
+    assert list(dict(head.named_parameters())) == ["scale"]
+    assert head.scale.shape == ()
+    assert head.scale == 1
+    with torch.no_grad():
+        head.scale.fill_(2.5)
+    torch.testing.assert_close(head(support, labels, query, n_way=4), 2.5 * scores)
+
+
+def test_most_queries_find_their_class(head):
+    support, labels, query = draw_episodes(20, n_features=64)
+    found = head(support, labels, query, n_way=4).argmax(2)
+    assert (found == torch.arange(4).repeat(2)).double().mean() > 0.8
+
+
+def test_order_of_rows_and_classes_does_not_matter(head):
+    support, labels, query = draw_episodes()
+    scores = head(support, labels, query, n_way=4)
+    rows, classes, queries = torch.randperm(12), torch.randperm(4), torch.randperm(8)
+    permuted = head(support[:, rows], classes[labels[:, rows]], query[:, queries], n_way=4)
+    torch.testing.assert_close(permuted[:, :, classes], scores[:, queries], rtol=1e-9, atol=1e-12)
+
+
+def test_batch_equals_loop(head):
+    support, labels, query = draw_episodes()
+    batch = head(support, labels, query, n_way=4)
+    single = torch.cat([head(*(v[t : t + 1] for v in (support, labels, query)), n_way=4) for t in range(3)])
+    torch.testing.assert_close(batch, single, rtol=1e-10, atol=1e-13)
+
+
+def test_unbalanced_classes(head):
+    support, _, query = draw_episodes()
+    labels = torch.tensor([[0] * 8 + [1, 2, 3, 3]] * 3)
+    assert torch.isfinite(head(support, labels, query, n_way=4)).all()
+
+
+def test_float32_agrees_with_float64(head):
+    support, labels, query = draw_episodes()
+    expected = head(support, labels, query, n_way=4)
+    found = head.float()(support.float(), labels, query.float(), n_way=4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_is_computed_in_float32(head):
+    support, labels, query = (v.bfloat16() if v.is_floating_point() else v for v in draw_episodes())
+    expected = head.float()(support.float(), labels, query.float(), n_way=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(support, labels, query, n_way=4)
+        wide = head(support.float(), labels, query.float(), n_way=4)
+    assert torch.equal(found, expected)
+    assert torch.equal(wide, expected)
+
+
+def test_gradients(head):
+    support, labels, query = draw_episodes(2, 3, 2, 1, 5)
+    head.requires_grad_(False)
+    arguments = support.requires_grad_(), query.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, z: head(x, labels, z, n_way=3), arguments, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_svm_gradients_with_active_bounds(backend):
+    support, labels, query = draw_episodes(2, 4, 4, 2, 10, seed=3)
+    alpha = crammer_singer(support @ support.mT, labels, 4).alpha
+    upper = 0.1 * torch.nn.functional.one_hot(labels, 4)
+    assert 0.2 <= (upper - alpha < 1e-9).double().mean() <= 0.6
+    head = build_head("svm", backend=backend).double().requires_grad_(False)
+    arguments = support.requires_grad_(), query.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, z: head(x, labels, z, n_way=4), arguments, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("svm_ww", 0.05), ("svm_he", 1.0)])
+def test_box_heads_have_gradients_through_free_variables(name, bound):
+    support, labels, query = draw_episodes(2, 3, 3, 2, 30, seed=1)
+    head = build_head(name, bound=bound).double().requires_grad_(False)
+    head.eval()
+    head(support, labels, query, n_way=3)
+    assert head.take_certificates()["converged"].all()
+    arguments = support.requires_grad_(), query.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, z: head(x, labels, z, n_way=3), arguments, atol=1e-6, rtol=1e-5)
+
+
+def test_svm_scores_sum_to_zero():
+    scores = build_head("svm").double()(*draw_episodes(), n_way=4)
+    assert scores.sum(2).abs().max() < 1e-12
+
+
+def test_svm_by_qpth_with_many_iterations_agrees():
+    support, labels, query = draw_episodes()
+    exact = build_head("svm").double()(support, labels, query, n_way=4)
+    for solver in ("qpth", "truncated"):
+        head = build_head("svm", solver=solver, max_iterations=30, solver_precision="float64").double()
+        torch.testing.assert_close(head(support, labels, query, n_way=4), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_stopped_svm_uses_few_iterations_in_evaluation_only():
+    episodes = draw_episodes()
+    training = build_head("svm", solver="truncated").double()
+    exact = build_head("svm").double()(*episodes, n_way=4)
+    torch.testing.assert_close(training(*episodes, n_way=4), exact, rtol=1e-2, atol=1e-3)
+    assert (training.eval()(*episodes, n_way=4) - exact).abs().max() > 1e-3
+
+
+def test_not_contiguous_inputs(head):
+    support, labels, query = draw_episodes()
+    expected = head(support, labels, query, n_way=4)
+    twice = [v.repeat_interleave(2, 1)[:, ::2] for v in (support, labels, query)]
+    torch.testing.assert_close(head(*twice, n_way=4), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "prototype"])
+def test_second_derivative_is_refused(name):
+    support, labels, query = draw_episodes()
+    scores = build_head(name).double()(support.requires_grad_(), labels, query, n_way=4)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(scores.square().sum(), support, create_graph=True)
+
+
+@pytest.mark.parametrize("name", SVMS)
+def test_certificates_are_kept_in_evaluation_only(name):
+    head, episodes = build_head(name).double(), draw_episodes()
+    head(*episodes, n_way=4)
+    assert head.take_certificates() == {}
+    head.eval()
+    head(*episodes, n_way=4)
+    head(*episodes, n_way=4)
+    certificates = head.take_certificates()
+    assert certificates["converged"].tolist() == [True] * 6
+    assert certificates["kkt_residual"].max() <= 1e-9
+    assert head.take_certificates() == {}
+
+
+def test_closed_form_heads_have_no_certificates():
+    head = build_head("ridge").double().eval()
+    head(*draw_episodes(), n_way=4)
+    assert head.take_certificates() == {}
+
+
+def test_unconverged_episodes_stop_training_unless_allowed():
+    residual, converged = torch.tensor([1e-12, 1e-3]), torch.tensor([True, False])
+    with pytest.raises(NumericalError, match=r"1 of 2 episodes .* 0\.001"):
+        SvmHead().certify(residual, converged)
+    SvmHead(allow_unconverged=True).certify(residual, converged)
+    head = SvmHead().eval()
+    head.certify(residual, converged)
+    np.testing.assert_array_equal(head.take_certificates()["converged"], [True, False])
+
+
+def fill(features, value):
+    return features.index_fill(1, torch.tensor(1), value)
+
+
+BAD_EPISODES = {
+    "n_way": (lambda x, y, z: (x, y, z, 1), ValueError, "n_way is 1; allowed: 2 or more"),
+    "flat support": (lambda x, y, z: (x[0], y, z, 4), ValueError, r"support has shape \(12, 12\)"),
+    "integer query": (lambda x, y, z: (x, y, z.long(), 4), ValueError, "query has .* floating point"),
+    "other features": (lambda x, y, z: (x, y, z[..., :5], 4), ValueError, r"query has shape \(3, 8, 5\)"),
+    "other episodes": (lambda x, y, z: (x, y, z[:2], 4), ValueError, r"query has shape \(2, 8, 12\)"),
+    "short labels": (lambda x, y, z: (x, y[:, :5], z, 4), ValueError, r"support_labels has shape \(3, 5\)"),
+    "float labels": (lambda x, y, z: (x, y.double(), z, 4), ValueError, "support_labels .* allowed: integers"),
+    "large label": (lambda x, y, z: (x, y, z, 3), ValueError, r"support_labels holds 3; allowed: 0 \.\. 2"),
+    "negative label": (lambda x, y, z: (x, y - 1, z, 4), ValueError, "support_labels holds -1; allowed"),
+    "missing class": (lambda x, y, z: (x, y, z, 5), ValueError, "episode 0 has no image of class 4"),
+    "support nan": (lambda x, y, z: (fill(x, torch.nan), y, z, 4), NumericalError, r"support\[0, 1, 0\] is nan"),
+    "support inf": (lambda x, y, z: (fill(x, torch.inf), y, z, 4), NumericalError, r"support\[0, 1, 0\] is inf"),
+    "query nan": (lambda x, y, z: (x, y, fill(z, torch.nan), 4), NumericalError, r"query\[0, 1, 0\] is nan"),
+    "query inf": (lambda x, y, z: (x, y, fill(z, torch.inf), 4), NumericalError, r"query\[0, 1, 0\] is inf"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_EPISODES)
+def test_bad_episodes_are_named(head, case):
+    change, error, message = BAD_EPISODES[case]
+    support, labels, query, n_way = change(*draw_episodes())
+    with pytest.raises(error, match=message):
+        head(support, labels, query, n_way=n_way)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ridge", {"ridge": 0.0}),
+        ("r2d2", {"ridge": -1.0}),
+        ("svm", {"bound": 0.0}),
+        ("svm", {"diagonal_shift": -1.0}),
+        ("svm", {"solver": "osqp"}),
+        ("svm", {"max_iterations": 0}),
+        ("svm_ww", {"bound": -1.0}),
+        ("svm_he", {"bound": 0.0}),
+        ("prototype", {"metric": "cosine"}),
+    ],
+)
+def test_bad_settings_are_named(name, setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        build_head(name, **setting)
+
+
+def test_registry_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, fewshot.heads; assert not {'torch', 'numpy', 'numba'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
