@@ -303,27 +303,26 @@ def _token(key: str, value: Any) -> str:
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
     recipe, evaluate = experiment.recipe, experiment.evaluate
-    wanted: list[tuple[Choice, str, int, int, str]] = [
-        (experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot + recipe.n_query, "training")
+    wanted: list[tuple[Choice, str, int, int, int, str]] = [
+        (experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot, recipe.n_query, "training")
     ]
     if recipe.validation.episodes and recipe.epochs:
-        per_class = recipe.validation.n_shot + recipe.validation.n_query
-        wanted.append((experiment.dataset, "validation", recipe.n_way, per_class, "validation"))
-    for target in experiment.targets:
-        per_class = max(experiment.shots) + evaluate.n_query
-        wanted.append((target, evaluate.split, evaluate.n_way, per_class, "evaluation"))
-    for dataset, split, n_way, per_class, use in wanted:
+        shot, query = recipe.validation.n_shot, recipe.validation.n_query
+        wanted.append((experiment.dataset, "validation", recipe.n_way, shot, query, "validation"))
+    most = max(experiment.shots)
+    wanted += [
+        (target, evaluate.split, evaluate.n_way, most, evaluate.n_query, "evaluation") for target in experiment.targets
+    ]
+    for dataset, split, n_way, n_shot, n_query, use in wanted:
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
         parts = ("train", "validation") if split == "trainval" else (split,)
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
         if n_way > classes:
+            raise ParamsError(f"{where}: {use} with n_way {n_way}, but {dataset.label} has {classes} {split} classes")
+        if n_shot + n_query > smallest:
             raise ParamsError(
-                f"{where}: {use} asks for {n_way} ways, but {dataset.label} has {classes} {split} classes"
-            )
-        if per_class > smallest:
-            raise ParamsError(
-                f"{where}: {use} asks for {per_class} images a class (shots + queries), but the smallest {split} class "
-                f"of {dataset.label} has {smallest}"
+                f"{where}: {use} with n_shot {n_shot} and n_query {n_query} needs {n_shot + n_query} images a class, "
+                f"but the smallest {split} class of {dataset.label} has {smallest}"
             )

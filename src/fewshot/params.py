@@ -369,6 +369,8 @@ _PLAIN_WORDS = {
     "a valid dictionary": "a section",
     "an object": "a section",
     "Tuple should": "it should",
+    "String should": "it should",
+    "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
     " after validation": "",
 }
 
