@@ -181,7 +181,7 @@ def load_pickle(file: BinaryIO, origin: str) -> Any:
         file.seek(0)
         return _resolve(_Unpickler(file, encoding="latin1").load(), {}, 0)
     except DataError as error:
-        raise DataError(f"{origin}: {error}") from error
+        raise DataError(f"{origin}: {error}; fetch it again, from a source that you trust") from error
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError,
         OverflowError, RecursionError, ImportError,
