@@ -167,15 +167,19 @@ def _of_these_data_sets(contents: Contents) -> list[Published]:
 
 
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
-    """Collect the figures under their headings."""
-    return [
-        {
-            "id": title.lower().replace(" ", "-"),
-            "title": title,
-            "pictures": [_embedded(picture, figures) for picture in pictures if picture.section == title],
-        }
-        for title in unique(picture.section for picture in pictures)
-    ]
+    """Collect the figures under their headings; several drawings stand side by side, wide sheets below each other."""
+    sections = []
+    for title in unique(picture.section for picture in pictures):
+        embedded = [_embedded(picture, figures) for picture in pictures if picture.section == title]
+        sections.append(
+            {
+                "id": title.lower().replace(" ", "-"),
+                "title": title,
+                "pictures": embedded,
+                "gallery": len(embedded) > 1 and title != RASTER_SECTION,
+            }
+        )
+    return sections
 
 
 def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:

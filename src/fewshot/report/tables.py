@@ -183,12 +183,15 @@ LEGEND = (
 
 
 def markdown(contents: Contents) -> str:
-    """Return results.md: a table for each data set and target, with the printed numbers and verdicts."""
-    parts = [f"# Results of suite `{contents.suite.suite}`", LEGEND]
+    """Return results.md: a table for each data set and target, with the printed numbers and verdicts.
+
+    Its headings are of the third level, so that other documents can show it as it is.
+    """
+    parts = [f"Suite `{contents.suite.suite}`. {LEGEND}"]
     parts += [_markdown_block(block) for block in contents.blocks]
     if contents.missing:
         names = "\n".join(f"- `{entry.experiment}` on {entry.target}: `{entry.command}`" for entry in contents.missing)
-        parts.append(f"## Missing\n\nThis table is partial. Not there yet:\n\n{names}")
+        parts.append(f"### Missing\n\nThis table is partial. Not there yet:\n\n{names}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,7 +207,7 @@ def _markdown_block(block: Block) -> str:
         for shot in block.shots:
             body[-1] += _markdown_cell(line.cells.get(shot))[:width]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
-    return f"## {block.title}\n\n{lines}"
+    return f"### {block.title}\n\n{lines}"
 
 
 def _markdown_cell(cell: Cell | None) -> list[str]:
