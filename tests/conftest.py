@@ -47,13 +47,14 @@ def tiny_params():
     """Return a function that gives the parameters of a suite `tiny` with one experiment, as plain values."""
 
     def values(learner="prototype", backbone="conv4", recipe=None, evaluate=None, **block) -> dict[str, Any]:
+        parts = {"dataset": "glyphs", "backbone": backbone, "learner": learner, "recipe": "quick"}
         return {
             "suite": "tiny",
-            "suites": {"tiny": [{"dataset": "glyphs", "backbone": backbone, "learner": learner, "recipe": "quick", **block}]},
+            "suites": {"tiny": [{**parts, **block}]},
             "recipes": {"quick": {**TINY_RECIPE, **(recipe or {})}},
             "backbones": {"conv4": {"filters": 4}, "conv4_maml": {"filters": 4}},
             "evaluate": {"n_way": 3, "n_query": 4, "episodes": 20, "shots": [1, 3], **(evaluate or {})},
-        }  # fmt: skip
+        }
 
     return values
 

@@ -235,7 +235,8 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = EpisodeIndices(file["classes"], file["images"], int(file["n_query"]), file["ids"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        _check_form(found)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and prepare again") from None
     if len(found.ids) < episodes or found.n_shot < n_shot:
         raise DataError(
@@ -247,6 +248,20 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
         found.n_query,
         found.ids[:episodes],
     )
+
+
+def _check_form(episodes: EpisodeIndices) -> None:
+    """Raise `ValueError` unless the arrays have the types and shapes of a list."""
+    arrays = (episodes.classes, episodes.images, episodes.ids)
+    if any(array.dtype.kind != "i" for array in arrays):
+        raise ValueError(f"integers expected, not {', '.join(str(array.dtype) for array in arrays)}")
+    n_episodes, n_way, per_class = episodes.images.shape
+    if episodes.classes.shape != (n_episodes, n_way) or episodes.ids.shape != (n_episodes,):
+        raise ValueError(f"shapes {', '.join(str(array.shape) for array in arrays)} do not go together")
+    if not 0 < episodes.n_query < per_class:
+        raise ValueError(f"{episodes.n_query} queries of {per_class} images a class")
+    if n_episodes and min(episodes.classes.min(), episodes.images.min()) < 0:
+        raise ValueError("negative class or image numbers")
 
 
 def episodes_hash(episodes: EpisodeIndices) -> str:
