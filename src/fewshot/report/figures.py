@@ -43,9 +43,9 @@ def accuracy(blocks: Sequence[Block]) -> Picture:
         _accuracy_panel(axis, block, shots)
     axes[-1].set_xlabel("accuracy (%)")
     handles = [_key(axes[0], shot, shots) for shot in shots]
-    handles.append(
-        axes[0].errorbar([], [], xerr=[], fmt="D", color=PUBLISHED_COLOR, mfc="white", ms=5, label="published")
-    )
+    if any(block.has_published for block in blocks):
+        key = axes[0].errorbar([], [], xerr=[], fmt="D", color=PUBLISHED_COLOR, mfc="white", ms=5, label="published")
+        handles.append(key)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return Picture(
         "accuracy",
@@ -66,7 +66,7 @@ def _accuracy_panel(axis: Axes, block: Block, shots: Sequence[int]) -> None:
         for shot, cell in line.cells.items():
             index = shots.index(shot)
             style: dict[str, Any] = {"fmt": MARKERS[index % 7], "color": COLORS[index % 7]}
-            axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=5, capsize=2, **style)
+            axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=4, capsize=3, **style)
             _published_mark(axis, cell, y + 0.28)
     axis.set_yticks(range(len(block.lines)), [f"{line.label}, {line.backbone}" for line in block.lines])
     axis.set_ylim(len(block.lines) - 0.4, -0.6)
