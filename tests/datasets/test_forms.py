@@ -53,6 +53,14 @@ def test_original_cifar_100(kind, make, prepare, monkeypatch, tmp_path):
     assert {image.tobytes() for image in store.split("train").images[:6]} == rows
 
 
+def test_archive_beside_what_was_taken_out_of_it_is_not_read_again(make, prepare, monkeypatch, tmp_path):
+    monkeypatch.setattr(Fc100, "class_lists", make.lists)
+    given = make.folder(tmp_path / "given", make.cifar100())
+    make.tar(given / "cifar-100-python.tar.gz", {"readme": b"x"}, "w:gz")
+
+    assert len(prepare("fc100", given, sha256="none").split("train")) == 18
+
+
 def test_forms_of_cifar_with_equal_pixels_give_equal_content(make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(Fc100, "class_lists", make.lists)
     images = make.images(30, 32)

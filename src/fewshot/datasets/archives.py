@@ -28,6 +28,8 @@ from fewshot.errors import DataError, ResourceError
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_NAME_LENGTH = 1000
+ARCHIVES = ("zip", "gzip", "bzip2", "tar")
+TEXTS = (".txt", ".md", ".json", ".csv", ".html", ".pdf", "readme", "license")
 JUNK = re.compile(r"(^|/)(__MACOSX/|\.)|(^|/)Thumbs\.db$")
 
 
@@ -296,7 +298,7 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
     """Open files, archives or folders as one set.
 
     Args:
-        paths: each a folder (archives at its top are opened too), an archive (zip, tar, tar.gz, tar.bz2) or a file.
+        paths: each a file, an archive (zip, tar, tar.gz, tar.bz2), a folder of files, or a folder of archives only.
         scratch: folder for the decompressed form of compressed tars; removed again.
         limits: what an archive may hold.
 
@@ -312,11 +314,14 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
 def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> Iterator[FileSet]:
     if path.is_dir():
         folder = FolderFiles(path)
-        for name in folder.names():
-            if "/" not in name and _kind(path / name) in ("zip", "gzip", "bzip2", "tar"):
-                del folder.sizes[name]
-                yield _open_archive(path / name, scratch, limits, stack)
-        yield folder
+        archives = [name for name in folder.names() if "/" not in name and _kind(path / name) in ARCHIVES]
+        unpacked = [name for name in folder.names() if name not in archives and not name.lower().endswith(TEXTS)]
+        if unpacked:  # archives beside what was taken out of them
+            archives = []
+        for name in archives:
+            yield _open_archive(path / name, scratch, limits, stack)
+        if not archives:
+            yield folder
     elif path.is_file():
         yield _open_archive(path, scratch, limits, stack)
     else:

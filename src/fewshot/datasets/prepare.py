@@ -1,5 +1,6 @@
 """Stage prepare: fetch the files of a data set, build its store, draw its contact sheet."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from fewshot.datasets.download import describe_files, download
 from fewshot.datasets.store import Store, open_store, write_store
 from fewshot.errors import DataError
 from fewshot.registry import Settings, find_part
+
+log = logging.getLogger(__name__)
 
 __all__ = ["build_store", "download", "draw_contact_sheet"]
 
@@ -52,6 +55,10 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         scratch.mkdir()
         try:
             provenance = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
-            return write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
+            store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    for pair, count in store.record["duplicates"]["across"].items():
+        if count:
+            log.warning("%s: %d images stand in both splits of %s; see `duplicates` in store.json", name, count, pair)
+    return store
