@@ -10,6 +10,7 @@ import torch
 from fewshot.checkpoint import load_weights
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes import EpisodeIndices, episodes_hash, gather_batch
+from fewshot.errors import CheckpointError
 from fewshot.experiments import Experiment
 from fewshot.files import write_json, write_npz
 from fewshot.learners.base import Learner
@@ -29,9 +30,13 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
         CheckpointError: if a weights file is missing, damaged or of another model.
     """
     files = {"single": [train_dir / "weights.safetensors"]}
-    members = sorted((train_dir / "ensemble").glob("*.safetensors"))
-    if members:
-        files["ensemble"] = members
+    if (expected := ensemble_size(experiment)) > 0:
+        files["ensemble"] = sorted((train_dir / "ensemble").glob("*.safetensors"))
+        if len(files["ensemble"]) != expected:
+            raise CheckpointError(
+                f"{train_dir / 'ensemble'}: holds {len(files['ensemble'])} of {expected} states; delete {train_dir} "
+                "and start again: it is restored or remade"
+            )
     found: dict[str, list[Learner]] = {}
     for selection, paths in files.items():
         found[selection] = []
@@ -40,6 +45,12 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
             load_weights(path, learner)
             found[selection].append(learner.to(device).eval())
     return found
+
+
+def ensemble_size(experiment: Experiment) -> int:
+    """Return how many states of a training form its ensemble; 0 if only the best state is kept."""
+    kept = min(experiment.recipe.keep_checkpoints, experiment.recipe.epochs)
+    return kept if experiment.recipe.keep_checkpoints > 1 and experiment.weights is None else 0
 
 
 def evaluate(
