@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         "export", _export, "Write weights, settings and a model card of a trained experiment.", "experiment"
     )
     exporting.add_argument("--out", type=Path, help="folder (default: exports/<experiment>)")
+    episodes = command("episodes", _episodes, "Write a data set's frozen test episodes as JSON lines, or check a file.")
+    episodes.add_argument("action", choices=("export", "check"))
+    episodes.add_argument("name", metavar="dataset")
+    episodes.add_argument("file", type=Path, help="format: docs/export.md")
     command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
     tidying = command(
         "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
@@ -138,6 +142,13 @@ def _export(options: Any) -> None:
     out = options.out or paths.EXPORTS / options.name
     _computing(plan).export_job(plan.find("train", options.name, options.key), plan, out)
     print(f"written: {out}")
+
+
+def _episodes(options: Any) -> None:
+    plan = _plan(options)
+    compute, job = _computing(plan), plan.find("prepare", options.name)
+    work = compute.export_episodes if options.action == "export" else compute.check_episodes
+    print(work(job, options.file))
 
 
 def _list(options: Any) -> None:

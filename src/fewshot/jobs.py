@@ -10,14 +10,15 @@ from fewshot import devices
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
+from fewshot.episode_lists import check_episode_list, read_episode_list, write_episode_list
 from fewshot.episodes import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
-from fewshot.errors import DataError
+from fewshot.errors import DataError, ParamsError
 from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.export import export
 from fewshot.files import read_json, write_json
 from fewshot.params import check
 from fewshot.paths import log_file
-from fewshot.plan import EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.progress import say
 from fewshot.registry import Settings
 from fewshot.report import Summary, write_report
@@ -93,6 +94,39 @@ def prepare_job(job: PrepareJob) -> str:
         write_json(out / "manifest.json", record)
 
     return run_job("prepare", job.name, job.key, work)
+
+
+def export_episodes(job: PrepareJob, file: Path) -> str:
+    """Write the frozen test episodes of a data set for other programs; says what was written."""
+    prepare_job(job)
+    wanted, store = _tested_list(job), open_prepared(job)
+    episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    split = store.split(wanted.split)
+    write_episode_list(file, episodes, split, dataset=job.name, content_hash=store.content_hash)
+    return f"{file}: {wanted.episodes} episodes of {job.name} {wanted.split}, episodes_hash {episodes_hash(episodes)}"
+
+
+def check_episodes(job: PrepareJob, file: Path) -> str:
+    """Check that a file of episodes is whole and fits the prepared data; says whether it is the suite's frozen list.
+
+    Raises:
+        DataError: if it is damaged, or was drawn from other data.
+    """
+    prepare_job(job)
+    wanted, store = _tested_list(job), open_prepared(job)
+    listed = read_episode_list(file)
+    check_episode_list(listed, store.split(wanted.split), store.content_hash)
+    frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    same = listed.header.episodes_hash == episodes_hash(frozen)
+    which = "the frozen list of this suite" if same else "not the frozen list of this suite"
+    return f"{file}: whole, fits {job.name}; {listed.header.episodes} episodes, {which}"
+
+
+def _tested_list(job: PrepareJob) -> EpisodeList:
+    """Return the frozen list of a data set; a suite has one of each data set that it tests on."""
+    if not job.lists:
+        raise ParamsError(f"nothing of this suite is tested on {job.name}, so it has no frozen test episodes")
+    return job.lists[0]
 
 
 def train_job(job: TrainJob, plan: Plan) -> str:
