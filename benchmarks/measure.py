@@ -29,6 +29,48 @@ def take_turns(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def interleave(
+    rivals: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int]
+) -> dict[str, list[float]]:
+    """Return the processor times of each rival, seconds, one a round: for quick rivals the median of several calls.
+
+    Rivals that are repeated within a round are called once before to warm up; the others are taken to be slow.
+    """
+    torch.set_num_threads(1)
+    for name in repeats:
+        rivals[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, rival in rivals.items():
+            calls = []
+            for _ in range(repeats.get(name, 1)):
+                start = time.process_time()
+                rival()
+                calls.append(time.process_time() - start)
+            seconds[name].append(statistics.median(calls))
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """Return how many times faster the second is, round by round: median and range."""
+    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+    middle = f"{statistics.median(ratios):.3g}"
+    return middle if len(ratios) == 1 else f"{middle} [{min(ratios):.3g}..{max(ratios):.3g}]"
+
+
+def peak_memory_mib(function: Callable[[], object]) -> float:
+    """Return by how much a call raises the resident memory of this process at its peak, MiB (Linux only)."""
+
+    def status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = status("VmRSS")
+    function()
+    return (status("VmHWM") - before) / 1024
+
+
 def machine(*packages: str) -> str:
     """Describe the machine and the versions that matter, in one line."""
     model = platform.processor() or platform.machine()

@@ -75,10 +75,10 @@ class _KernelScores(torch.autograd.Function):
         adjoint = ctx.adjoint(coefficients_gradient)
         if isinstance(adjoint, tuple):
             v, b = (factor.to(support.dtype) for factor in adjoint)
-            left = torch.cat([coefficients, b, v], 1)
-            right = torch.cat([weights_gradient, -torch.bmm(v, support), -torch.bmm(b, support)], 1)
+            left = torch.cat([coefficients, -b, -v], 1)
+            right = torch.cat([weights_gradient, torch.bmm(v, support), torch.bmm(b, support)], 1)
         else:
             v = adjoint.to(support.dtype)
-            left = torch.cat([coefficients, v], 1)
-            right = torch.cat([weights_gradient.baddbmm_(v, support, alpha=-1), -weights], 1)
+            left = torch.cat([coefficients, -v], 1)
+            right = torch.cat([weights_gradient.baddbmm_(v, support, alpha=-1), weights], 1)
         return torch.bmm(left.mT, right), torch.bmm(gradient, weights), None, None

@@ -60,7 +60,7 @@ def pivot(
     solved = torch.zeros(n_problems, dtype=torch.bool, device=kernel.device)
     fewest = torch.full_like(rounds, n_way * n_samples + 1)
     patience = torch.full_like(rounds, PATIENCE)
-    active = torch.arange(n_problems, device=kernel.device)
+    active: Tensor | slice = slice(None)
     for done in range(1, max_rounds + 1):
         factors = free_blocks(matrix[active], free[active])
         solution, infeasible = _solve_free(factors, matrix[active], targets[active], bound, free[active])
@@ -70,11 +70,14 @@ def pivot(
         solved[active] = (count == 0) & torch.isfinite(solution).all(2).all(1)
         patience[active] = torch.where(count < fewest[active], PATIENCE, patience[active] - 1)
         fewest[active] = torch.minimum(fewest[active], count)
-        free[active] ^= torch.where(patience[active][:, None, None] >= 0, infeasible, _last_only(infeasible))
-        if on_cpu:
-            active = active[count > 0]
-        if (on_cpu or done >= BLIND_ROUNDS) and bool(solved.all()):
-            break
+        if not on_cpu or bool((patience < 0).any()):
+            infeasible = torch.where(patience[active][:, None, None] >= 0, infeasible, _last_only(infeasible))
+        free[active] ^= infeasible
+        if on_cpu or done >= BLIND_ROUNDS:
+            if bool(solved.all()):
+                break
+            if on_cpu and bool(solved.any()):
+                active = torch.nonzero(~solved).flatten()
     alpha = _refine(SaddleFactors(blocks, schur), alpha, matrix, targets)
     residual = kkt_residual(kernel, labels, alpha, bound, shift)
     return Pivots(alpha, free, rounds, solved, residual, blocks, schur)
