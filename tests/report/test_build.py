@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, ResourceError
 from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
 
@@ -180,3 +180,37 @@ def test_the_terminal_shows_the_table_and_where_the_files_are(maker: Any, tmp_pa
     assert "glyphs, 5-way" in text
     assert str(tmp_path / "out") in text
     assert next(line for line in text.splitlines() if "ridge" in line).count("*") == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(maker: Any, tmp_path: Path) -> None:
+    maker.add("ridge")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ResourceError, match=r"cannot write .*file/out"):
+        write_report(maker.suite(), tmp_path / "file" / "out")
+
+
+def test_layers_that_do_not_adapt_have_no_line(maker: Any, tmp_path: Path) -> None:
+    norms = np.random.default_rng(0).lognormal(size=(20, 5, 5))
+    norms[:, :, :4] = np.nan
+    similarity = np.full((20, 4), np.nan)
+    arrays = {"diagnostics/gradient_norm": norms, "diagnostics/feature_similarity": similarity}
+    maker.add("anil", arrays=arrays)
+    write_report(maker.suite(), tmp_path / "out")
+    figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert "gradient_norm-glyphs" in figures
+    assert "feature_similarity-glyphs" not in figures
+
+
+def test_single_model_and_ensemble_are_different_rows(maker: Any, tmp_path: Path) -> None:
+    entry = maker.add("maml", shots=(5,))
+    evaluation = json.loads(entry.evaluation.read_text())
+    evaluation["results"].append({**evaluation["results"][0], "selection": "ensemble"})
+    entry.evaluation.write_text(json.dumps(evaluation))
+    with np.load(entry.arrays) as stored:
+        arrays = dict(stored)
+    np.savez(entry.arrays, **arrays, **{"accuracy/ensemble/5shot": arrays["accuracy/single/5shot"]})
+    write_report(maker.suite(), tmp_path / "out")
+    assert [row["selection"] for row in read_csv(tmp_path / "out" / "results.csv")] == ["single", "ensemble"]
+    assert "maml, ensemble" in (tmp_path / "out" / "results.md").read_text()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(metrics["glyphs-conv4-maml-quick"]) == {"5shot", "5shot_ensemble"}

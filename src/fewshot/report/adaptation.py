@@ -27,6 +27,7 @@ def adaptation_pictures(contents: Contents) -> Iterator[Picture]:
         arrays = {_name(contents, entry): _stored(entry) for entry in entries}
         for array, draw in DRAWINGS.items():
             found = [(name, values[array]) for name, values in arrays.items() if array in values]
+            found = [(name, values) for name, values in found if not np.isnan(values).all()]
             if found:
                 yield draw(found, target)
         yield from certificates(arrays, target)
@@ -68,12 +69,13 @@ def _panels(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
 
 def _band(axis: Axes, x: Sequence[float], values: np.ndarray, label: str, index: int) -> None:
     """Draw median and quartiles over episodes of values (T, len(x))."""
-    if np.isnan(values).all():
+    known = ~np.isnan(values).all(axis=0)
+    if not known.any():
         return
-    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
+    low, middle, high = np.nanquantile(values[:, known], (0.25, 0.5, 0.75), axis=0)
     style = line_style(index)
-    axis.plot(x, middle, label=label, markersize=4, **style)
-    axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axis.plot(np.asarray(x)[known], middle, label=label, markersize=4, **style)
+    axis.fill_between(np.asarray(x)[known], low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _by_layer(found: Found, layers: Callable[[int], list[str]], *, scale: str, ylabel: str) -> Figure:
@@ -193,7 +195,7 @@ def certificates(arrays: Mapping[str, Mapping[str, np.ndarray]], target: str) ->
 
 
 def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: str) -> Picture:
-    """Draw a plane projection of embeddings: `embedding_map/points` (N, 2) and `embedding_map/labels` (N,)."""
+    """Draw the arrays of `fewshot.embedding_map`."""
     points, labels = arrays["embedding_map/points"], arrays["embedding_map/labels"]
     figure = Figure(figsize=(5.5, 5.0), layout="constrained")
     axis = figure.subplots()
@@ -202,6 +204,9 @@ def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: s
         style = line_style(index)
         axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=COLORS[index], marker=style["marker"], alpha=0.8, lw=0)
     axis.set(title=f"{label}, {entry.backbone}", xticks=[], yticks=[])
+    if "embedding_map/explained" in arrays:
+        first, second = 100 * arrays["embedding_map/explained"]
+        axis.set(xlabel=f"first axis, {first:.0f} % of the variance", ylabel=f"second axis, {second:.0f} %")
     return Picture(
         f"embedding-{entry.group}-{entry.target}",
         "Embedding map",

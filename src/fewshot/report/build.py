@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot.errors import ResourceError
 from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
@@ -48,23 +49,33 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
 
     Raises:
         DataError: if results are missing and `settings.allow_missing` is off, or a result is damaged.
+        ResourceError: if the folder cannot be written.
     """
     contents = read_contents(suite)
+    text = _summary_text(contents, out)
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_tables(contents, partial)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "figures").mkdir(parents=True)
+        _write_all(contents, text, partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except OSError as error:
+        raise ResourceError(f"cannot write {out}: {error}; free some disk or mend the folder's rights") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Summary(text, out, bool(contents.missing))
+
+
+def _write_all(contents: Contents, text: str, out: Path) -> None:
+    _write_tables(contents, out)
     with common_style():
         drawn = list(pictures(contents))
         for picture in drawn:
-            save(picture, partial / "figures")
-    (partial / "report.html").write_text(page(contents, drawn, partial / "figures"), encoding="utf-8")
-    text = _summary_text(contents, out)
-    (partial / "results.txt").write_text(text, encoding="utf-8")
-    _write_manifest(contents, partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    return Summary(text, out, bool(contents.missing))
+            save(picture, out / "figures")
+    (out / "report.html").write_text(page(contents, drawn, out / "figures"), encoding="utf-8")
+    (out / "results.txt").write_text(text, encoding="utf-8")
+    _write_manifest(contents, out)
 
 
 def pictures(contents: Contents) -> Iterator[Picture]:
@@ -76,7 +87,6 @@ def pictures(contents: Contents) -> Iterator[Picture]:
 
 
 def _write_tables(contents: Contents, out: Path) -> None:
-    (out / "figures").mkdir()
     tables.write_csv(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
     tables.write_csv(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
