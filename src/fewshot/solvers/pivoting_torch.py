@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.solvers.certificate import kkt_residual
-from fewshot.solvers.saddle import SaddleFactors, free_blocks
+from fewshot.solvers.saddle import SaddleFactors, free_blocks, on_host
 
 PATIENCE = 5
 """Rounds without fewer infeasible entries after which one entry a round is flipped (Murty's rule, which ends)."""
@@ -52,7 +52,7 @@ def pivot(
     matrix = shifted(kernel, shift)
     targets = one_hot(labels, n_way)
     n_problems, n_way, n_samples = targets.shape
-    on_cpu = kernel.device.type == "cpu"
+    seen = on_host(kernel)
     free = torch.ones_like(targets, dtype=torch.bool) if free is None else free.clone()
     alpha, blocks = torch.empty_like(targets), matrix.new_empty(n_problems, n_way, n_samples, n_samples)
     schur = torch.empty_like(matrix)
@@ -70,13 +70,13 @@ def pivot(
         solved[active] = (count == 0) & torch.isfinite(solution).all(2).all(1)
         patience[active] = torch.where(count < fewest[active], PATIENCE, patience[active] - 1)
         fewest[active] = torch.minimum(fewest[active], count)
-        if not on_cpu or bool((patience < 0).any()):
+        if not seen or bool((patience < 0).any()):
             infeasible = torch.where(patience[active][:, None, None] >= 0, infeasible, _last_only(infeasible))
         free[active] ^= infeasible
-        if on_cpu or done >= BLIND_ROUNDS:
+        if seen or done >= BLIND_ROUNDS:
             if bool(solved.all()):
                 break
-            if on_cpu and bool(solved.any()):
+            if seen and bool(solved.any()):
                 active = torch.nonzero(~solved).flatten()
     alpha = _refine(SaddleFactors(blocks, schur), alpha, matrix, targets)
     residual = kkt_residual(kernel, labels, alpha, bound, shift)

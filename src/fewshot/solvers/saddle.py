@@ -37,6 +37,11 @@ class SaddleFactors(NamedTuple):
         return self.solve(gradient.to(self.blocks.dtype))[0]
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Return whether the host sees the values of a tensor without waiting for another device."""
+    return tensor.device.type == "cpu"
+
+
 def inverse_blocks(matrix: Tensor, diagonal: Tensor) -> SaddleFactors:
     """Return the factors with Z_m = (matrix + diag(diagonal_m))^-1 for matrix (T, S, S), diagonal (T, M, S)."""
     return _finish(_invert(matrix.unsqueeze(1) + torch.diag_embed(diagonal)))
@@ -45,7 +50,7 @@ def inverse_blocks(matrix: Tensor, diagonal: Tensor) -> SaddleFactors:
 def free_blocks(matrix: Tensor, free: Tensor) -> SaddleFactors:
     """Return the factors with Z_m = inverse of matrix (T, S, S) on the free entries (T, M, S), zero elsewhere."""
     n_samples = matrix.shape[1]
-    if matrix.device.type == "cpu":  # elsewhere the host would have to wait for these two answers
+    if on_host(matrix):  # elsewhere the host would have to wait for these two answers
         if bool(free.all()):
             return _finish(_invert(matrix).unsqueeze(1).expand(-1, free.shape[1], -1, -1))
         widest = int(free.sum(2).max())
