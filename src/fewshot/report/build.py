@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.errors import ResourceError
@@ -11,7 +10,7 @@ from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
 from fewshot.report.figures import result_pictures
-from fewshot.report.inputs import SuiteReport
+from fewshot.report.inputs import SuiteReport, Summary
 from fewshot.report.latex import latex
 from fewshot.report.page import page
 from fewshot.report.runtimes import write_runtimes
@@ -21,21 +20,6 @@ from fewshot.report.style import Picture, common_style, save
 MANIFEST = "manifest.json"
 # Times differ from run to run: this file is neither in the manifest nor promised to be reproducible.
 UNTRACKED = ("runtimes.csv",)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the command line says in the end.
-
-    Attributes:
-        text: the tables for a terminal, what is missing, and where the files are.
-        out: the report's folder.
-        partial: whether results were missing.
-    """
-
-    text: str
-    out: Path
-    partial: bool
 
 
 def write_report(suite: SuiteReport, out: Path) -> Summary:

@@ -1,4 +1,4 @@
-"""What the report is made from: one entry for each evaluated model and target, as the plan knows it."""
+"""What a report is made from, one entry for each evaluated model and target as the plan knows it, and what it gives."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,6 +80,21 @@ class SuiteReport:
     key: str
     entries: tuple[ReportEntry, ...]
     settings: ReportSettings
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the command line says in the end.
+
+    Attributes:
+        text: the tables for a terminal, what is missing, and where the files are.
+        out: the report's folder.
+        partial: whether results were missing.
+    """
+
+    text: str
+    out: Path
+    partial: bool
 
 
 def unique(values: Iterable[str]) -> list[str]:
