@@ -57,7 +57,7 @@ def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str)
         if names
     ]
     if problems:
-        raise CheckpointError(f"{source}: does not fit the model; " + "; ".join(problems))
+        raise CheckpointError(f"{source}: does not fit the model; {'; '.join(problems)}; delete it to start again")
     learner.load_state_dict(dict(tensors))
 
 

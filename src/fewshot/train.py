@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from fewshot.augment import Preprocess
-from fewshot.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from fewshot.checkpoint import fit_state, load_checkpoint, load_weights, save_checkpoint, save_weights
 from fewshot.datasets.store import SplitStore, Store
 from fewshot.episodes import EpisodeBatch, draw_episodes, gather_batch
-from fewshot.errors import NumericalError, ResourceError
+from fewshot.errors import CheckpointError, NumericalError, ResourceError
 from fewshot.experiments import Experiment
 from fewshot.files import write_atomic
 from fewshot.learners import build_learner
@@ -209,25 +209,45 @@ class _Run:
         loss = accuracy = 0.0
         for chunk in batch.chunks(size):
             share = len(chunk) / len(batch)
-            output = self.learner.loss(self.preprocess(chunk.to(self.device), training=True), step)
+            with self._divergence():
+                output = self.learner.loss(self.preprocess(chunk.to(self.device), training=True), step)
             (output.loss * share).backward()
             loss += output.loss.item() * share
             accuracy += output.accuracy.item() * share
         if not math.isfinite(loss):
-            raise NumericalError(
-                f"{self.experiment.name}: the loss is {loss} at step {step} (learning rate {learning_rate:g}); lower "
-                f"recipes.{self.experiment.recipe_name}.learning_rate"
-            )
+            raise self._diverged(f"the loss is {loss}")
         self.optimizer.step()
         self.progress.step = step + 1
         self.progress.loss_sum += loss
         self.progress.accuracy_sum += accuracy
 
+    @contextmanager
+    def _divergence(self) -> Iterator[None]:
+        """Say of values that are not finite what the usual cause is."""
+        try:
+            yield
+        except NumericalError as error:
+            raise self._diverged(str(error)) from None
+
+    def _diverged(self, what: str) -> NumericalError:
+        return NumericalError(
+            f"{self.experiment.name}: {what} (after {self.progress.step} steps, at learning rate "
+            f"{self.optimizer.param_groups[0]['lr']:g}); lower recipes.{self.experiment.recipe_name}.learning_rate"
+        )
+
+    def _check_weights(self) -> None:
+        """Refuse weights that the last step made useless: its loss was computed before it."""
+        for name, value in self.learner.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise self._diverged(f"{name} is not finite")
+
     def _end_epoch(self) -> None:
         """Validate, keep the best states, write the history row and a checkpoint."""
         progress, steps = self.progress, self.recipe.steps_per_epoch
         epoch = progress.step // steps
-        validation = self._validate()
+        self._check_weights()
+        with self._divergence():
+            validation = self._validate()
         row = Epoch(
             epoch,
             progress.step,
@@ -286,14 +306,25 @@ class _Run:
         self.saved = time.monotonic()
 
     def _resume(self) -> int:
-        """Take up a checkpoint; returns the step it stands at."""
-        state = load_checkpoint(self.folder / "checkpoint.pt")
+        """Take up a checkpoint; returns the step it stands at.
+
+        Raises:
+            CheckpointError: if it is damaged, of another model or optimiser, or kept weights are missing.
+        """
+        path = self.folder / "checkpoint.pt"
+        state = load_checkpoint(path)
         if state is None:
             return 0
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        progress = state["progress"]
-        self.progress = Progress(**{**progress, "kept": [tuple(item) for item in progress["kept"]]})
+        try:
+            fit_state(state["learner"], self.learner, source=str(path))
+            self.optimizer.load_state_dict(state["optimizer"])
+            progress = state["progress"]
+            self.progress = Progress(**{**progress, "kept": [tuple(item) for item in progress["kept"]]})
+            missing = [file for _, epoch in self.progress.kept if not (file := self._kept_file(epoch)).exists()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: incomplete ({error!r}); delete it to train from the start") from None
+        if missing:
+            raise CheckpointError(f"{missing[0]}: missing; delete {path} to train from the start")
         say(f"{self.experiment.name}: going on after step {self.progress.step} of {self.total_steps}")
         return self.progress.step
 
