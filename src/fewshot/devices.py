@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from fewshot.allocator import keep_freed_memory
 from fewshot.errors import ResourceError
 
 RECORDED_PACKAGES = ("torch", "numpy", "numba", "scipy", "pandas", "pillow")
@@ -18,6 +19,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "numba", "scipy", "pandas", "pillow")
 def limit_threads(threads: int) -> None:
     """Use this many CPU threads; the sums of one job then do not depend on how many jobs run beside it."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
