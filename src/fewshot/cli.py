@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("action", choices=("export", "check"))
     episodes.add_argument("name", metavar="dataset")
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
-    command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
+    listing = command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
+    listing.add_argument("--json", action="store_true", help="as JSON, with settings and paths")
     tidying = command(
         "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
     )
@@ -133,7 +134,9 @@ def _evaluate(options: Any) -> None:
 
 def _report(options: Any) -> None:
     plan = _plan(options)
-    summary = _computing(plan).report_job(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
+    from fewshot.suite_report import report_suite
+
+    summary = report_suite(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
 
 
@@ -152,9 +155,9 @@ def _episodes(options: Any) -> None:
 
 
 def _list(options: Any) -> None:
-    from fewshot.listing import suite_table
+    from fewshot.listing import suite_json, suite_table
 
-    print(suite_table(_plan(options)))
+    print((suite_json if options.json else suite_table)(_plan(options)))
 
 
 def _tidy(options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The work of each job: reads what the plan says, calls the stage, publishes the files. One function a subcommand."""
+"""The work of each job that computes: reads what the plan says, calls the stage, publishes the files."""
 
 import time
 from datetime import UTC, datetime
@@ -17,14 +17,10 @@ from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_e
 from fewshot.export import export
 from fewshot.files import read_json, write_json
 from fewshot.params import check
-from fewshot.paths import log_file
 from fewshot.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.progress import say
 from fewshot.registry import Settings
-from fewshot.report import Summary, write_report
-from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
 from fewshot.results import run_job
-from fewshot.tables_state import stamp_file
 from fewshot.train import learner_of, train
 from fewshot.weights import load_foreign_weights
 
@@ -210,40 +206,3 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
         del lock
 
     return run_job("evaluate", job.name, job.key, work)
-
-
-def report_job(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
-    """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
-    summary = write_report(suite_report(plan, allow_missing=allow_missing), out)
-    if out == plan.tables_dir and not summary.partial:
-        stamp_file(plan).touch()
-    return summary
-
-
-def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
-    """Return what the report is made from."""
-    settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
-    entries = tuple(_entry(plan, job) for job in plan.evaluate)
-    return SuiteReport(plan.suite, plan.report_key, entries, settings)
-
-
-def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
-    experiment = job.train.experiment
-    trained = job.train.outputs["weights"].exists()
-    return ReportEntry(
-        experiment=experiment.name,
-        group=experiment.group,
-        recipe=experiment.recipe_name,
-        variant=experiment.variant,
-        dataset=experiment.dataset.label,
-        target=job.target,
-        backbone=experiment.backbone.label,
-        learner=experiment.learner.label,
-        seed=experiment.seed,
-        evaluation=job.outputs["json"],
-        train_dir=job.train.dir,
-        prepare_dir=job.prepare.dir,
-        store_dir=job.prepare.store_dir,
-        log=log_file("evaluate", job.name, job.key) if trained else log_file("train", job.name, job.train.key),
-        command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
-    )

@@ -1,11 +1,15 @@
-"""What exists of a suite, and what no suite needs any more."""
+"""What exists of a suite: `fewshot list`. What it does not ask for, moved out of DVC's sight: `fewshot tidy`."""
 
+import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from fewshot import paths
 from fewshot.plan import EvaluateJob, Job, Plan
 from fewshot.results import tidy
+from fewshot.tables_state import tables_are_current
 
 
 def state(job: Job) -> str:
@@ -16,6 +20,29 @@ def state(job: Job) -> str:
     if (cache / "result").is_dir():
         return "cached"
     return "begun" if (cache / "checkpoints" / "checkpoint.pt").exists() else "-"
+
+
+def suite_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return what is known of each evaluation of a suite, as plain values."""
+    return [
+        {
+            "experiment": job.name,
+            "target": job.target,
+            "key": job.key,
+            "train_key": job.train.key,
+            "trained": state(job.train),
+            "evaluated": state(job),
+            "settings": job.train.settings,
+            "train_dir": str(job.train.dir),
+            "evaluation": str(job.outputs["json"]),
+        }
+        for job in plan.evaluate
+    ]
+
+
+def suite_json(plan: Plan) -> str:
+    """Return `suite_rows` as JSON."""
+    return json.dumps(suite_rows(plan), indent=1)
 
 
 def suite_table(plan: Plan) -> str:
@@ -31,15 +58,23 @@ def suite_table(plan: Plan) -> str:
     suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
     return "\n".join(
         [
-            f"suite {plan.suite}: {len(plan.train)} experiments, {len(plan.evaluate)} evaluations, "
-            f"tables in {plan.tables_dir}",
+            f"suite {plan.suite}: {len(plan.train)} experiments, {_counted(plan.train)}; "
+            f"{len(plan.evaluate)} evaluations, {_counted(plan.evaluate)}",
             "",
             *lines,
             "",
-            f"run one:  snakemake --cores 2 {example}{suite}",
-            f"run all:  snakemake --cores 2{suite}",
+            f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'not those of this plan'})",
+            f"run one:  snakemake --cores all {example}{suite}",
+            f"run all:  snakemake --cores all{suite}",
         ]
     )
+
+
+def _counted(jobs: tuple[Job, ...]) -> str:
+    """Return "3 made, 1 begun, 2 missing"."""
+    counts = Counter(state(job) for job in jobs)
+    words = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
+    return ", ".join(f"{counts[found]} {word}" for found, word in words.items() if counts[found]) or "none"
 
 
 def _evaluated(jobs: list[EvaluateJob]) -> str:

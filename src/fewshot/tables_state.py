@@ -18,6 +18,12 @@ def stamp_file(plan: Plan) -> Path:
     return plan.tables_dir / f".key-{plan.report_key}"
 
 
+def tables_are_current(plan: Plan) -> bool:
+    """Return whether a suite's tables exist whole and are those of the present plan."""
+    stamp = stamp_file(plan)
+    return stamp.exists() and _belongs(stamp)
+
+
 def forget_foreign_tables(plan: Plan) -> None:
     """Remove stamps that lie beside tables they do not belong to; the next run then makes the tables again."""
     for stamp in plan.tables_dir.glob(".key-*"):

@@ -1,0 +1,48 @@
+"""Stage report of a suite: what the plan asks for -> the report's entries -> tables. Needs no torch."""
+
+from pathlib import Path
+
+from fewshot.paths import log_file
+from fewshot.plan import EvaluateJob, Plan
+from fewshot.report import Summary, write_report
+from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
+from fewshot.tables_state import stamp_file
+
+
+def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
+    """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
+    summary = write_report(suite_report(plan, allow_missing=allow_missing), out)
+    if out == plan.tables_dir and not summary.partial:
+        stamp_file(plan).touch()
+    return summary
+
+
+def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
+    """Return what the report is made from."""
+    settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
+    entries = tuple(_entry(plan, job) for job in plan.evaluate)
+    return SuiteReport(plan.suite, plan.report_key, entries, settings)
+
+
+def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
+    experiment = job.train.experiment
+    trained = job.train.outputs["weights"].exists()
+    return ReportEntry(
+        experiment=experiment.name,
+        group=experiment.group,
+        recipe=experiment.recipe_name,
+        variant=experiment.variant,
+        dataset=experiment.dataset.label,
+        target=job.target,
+        backbone=experiment.backbone.label,
+        learner=experiment.learner.label,
+        seed=experiment.seed,
+        evaluation=job.outputs["json"],
+        train_dir=job.train.dir,
+        prepare_dir=job.prepare.dir,
+        store_dir=job.prepare.store_dir,
+        log=log_file("evaluate", f"{job.name}-{job.target}", job.key)
+        if trained
+        else log_file("train", job.name, job.train.key),
+        command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
+    )
