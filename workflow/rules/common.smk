@@ -8,6 +8,7 @@ from snakemake.utils import validate
 from fewshot.errors import FewshotError
 from fewshot.params import read_yaml
 from fewshot.plan import load_plan
+from fewshot.running import clear_stale_locks
 from fewshot.tables_state import forget_foreign_tables
 
 
@@ -27,6 +28,11 @@ config.update(read_yaml(Path("params.yaml")) | config)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
     forget_foreign_tables(PLAN)
+    ALIVE, removed = clear_stale_locks()
+    if removed:
+        logger.info(
+            "A snakemake that was killed had left its lock here; it is removed."
+        )
 
 FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
 SUITE = PLAN.suite
