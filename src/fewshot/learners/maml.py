@@ -212,11 +212,13 @@ class MAML(Learner):
             n_query: query images a class.
             episodes: episodes differentiated at once.
         """
-        image = self.network.backbone.map_bytes
-        support, query = (self.context.n_way * count * image for count in (n_shot, n_query))
+        map_bytes, n_way = self.network.backbone.map_bytes, self.context.n_way
+        support = n_way * n_shot * map_bytes("batch")
+        if self.batch_norm == "transductive":
+            query = n_way * n_query * map_bytes("batch")
+        else:
+            query = n_way * (n_query + n_shot * (self.batch_norm == "support")) * map_bytes("image")
         query_passes = sum(weight > 0 for weight in self.query_importance(0))
-        if self.batch_norm == "support":
-            query += support
         graphs = max(query_passes * query + self.inner_loop_bytes(support), 3 * support)
         return episodes * graphs + 4 * sum(parameter.nbytes for parameter in self.parameters())
 
