@@ -13,12 +13,15 @@ from pathlib import Path
 
 import torch
 
+from fewshot.allocator import keep_freed_memory
+
 SECTIONS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
 def take_turns(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median processor time of each rival, seconds, over rounds of one call each (after one to warm up)."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # for all of them
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for round_ in range(rounds + 1):
         for name, rival in rivals.items():
