@@ -2,7 +2,7 @@
 
 cache/<stage>/<name>/<key>/partial/       a job's files while it works
 cache/<stage>/<name>/<key>/result/        the finished files, moved there in one step, with their hashes
-results/<stage>/<name>/<key>/             a copy of them: what the workflow tools see
+results/<stage>/<name>/<key>/             a copy of them, hashes last: what the workflow tools see
 """
 
 import errno
@@ -105,25 +105,32 @@ def _is_whole(result: Path) -> bool:
     """Return whether a finished result lies there with every file as it was written."""
     try:
         hashes = json.loads((result / HASHES).read_text())
-        return all(_sha256(result / name) == value for name, value in hashes.items())
+        return bool(hashes) and all(_sha256(result / name) == value for name, value in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def _copy_result(result: Path, target: Path) -> None:
     """Copy a finished result file by file, each appearing whole or not at all."""
-    for name, sha256 in json.loads((result / HASHES).read_text()).items():
-        place = target / name
-        if place.is_file() and _sha256(place) == sha256:
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = place.with_name(f".{place.name}.{os.getpid()}")
-        shutil.copyfile(result / name, scratch)
-        scratch.replace(place)
+    hashes = json.loads((result / HASHES).read_text())
+    for name, sha256 in hashes.items():
+        if not (target / name).is_file() or _sha256(target / name) != sha256:
+            _copy_file(result / name, target / name)
+    _copy_file(result / HASHES, target / HASHES)
+
+
+def _copy_file(source: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.copyfile(source, scratch)
+    scratch.replace(place)
 
 
 def tidy(stage: str, keep: set[Path]) -> list[Path]:
     """Move results that the current suite does not ask for out of `results/<stage>`; they stay in the cache.
+
+    A result that is not in the cache yet (it came with a pull) goes there; one that lacks files is put aside as
+    `incomplete`, never taken for a result.
 
     Args:
         stage: prepare, train or evaluate.
@@ -138,8 +145,11 @@ def tidy(stage: str, keep: set[Path]) -> list[Path]:
             continue
         kept = paths.CACHE / folder.relative_to(paths.RESULTS)
         if not _is_whole(kept / "result"):
-            shutil.copytree(folder, kept / "partial", dirs_exist_ok=True)
-            _finish(kept / "partial", kept / "result")
+            place = kept / ("result" if _is_whole(folder) else "incomplete")
+            shutil.rmtree(kept / "moving", ignore_errors=True)
+            shutil.copytree(folder, kept / "moving")
+            shutil.rmtree(place, ignore_errors=True)
+            (kept / "moving").rename(place)
         shutil.rmtree(folder)
         moved.append(folder)
         if not any(folder.parent.iterdir()):
