@@ -20,6 +20,9 @@ from fewshot.learners import LEARNERS
 from fewshot.params import PARAMS_FILE, Params, naming_file, read_params
 from fewshot.registry import nearest
 
+REPORT_DIR = PACKAGE_DIR / "report"
+REPORT_TEXTS = (".yaml", ".css", ".js", ".jinja")
+
 # The common loop of each stage; the registries add the modules of the parts that a job uses.
 STAGE_MODULES = {
     "prepare": ("fewshot.datasets.store", "fewshot.datasets.prepare"),
@@ -190,7 +193,9 @@ class Plan:
         """Key of the suite's tables."""
         report = self.params.report.model_dump(mode="json")
         names = [[job.name, job.target, job.key] for job in self.evaluate]
-        return digest(["report", self.suite, report, names, code_digest(STAGE_MODULES["report"])])
+        # Published and expected numbers, and the page's text, are files beside the code.
+        texts = {file.name: path_digest(file) for file in sorted(REPORT_DIR.iterdir()) if file.suffix in REPORT_TEXTS}
+        return digest(["report", self.suite, report, names, texts, code_digest(STAGE_MODULES["report"])])
 
     @property
     def tables_dir(self) -> Path:
