@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot.backbones import BACKBONES
-from fewshot.datasets.images import crop_square, decode_image
+from fewshot.datasets.images import decode_image, resize_square
 from fewshot.episodes import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, FewshotError, ParamsError
 from fewshot.experiments import Choice, Experiment
@@ -60,7 +60,7 @@ class ExportRecord(Settings):
 class Classifier:
     """A trained few-shot classifier for images as they come: paths, PIL images, or uint8 arrays (H, W, 3).
 
-    The middle square of an image is taken and resized to what the network was trained with.
+    Images that are not square, or of another size than the network was trained with, are resized (as in training).
 
     Args:
         experiment: what was trained.
@@ -140,7 +140,7 @@ class Classifier:
         if len(images) == 0:
             raise DataError(f"no {role} images given")
         size = self.experiment.image_size
-        squares = [crop_square(_picture(image, f"{role} image {i}"), size) for i, image in enumerate(images)]
+        squares = [resize_square(_picture(image, f"{role} image {i}"), size) for i, image in enumerate(images)]
         return self.preprocess.images(np.stack(squares)).to(self.device)
 
     def _embedded(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ PAGE = "docs/how-to-add.md"
 PLACE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 RUN_COMMANDS = "import sys; from fewshot.cli import main; [main(line.split()[1:]) for line in sys.argv[1:]]"
 LIST = ["fewshot list --suite quickstart", "fewshot list --suite cxgrad"]
-EXPERIMENTS = ("stars-conv6-cosine-first_try-filters16-sharpness5.0-s0", "stars-conv4_maml-proto_maml-first_try-s0")
+EXPERIMENTS = ("stars-conv6-neighbors-first_try-filters16-sharpness5.0-s0", "stars-conv4_maml-proto_maml-first_try-s0")
 
 
 def add_entry(text, addition):
