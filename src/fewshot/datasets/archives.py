@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,11 @@ from typing import BinaryIO
 from fewshot.errors import DataError, ResourceError
 
 CHUNK_BYTES = 1 << 20
+# What the standard library raises when it reads damaged archives; OSError also for files that may not be read.
+UNREADABLE = (
+    *(OSError, EOFError, NotImplementedError, RuntimeError, struct.error, IndexError),
+    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+)
 MAX_HEADER_BYTES = 1 << 20
 MAX_NAME_LENGTH = 1000
 ARCHIVES = ("zip", "gzip", "bzip2", "tar")
@@ -65,7 +71,7 @@ class FileSet(ABC):
         try:
             with self._open(name) as file:
                 yield file
-        except (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"{self.origin}: cannot read {name!r}: {error or 'it ends early'}; fetch it again"
             ) from error
@@ -125,15 +131,15 @@ class ZipFiles(FileSet):
     def __init__(self, path: Path, limits: Limits, stack: ExitStack) -> None:
         try:
             self._archive = stack.enter_context(zipfile.ZipFile(path))
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise DataError(f"{path} is no whole zip archive ({error}); fetch it again") from error
         members = self._archive.infolist()
         check_overlap(path, members)
         self._names = {}
         sizes: dict[str, int] = {}
         for member in members:
+            check_member_name(path, member.filename.removesuffix("/"))
             if member.is_dir():
-                check_member_name(path, member.filename.rstrip("/"))
                 continue
             mode = member.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
@@ -186,7 +192,7 @@ class TarFiles(FileSet):
                     if member.offset_data + member.size > length:
                         raise DataError(f"{origin} ends in the middle of {member.name!r}; fetch it again")
                     self._spans[member.name] = (member.offset_data, member.size)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise DataError(f"{origin} is no whole tar archive ({error}); fetch it again") from error
         super().__init__(str(origin), sizes)
 

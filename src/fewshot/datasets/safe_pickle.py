@@ -116,6 +116,10 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _set(items: Any = ()) -> set[Any]:
     if not isinstance(items, list | tuple | set):
         raise DataError("a set of something that is no list; refused")
@@ -151,6 +155,7 @@ ALLOWED: dict[tuple[str, str], _Function] = {
     ("numpy._core.numeric", "_frombuffer"): _Function(_from_buffer),
     ("collections", "OrderedDict"): _Function(_ordered_dict),
     ("_codecs", "encode"): _Function(_encode),
+    ("__builtin__", "bytes"): _Function(_no_bytes),  # how old protocols write b""
     ("__builtin__", "set"): _Function(_set),
     ("builtins", "set"): _Function(_set),
 }

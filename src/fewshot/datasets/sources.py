@@ -1,6 +1,7 @@
 """The forms in which few-shot data circulates, each read as `ImageSource`: class of every image, then images by row."""
 
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -143,7 +144,7 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
-    except ValueError as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as Python text
         raise DataError(f"{origin} is no array file ({error}); fetch it again") from error
     if dtype != np.uint8 or fortran:
         raise DataError(f"{origin}: {dtype} in {'Fortran' if fortran else 'C'} order, expected uint8 in C order")

@@ -8,6 +8,8 @@ episode are the same whichever mirror, archive form or file order the images cam
 """
 
 import hashlib
+import io
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,11 +67,12 @@ def write_split(directory: Path, plan: SplitPlan, shape: tuple[int, int, int]) -
     n_images = int(starts[-1])
     _check_space(directory, n_images * int(np.prod(shape)))
     with open(directory / f"{plan.name}.npy", "w+b") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (n_images, *shape)}
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array_header((n_images, *shape)))
         offset = file.tell()
         sources = _write_images(file, offset, plan, starts, shape)
         sha256, digests = _sort_classes(file, offset, starts, shape, sources)
+        file.flush()
+        os.fsync(file.fileno())  # the store takes its place only after its pixels are on the disk
     lines = "".join(source.replace("\n", " ") + "\n" for source in sources)
     sources_file(directory, plan.name).write_text(lines, encoding="utf-8")
     return SplitRecord(list(plan.class_names), [int(size) for size in plan.class_sizes], list(shape), sha256), digests
@@ -155,20 +158,25 @@ def open_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         DataError: if the file is missing, truncated, too long, or of another shape or type.
     """
+    header = array_header(shape)
+    length = len(header) + int(np.prod(shape))
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         with open(path, "rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            header_bytes = file.tell()
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is missing, truncated or no array ({error}); {_again(path)}") from error
-    if images.shape != shape or images.dtype != np.uint8 or not images.flags.c_contiguous:
-        found = f"{images.dtype} of shape {images.shape}"
-        raise DataError(f"{path} holds {found}, expected uint8 of shape {shape}; {_again(path)}")
-    if path.stat().st_size != header_bytes + images.nbytes:
-        raise DataError(f"{path} is longer than its array; {_again(path)}")
-    return images
+            found = file.read(len(header))
+        if found != header:
+            raise DataError(f"{path} is no uint8 array of shape {shape} in C order; {_again(path)}")
+        if path.stat().st_size != length:
+            raise DataError(f"{path} is {path.stat().st_size:,} bytes long, expected {length:,}; {_again(path)}")
+        return np.memmap(path, np.uint8, "r", len(header), shape).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {_again(path)}") from error
+
+
+def array_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header that an .npy file of a uint8 array of this shape begins with."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
 
 
 def check_pixels(path: Path, images: np.ndarray, sha256: str) -> None:

@@ -209,6 +209,8 @@ def _receive(response: requests.Response, partial: Path, start: int, name: str) 
             _check_room(name, received - start, free)
             file.write(chunk)
             bar.update(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
     if total is not None and received != total:
         raise MirrorError(f"the connection broke off after {received:,} of {total:,} bytes")
 
