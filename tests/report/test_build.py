@@ -214,3 +214,15 @@ def test_single_model_and_ensemble_are_different_rows(maker: Any, tmp_path: Path
     assert "maml, ensemble" in (tmp_path / "out" / "results.md").read_text()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert set(metrics["glyphs-conv4-maml-quick"]) == {"5shot", "5shot_ensemble"}
+
+
+def test_families_of_other_episodes_do_not_overwrite_each_other(maker: Any, tmp_path: Path) -> None:
+    for learner in ("prototype", "ridge", "r2d2", "svm"):
+        entry = maker.add(learner, shots=(5,))
+        if learner in ("r2d2", "svm"):
+            evaluation = json.loads(entry.evaluation.read_text())
+            evaluation["results"][0]["episodes_hash"] = "another list"
+            entry.evaluation.write_text(json.dumps(evaluation))
+    write_report(maker.suite(), tmp_path / "out")
+    names = {path.stem for path in (tmp_path / "out" / "figures").glob("differences-*.svg")}
+    assert names == {"differences-glyphs-glyphs-5way-5shot", "differences-glyphs-glyphs-5way-5shot-2"}

@@ -183,7 +183,7 @@ def resolved_rows(suite: str, selection: str) -> Iterator[Row]:
         batch_norm = "transductive" if experiment.backbone.name == "conv4_maml" else "running"
         protocol = {"train": experiment.train_settings(), "n_way": 5, "split": "test", "batch_norm": batch_norm}
         for shot in experiment.shots:
-            yield Row((Run(entry, protocol, shot, selection, np.linspace(0, 1, 50), 0, None),))
+            yield Row((Run(entry, protocol, shot, selection, np.linspace(0, 1, 50), 0, None, ""),))
 
 
 def test_every_full_size_metaoptnet_experiment_is_comparable_with_its_printed_number() -> None:

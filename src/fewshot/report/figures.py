@@ -1,7 +1,8 @@
 """Figures of the results: accuracy beside the printed numbers, learning curves, differences, shots, cross-domain."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,7 @@ def result_pictures(contents: Contents) -> Iterator[Picture]:
         yield curves
     if any(len(block.shots) > 2 for block in contents.blocks):
         yield shots_curve(contents.blocks)
-    for comparison in contents.comparisons:
-        if 1 < len(comparison.rows) <= MAX_MATRIX:
-            yield difference_matrix(comparison, contents.labels)
+    yield from difference_matrices(contents)
     yield from cross_domain(contents)
 
 
@@ -150,6 +149,17 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
         "the queries stay, so the curves are paired.",
         figure,
     )
+
+
+def difference_matrices(contents: Contents) -> Iterator[Picture]:
+    """Yield a matrix for each family of two rows or more; families of other episodes get a number."""
+    drawn: Counter[str] = Counter()
+    for comparison in contents.comparisons:
+        if 1 < len(comparison.rows) <= MAX_MATRIX:
+            picture = difference_matrix(comparison, contents.labels)
+            drawn[picture.name] += 1
+            again = drawn[picture.name]
+            yield picture if again == 1 else replace(picture, name=f"{picture.name}-{again}")
 
 
 def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:

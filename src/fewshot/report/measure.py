@@ -28,6 +28,7 @@ class Run:
         accuracies: (E,), 0..1, one a test episode.
         unconverged: episodes whose solver did not reach its tolerance.
         max_kkt_residual: largest relative residual of the solver; None for closed forms.
+        episodes_hash: of the episodes at this shot; runs with the same one are paired.
     """
 
     entry: ReportEntry
@@ -37,6 +38,7 @@ class Run:
     accuracies: np.ndarray
     unconverged: int
     max_kkt_residual: float | None
+    episodes_hash: str
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -93,7 +95,7 @@ class Row:
     @property
     def block(self) -> tuple[str, str, int, int, str]:
         """What rows must share to be compared pairwise: the same frozen episodes."""
-        way, episodes = self.protocol["n_way"], self.protocol["episodes_hash"]
+        way, episodes = self.protocol["n_way"], self.runs[0].episodes_hash
         return self.entry.dataset, self.entry.target, way, self.shot, episodes
 
     @cached_property
@@ -142,6 +144,7 @@ def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], a
         accuracies,
         int(result.get("unconverged") or 0),
         result.get("max_kkt_residual"),
+        result.get("episodes_hash", protocol["episodes_hash"]),
     )
 
 
@@ -161,7 +164,7 @@ def group_rows(runs: Iterable[Run]) -> list[Row]:
 
 
 def _check_same_episodes(row: Row) -> None:
-    hashes = {run.protocol["episodes_hash"] for run in row.runs}
+    hashes = {run.episodes_hash for run in row.runs}
     if len(hashes) > 1 or len({run.accuracies.shape for run in row.runs}) > 1:
         files = ", ".join(str(run.entry.evaluation) for run in row.runs)
         raise DataError(f"{row.entry.group}: seeds were tested on different episodes; evaluate them again: {files}")

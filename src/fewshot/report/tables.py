@@ -112,7 +112,7 @@ def result_record(cell: Cell) -> dict[str, Any]:
         "unconverged": sum(run.unconverged for run in row.runs),
         "settings_hash": row.settings_hash,
         "data_hash": row.protocol["data_hash"],
-        "episodes_hash": row.protocol["episodes_hash"],
+        "episodes_hash": row.runs[0].episodes_hash,
     }
 
 
@@ -137,7 +137,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "key": run.protocol["key"],
         "train_key": run.protocol["train_key"],
         "data_hash": run.protocol["data_hash"],
-        "episodes_hash": run.protocol["episodes_hash"],
+        "episodes_hash": run.episodes_hash,
     }
 
 
