@@ -107,9 +107,9 @@ def _classified(  # type: ignore[no-untyped-def]
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (shot, mean scores (T, Q, M)) from embeddings made once an image (per block that fits in memory)."""
     n_way, width = episodes.classes.shape[1], learners[0].embedding_size * 4
-    images_an_episode = episodes.images[0].size
-    block = max(1, EMBEDDING_BYTES // (width * images_an_episode * len(learners)))
-    for part in _slices(len(episodes.ids), block):
+    embedding_limit = EMBEDDING_BYTES // (width * len(learners))
+    block = max(1, embedding_limit // episodes.images[0].size)
+    for part in _slices(len(episodes.ids), len(episodes.ids) if len(split) <= embedding_limit else block):
         episodes_part = part_of(episodes, part)
         support_rows, query_rows = episodes_part.rows(split.class_starts, max(shots))
         rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
