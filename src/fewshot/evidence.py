@@ -1,8 +1,8 @@
-"""Committed evidence: tables as a run made them, with the settings that made them; the README shows these files.
+"""Committed evidence: tables as a run made them, with the settings that made them; documents show these files.
 
 docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
-<!-- evidence: <suite> --> ... <!-- end of evidence -->    where a document shows results.md
+<!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ shows results.md
 """
 
 import platform
@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 
 from fewshot.errors import DataError
-from fewshot.files import read_json, write_json
+from fewshot.files import read_json, write_atomic, write_json
 from fewshot.plan import Plan
 
 EVIDENCE = Path("docs/evidence")
-DOCUMENTS = (Path("README.md"),)
 TABLES = ("results.md", "results.csv")
-BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
+START, END = "<!-- evidence: ", "<!-- end of evidence -->"
+BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 
 
 def take(plan: Plan, figures: tuple[str, ...] = ("accuracy.svg",)) -> Path:
@@ -31,14 +31,16 @@ def take(plan: Plan, figures: tuple[str, ...] = ("accuracy.svg",)) -> Path:
         The folder of the evidence.
 
     Raises:
-        DataError: if the suite's tables are not made.
+        DataError: if the suite's tables, a figure or a training's record are not there.
     """
     out = EVIDENCE / plan.suite
+    again = f"run: snakemake --cores all --config suite={plan.suite}"
     if not (plan.tables_dir / "manifest.json").exists():
-        raise DataError(f"{plan.tables_dir}: no tables there; run: snakemake --cores all --config suite={plan.suite}")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in [*TABLES, *(f"figures/{figure}" for figure in figures)]:
-        shutil.copyfile(plan.tables_dir / name, out / Path(name).name)
+        raise DataError(f"{plan.tables_dir}: no tables there; {again}")
+    files = [plan.tables_dir / name for name in [*TABLES, *(f"figures/{figure}" for figure in figures)]]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{', '.join(missing)}: not there; {again}")
     runs = {job.name: read_json(job.outputs["run"]) for job in plan.train}
     record = {
         "machine": {"processor": _processor(), **next(iter(runs.values()))["machine"]},
@@ -46,6 +48,9 @@ def take(plan: Plan, figures: tuple[str, ...] = ("accuracy.svg",)) -> Path:
         "experiments": {name: run["train"] for name, run in runs.items()},
         "evaluate": {f"{job.name} on {job.target}": job.settings for job in plan.evaluate},
     }
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, out / file.name)
     write_json(out / "settings.json", record)
     return out
 
@@ -60,11 +65,16 @@ def _processor() -> str:
     return f"{len(names)} cores of {names[0]}" if names else platform.processor()
 
 
+def documents() -> list[Path]:
+    """Return the documents that may show evidence."""
+    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+
+
 def embedded(text: str) -> str:
     """Return a document with every evidence block showing the committed table.
 
     Raises:
-        DataError: if a block names evidence that is not there.
+        DataError: if a block names evidence that is not there, or is not closed.
     """
 
     def table(match: re.Match[str]) -> str:
@@ -73,8 +83,10 @@ def embedded(text: str) -> str:
             raise DataError(
                 f"{file}: no such evidence; 'fewshot evidence --take --suite {match[2]}' writes it after a run"
             )
-        return f"{match[1]}{file.read_text(encoding='utf-8').rstrip()}\n{match[3]}"
+        return f"{match[1]}{file.read_text(encoding='utf-8').rstrip()}\n{match[4]}"
 
+    if any(START in match[3] for match in BLOCK.finditer(text)) or text.count(START) != len(BLOCK.findall(text)):
+        raise DataError(f"a block of evidence is not closed; write {END!r} on a line of its own behind the table")
     return BLOCK.sub(table, text)
 
 
@@ -83,13 +95,19 @@ def update_documents(*, check: bool) -> list[Path]:
 
     Returns:
         The documents that were (or would be) changed.
+
+    Raises:
+        DataError: as `embedded`, naming the document.
     """
     changed = []
-    for document in DOCUMENTS:
+    for document in documents():
         text = document.read_text(encoding="utf-8")
-        wanted = embedded(text)
+        try:
+            wanted = embedded(text)
+        except DataError as error:
+            raise DataError(f"{document}: {error}") from None
         if wanted != text:
             changed.append(document)
             if not check:
-                document.write_text(wanted, encoding="utf-8")
+                write_atomic(document, wanted.encode())
     return changed
