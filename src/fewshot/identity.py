@@ -24,7 +24,7 @@ NEUTRAL = frozenset(
     for suffix in (
         "", ".errors", ".registry", ".params", ".experiments", ".identity", ".plan", ".paths", ".cli", ".progress",
         ".backbones", ".heads", ".learners", ".datasets",
-        ".backbones.settings", ".heads.settings", ".learners.settings", ".datasets.settings",
+        ".backbones.settings", ".learners.settings", ".datasets.settings",
     )
 )  # fmt: skip
 
