@@ -15,7 +15,6 @@ g = d loss / d scores,
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,21 +38,10 @@ def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = Fals
     return scores
 
 
-def _gram(features: Tensor) -> Tensor:
-    """Return X X^T for each episode; numpy on the CPU computes one triangle only (1.5 to 1.9 times faster).
-
-    Below 16 rows its loop over episodes costs more than that saves.
-    """
-    if features.device.type != "cpu" or features.shape[1] < 16:
-        return torch.bmm(features, features.mT)
-    array = features.detach().contiguous().numpy()
-    return torch.from_numpy(np.matmul(array, array.transpose(0, 2, 1)))
-
-
 class _KernelScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, support: Tensor, query: Tensor, fit: Fit, bias: bool) -> Tensor:
-        coefficients, ctx.adjoint = fit(_gram(support))
+        coefficients, ctx.adjoint = fit(torch.bmm(support, support.mT))
         ctx.bias = bias
         coefficients = coefficients.to(support.dtype)
         weights = torch.bmm(coefficients, support)
