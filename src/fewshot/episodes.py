@@ -91,6 +91,10 @@ class EpisodeIndices:
         """Support images a class that were drawn; any smaller number may be used."""
         return self.images.shape[2] - self.n_query
 
+    def at(self, n_shot: int) -> "EpisodeIndices":
+        """Return the same episodes with fewer support images a class."""
+        return replace(self, images=self.images[:, :, : self.n_query + n_shot])
+
     def rows(self, class_starts: np.ndarray, n_shot: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows of the split's image array: support (T, M * n_shot), query (T, M * n_query), class by class."""
         rows = class_starts[self.classes][:, :, None] + self.images

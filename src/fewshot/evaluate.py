@@ -9,13 +9,14 @@ import torch
 
 from fewshot.checkpoint import load_weights
 from fewshot.datasets.store import SplitStore
+from fewshot.embedding_map import embedding_map, mapped_rows
 from fewshot.episodes import EpisodeIndices, episodes_hash, gather_batch
 from fewshot.errors import CheckpointError
 from fewshot.experiments import Experiment
 from fewshot.files import write_json, write_npz
 from fewshot.learners.base import Learner
 from fewshot.progress import say
-from fewshot.scoring import Scores, mean_ci95, part_of, score_episodes
+from fewshot.scoring import Scores, embed_rows, mean_ci95, part_of, score_episodes
 from fewshot.train import learner_of, preprocess_of
 
 SHEET_EPISODES = 4
@@ -77,14 +78,19 @@ def evaluate(
     for selection, models in learners.items():
         scores = score_episodes(models, split, episodes, experiment.shots, preprocess, device)
         for shot, scored in scores.items():
-            row = result_row(shot, selection, scored)
+            row = {**result_row(shot, selection, scored), "episodes_hash": episodes_hash(episodes.at(shot))}
             rows.append(row)
             say(f"{experiment.name}: {shot}-shot {selection} {row['accuracy']:.2%} +- {row['ci95']:.2%}")
             arrays[f"accuracy/{selection}/{shot}shot"] = scored.accuracies
             if selection == "single":
                 arrays.update(_sheet(split, episodes, shot, scored))
                 arrays.update({f"certificate/{shot}shot/{k}": v for k, v in scored.certificates.items()})
-    arrays.update(_diagnostics(learners["single"][0], split, episodes, max(experiment.shots), preprocess, device))
+    best = learners["single"][0]
+    arrays.update(_diagnostics(best, split, episodes, max(experiment.shots), preprocess, device))
+    if best.caches_embeddings:
+        shown, labels = mapped_rows(split.class_starts, split.class_sizes)
+        embeddings = embed_rows(best, split, shown, preprocess, device)
+        arrays.update(embedding_map(embeddings.cpu().numpy(), labels))
     return rows, arrays
 
 

@@ -85,6 +85,7 @@ def prepare_job(job: PrepareJob) -> str:
             "image_shape": list(store.image_shape),
             "splits": facts,
             "duplicates": store.record.get("duplicates"),
+            "provenance": store.record.get("provenance"),
             "episode_lists": hashes,
         }
         write_json(out / "manifest.json", record)

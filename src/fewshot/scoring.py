@@ -135,6 +135,7 @@ def _classified(  # type: ignore[no-untyped-def]
                 )
 
 
+@torch.no_grad()
 def embed_rows(
     learner: Learner, split: SplitStore, rows: np.ndarray, preprocess: Preprocess, device: torch.device
 ) -> Tensor:
