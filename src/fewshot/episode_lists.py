@@ -5,7 +5,7 @@ Header (first line):
     dataset, split      names; `content_hash` is that of the data set's classes and pixels
     n_way, n_shot, n_query, episodes
     class_names, class_sizes    of the split; its images are numbered class by class in this order: "rows"
-    episodes_hash       sha256 of classes and images, as in every evaluation file
+    episodes_hash       sha256 of classes and images, as in the evaluation files of these shots
     sha256              of all bytes after the first line
 
 Each further line is an episode:
