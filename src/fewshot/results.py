@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fewshot import paths
 from fewshot.errors import ResourceError
+from fewshot.progress import say
 
 HASHES = "sha256.json"
 
@@ -42,7 +43,7 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
     with _clear_disk_errors():
         for folder in (cache, target):
             check_writable(folder)
-        with FileLock(cache / ".lock"):
+        with _alone(cache / ".lock"):
             if _is_whole(cache / "result"):
                 _copy_result(cache / "result", target)
                 return "restored"
@@ -55,6 +56,21 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
             _copy_result(cache / "result", target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a job's lock; say so if another process, such as one whose Snakemake was killed, has it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("another process works on this job; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

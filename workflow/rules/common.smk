@@ -36,6 +36,7 @@ if workflow.is_main_process:
 
 FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
 SUITE = PLAN.suite
+GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # asked of a cluster for each job
 
 
 wildcard_constraints:

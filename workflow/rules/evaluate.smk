@@ -19,12 +19,12 @@ rule evaluate:
         "logs/benchmarks/evaluate/{experiment}-{target}-{key}.tsv"
     threads: PLAN.params.train.threads
     resources:
-        gpu=1,
+        gpu=GPUS,
     message:
         "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
-        "{FEWSHOT} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
-        " --suite {SUITE} > {log} 2>&1"
+        "bash workflow/scripts/logged.sh {log} {FEWSHOT} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
+        " --suite {SUITE}"
 
 
 rule evaluate_all:

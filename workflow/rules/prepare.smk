@@ -7,7 +7,7 @@ rule download:
     message:
         "download {wildcards.dataset}"
     shell:
-        "{FEWSHOT} download {wildcards.dataset} --suite {SUITE} > {log} 2>&1"
+        "bash workflow/scripts/logged.sh {log} {FEWSHOT} download {wildcards.dataset} --suite {SUITE}"
 
 
 def raw_files(wildcards):
@@ -34,7 +34,7 @@ rule prepare:
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "{FEWSHOT} prepare {wildcards.dataset} --key {wildcards.key} --suite {SUITE} > {log} 2>&1"
+        "bash workflow/scripts/logged.sh {log} {FEWSHOT} prepare {wildcards.dataset} --key {wildcards.key} --suite {SUITE}"
 
 
 rule prepare_all:

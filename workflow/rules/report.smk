@@ -26,7 +26,7 @@ rule report:
     message:
         f"report {SUITE}"
     shell:
-        "{FEWSHOT} report --suite {SUITE} > {log} 2>&1"
+        "bash workflow/scripts/logged.sh {log} {FEWSHOT} report --suite {SUITE}"
 
 
 onsuccess:
@@ -36,7 +36,17 @@ onsuccess:
 
 
 onerror:
-    partial = f"results/partial/{SUITE}"
-    shell(
-        "{FEWSHOT} report --suite {SUITE} --allow-missing --out {partial} || true"
-    )
+    if "on user request" in Path(log[0]).read_text(
+        encoding="utf-8", errors="replace"
+    ):
+        print(
+            "Stopped. Finished work is kept; the same command goes on from the last checkpoints."
+        )
+    else:
+        shell(
+            "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"
+        )
+        print(
+            f"Mend what failed, then finish the suite: snakemake --cores all --config suite={SUITE}"
+            "  (only what is missing is made; then 'dvc repro' records it)"
+        )

@@ -15,11 +15,11 @@ rule train:
         "logs/benchmarks/train/{experiment}-{key}.tsv"
     threads: PLAN.params.train.threads
     resources:
-        gpu=1,
+        gpu=GPUS,
     message:
         "train {wildcards.experiment}"
     shell:
-        "{FEWSHOT} train {wildcards.experiment} --key {wildcards.key} --suite {SUITE} > {log} 2>&1"
+        "bash workflow/scripts/logged.sh {log} {FEWSHOT} train {wildcards.experiment} --key {wildcards.key} --suite {SUITE}"
 
 
 rule train_all:

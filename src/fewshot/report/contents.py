@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fewshot.errors import DataError
 from fewshot.report.compare import Comparison, compare_rows
@@ -9,6 +10,8 @@ from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.report.measure import Row, Run, group_rows, labels, read_runs
 from fewshot.report.published import expected_numbers, published_numbers
 from fewshot.report.verdict import Verdict, judge
+
+MAX_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,19 @@ def read_contents(suite: SuiteReport) -> Contents:
 
 
 def describe_missing(missing: Sequence[ReportEntry]) -> str:
-    """Say of each missing result where its log is and how to make it."""
-    lines = []
-    for entry in missing:
-        log = f"log {entry.log}" if entry.log is not None and entry.log.exists() else "no log yet"
-        lines.append(f"  {entry.experiment} on {entry.target}: {log}; run: {entry.command}")
-    return "\n".join(lines)
+    """Say of each missing result why it is missing (the last line of its log), where its log is and how to make it."""
+    return "\n".join(
+        f"  {entry.experiment} on {entry.target}: {_why(entry.log)}; run: {entry.command}" for entry in missing
+    )
+
+
+def _why(log: Path | None) -> str:
+    """Return the end of a log and its place; "no log yet" if its job never started."""
+    if log is None or not log.exists():
+        return "no log yet"
+    said = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(said) if line.strip()), "no output")
+    return f"{last[:MAX_REASON]}; log {log}"
 
 
 def arrange(cells: Sequence[Cell]) -> list[Block]:

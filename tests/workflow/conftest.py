@@ -1,0 +1,260 @@
+"""A small project in a temporary folder, and real `snakemake`, `dvc` and `fewshot` processes that run in it."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+
+PARAMS = """\
+suite: tiny
+suites:
+  tiny:
+    - {dataset: shapes, backbone: conv4, learner: [prototype, ridge], recipe: quick}
+    - {dataset: shapes, backbone: pixels, learner: prototype, recipe: untrained}
+  other:
+    - {dataset: shapes, backbone: conv4, learner: ridge, recipe: [quick, slow]}
+recipes:
+  quick:
+    n_way: 3
+    n_shot: 1
+    n_query: 2
+    meta_batch: 1
+    epochs: 2
+    steps_per_epoch: 3
+    optimizer: adam
+    learning_rate: 0.001
+    validation: {episodes: 4, n_shot: 1, n_query: 2}
+  slow: {base: quick, epochs: 6}
+  untrained: {base: quick, epochs: 0}
+learners:
+  ridge: {ridge: 50.0}
+backbones:
+  conv4: {filters: 4}
+prepare:
+  shapes: {base: folder, path: images, image_size: 16}
+evaluate:
+  n_way: 3
+  n_query: 2
+  episodes: 20
+  shots: [1]
+train: {device: cpu}
+report: {sheets: false}
+"""
+
+
+@dataclass
+class Finished:
+    """A command that ended: exit status, all it printed, and the work it started."""
+
+    status: int
+    text: str
+    work: Counter = field(default_factory=Counter)
+
+
+class Project:
+    """A project folder."""
+
+    PROTOTYPE = "shapes-conv4-prototype-quick-s0"
+    RIDGE = "shapes-conv4-ridge-quick-s0"
+    PIXELS = "shapes-pixels-prototype-untrained-s0"
+    NOTHING: ClassVar[Counter] = Counter()
+    TABLE: ClassVar[Counter] = Counter(["report"])
+
+    @staticmethod
+    def chain(*experiments: str) -> Counter:
+        """The work of making experiments from a prepared data set, and the table."""
+        jobs = [f"{stage} {name}" for name in experiments for stage in ("train", "evaluate")]
+        return Counter([*jobs, "report"])
+
+    @property
+    def everything(self) -> Counter:
+        return self.chain(self.PROTOTYPE, self.RIDGE, self.PIXELS) + Counter(["prepare shapes"])
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started = folder.with_name(f"{folder.name}-started.txt")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "SNAKE"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": f"{Path(__file__).parent / 'watch'}{os.pathsep}{self.folder / 'src'}",
+            "FEWSHOT_STARTED": str(self.started),
+            "DVC_NO_ANALYTICS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            **{f"GIT_{role}_{key}": "test" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+        }
+
+    def start(self, command: str, **options) -> subprocess.Popen:
+        """Start a command in a process group of its own."""
+        return subprocess.Popen(
+            command.split() if isinstance(command, str) else command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def try_run(self, command: str) -> Finished:
+        before = self.work()
+        process = self.start(command)
+        try:
+            text, _ = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return Finished(process.returncode, text, self.work() - before)
+
+    def run(self, command: str) -> Finished:
+        """Run a command that must succeed."""
+        finished = self.try_run(command)
+        assert finished.status == 0, f"{command}\n{finished.text}"
+        return finished
+
+    def snakemake(self, arguments: str = "") -> Finished:
+        return self.run(f"snakemake --cores 2 {arguments}")
+
+    def repro(self) -> Finished:
+        return self.run("dvc repro")
+
+    def work(self) -> Counter:
+        return Counter(self.started.read_text().splitlines()) if self.started.exists() else Counter()
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
+        text = self.read(name)
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def commit(self, message: str = "state") -> str:
+        self.run("git add -A")
+        self.run(["git", "commit", "-q", "--allow-empty", "-m", message])
+        return self.run("git rev-parse HEAD").text.strip()
+
+    def plan(self, suite: str | None = None) -> list[dict]:
+        """The rows of `fewshot list --json`."""
+        return json.loads(self.run(f"fewshot list --json{f' --suite {suite}' if suite else ''}").text)
+
+    def table(self, suite: str = "tiny", where: str = "tables") -> dict[str, str]:
+        """Accuracy by group, as the table says."""
+        with (self.folder / "results" / where / suite / "runs.csv").open(encoding="utf-8") as file:
+            return {row["experiment"]: row["accuracy_pct"] for row in csv.DictReader(file)}
+
+    def digests(self, *folders: str) -> dict[str, str]:
+        """Hash of every file below folders, without those that hold times of day."""
+        folders = folders or ("results",)
+        return {
+            file.relative_to(self.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for folder in folders
+            for file in sorted((self.folder / folder).rglob("*"))
+            if file.is_file() and file.name not in ("run.json", "runtimes.csv") and "partial" not in file.parts
+        }
+
+    def check_table(self, suite: str = "tiny") -> None:
+        """The table says what the evaluations of the present plan say; these say what their models' settings are."""
+        rows = self.plan(suite)
+        expected = {}
+        for row in rows:
+            record = json.loads(self.read(row["evaluation"]))
+            run = json.loads(self.read(f"{row['train_dir']}/run.json"))
+            assert record["train_key"] == row["train_key"] == run["key"]
+            assert record["train"] == row["settings"] == run["train"]
+            expected[row["experiment"]] = f"{100 * record['results'][0]['accuracy']:.2f}"
+        found = {name: f"{float(value):.2f}" for name, value in self.table(suite).items()}
+        assert found == expected
+
+    def copy(self, folder: Path) -> "Project":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        copied = Project(folder)
+        if self.started.exists():
+            shutil.copy(self.started, copied.started)
+        return copied
+
+
+def draw_images(folder: Path) -> None:
+    """Class folders of small pictures: a patch of the class's colour and place, with noise."""
+    random = np.random.default_rng(0)
+    for split, classes in (("train", 4), ("validation", 3), ("test", 3)):
+        for number in range(classes):
+            place = folder / split / f"{split}{number}"
+            place.mkdir(parents=True)
+            colour, corner = random.integers(60, 256, 3), random.integers(0, 8, 2)
+            for index in range(6):
+                image = random.integers(0, 60, (16, 16, 3)).astype(np.uint8)
+                image[corner[0] : corner[0] + 8, corner[1] : corner[1] + 8] = colour
+                Image.fromarray(image).save(place / f"{index}.png")
+
+
+def _new_project(folder: Path) -> Project:
+    folder.mkdir()
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    shutil.copytree(ROOT / "src" / "fewshot", folder / "src" / "fewshot", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    draw_images(folder / "images")
+    project = Project(folder)
+    project.run("git init -q -b main")
+    project.commit("start")
+    return project
+
+
+@pytest.fixture(scope="session")
+def fresh_template(tmp_path_factory):
+    """A project in which nothing was made."""
+    return _new_project(tmp_path_factory.mktemp("workflow") / "fresh")
+
+
+@pytest.fixture(scope="session")
+def made_template(fresh_template, tmp_path_factory):
+    """A project whose suite was made by `snakemake`; DVC has not seen it yet."""
+    project = fresh_template.copy(tmp_path_factory.mktemp("workflow") / "made")
+    finished = project.snakemake()
+    assert finished.work == project.everything
+    return project
+
+
+@pytest.fixture(scope="session")
+def recorded_template(made_template, tmp_path_factory):
+    """A project whose suite was made by `snakemake` and recorded by `dvc repro`, and committed."""
+    project = made_template.copy(tmp_path_factory.mktemp("workflow") / "recorded")
+    project.repro()
+    project.commit("recorded")
+    return project
+
+
+@pytest.fixture
+def fresh(fresh_template, tmp_path):
+    return fresh_template.copy(tmp_path / "fresh")
+
+
+@pytest.fixture
+def made(made_template, tmp_path):
+    return made_template.copy(tmp_path / "made")
+
+
+@pytest.fixture
+def recorded(recorded_template, tmp_path):
+    return recorded_template.copy(tmp_path / "recorded")
