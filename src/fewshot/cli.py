@@ -12,7 +12,7 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import FewshotError
-from fewshot.params import PARAMS_FILE, schema_text
+from fewshot.params import PARAMS_FILE, read_params, schema_text
 from fewshot.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
     listing = command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
     listing.add_argument("--json", action="store_true", help="as JSON, with settings and paths")
+    pruning = command(
+        "prune", _prune, "Show what no suite and no branch, tag or experiment needs; --delete deletes it."
+    )
+    pruning.add_argument("--delete", action="store_true", help="delete what is shown (the default only shows)")
+    pruning.add_argument(
+        "--ignore-refs", action="store_true", help="do not keep what only a dvc.lock in git has recorded"
+    )
     tidying = command(
         "tidy", _tidy, "Move results that the suite does not ask for out of results/ (cache/ keeps them)."
     )
@@ -158,6 +165,19 @@ def _list(options: Any) -> None:
     from fewshot.listing import suite_json, suite_table
 
     print((suite_json if options.json else suite_table)(_plan(options)))
+
+
+def _prune(options: Any) -> None:
+    from fewshot import prune
+
+    plans = prune.suite_plans(read_params(options.params), options.suite)
+    needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
+    found = prune.leftovers(plans, needed)
+    if options.delete:
+        found, used = prune.delete(found)
+        for item in used:
+            print(f"left alone, a job is at work there: {item.path}", file=sys.stderr)
+    print(prune.described(found, deleted=options.delete))
 
 
 def _tidy(options: Any) -> None:

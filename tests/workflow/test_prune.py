@@ -1,0 +1,66 @@
+"""`fewshot prune` shows what nothing needs, and deletes only that, only when told."""
+
+import pytest
+
+OLD = "ridge: 50.0"
+
+
+def folders(project, root):
+    return {path.relative_to(project.folder).as_posix() for path in (project.folder / root).glob("*/*/*")}
+
+
+def test_prune(recorded):
+    """Old keys go; what a suite, a branch or a tag needs stays, unless told otherwise."""
+    made = folders(recorded, "cache")
+    assert "nothing to delete" in recorded.run("fewshot prune").text
+
+    recorded.edit(OLD, "ridge: 20.0")  # nothing needs the new key but this text; the branch has recorded the old one
+    recorded.run(f"snakemake --cores 2 {recorded.RIDGE}")
+    recorded.edit("ridge: 20.0", "ridge: 10.0")
+    listed = recorded.run("fewshot prune").text
+    new = folders(recorded, "cache") - made
+    assert len(new) == 2
+    for folder in new:
+        assert folder in listed
+        assert folder.replace("cache", "results") in listed
+    assert "nothing was deleted" in listed
+    assert not any(folder in listed for folder in made)
+    assert folders(recorded, "cache") == made | new, "a dry run deleted something"
+
+    recorded.run("fewshot prune --delete")
+    assert folders(recorded, "cache") == made
+    assert "nothing to delete" in recorded.run("fewshot prune").text
+
+    forced = recorded.run("fewshot prune --ignore-refs").text
+    old_ridge = {folder for folder in made if recorded.RIDGE in folder}
+    assert all(folder in forced for folder in old_ridge)
+    assert recorded.PIXELS not in forced
+    for folder in old_ridge:
+        assert (recorded.folder / folder).is_dir()
+
+
+def test_what_is_needed_must_be_known(recorded):
+    """Prune refuses to judge where a suite cannot be planned or a record is not here."""
+    recorded.edit("  other:\n", "  lost:\n    - {dataset: gone, learner: ridge, recipe: quick}\n  other:\n")
+    recorded.edit("prepare:\n", "prepare:\n  gone: {base: folder, path: nowhere, image_size: 16}\n")
+    refused = recorded.try_run("fewshot prune")
+    assert refused.status == 2
+    assert "suite 'lost' cannot be planned" in refused.text
+    assert "nothing to delete" in recorded.run("fewshot prune --suite tiny").text
+
+    for listing in (recorded.folder / ".dvc/cache/files/md5").glob("*/*.dir"):
+        listing.unlink()
+    refused = recorded.try_run("fewshot prune --suite tiny")
+    assert refused.status == 2
+    assert "dvc fetch --all-branches" in refused.text
+    assert "Traceback" not in refused.text
+
+
+@pytest.mark.parametrize("suite", ["tiny", "other"])
+def test_list(recorded, suite):
+    """`fewshot list` says what exists, how to make the rest, and where the tables are."""
+    text = recorded.run(f"fewshot list --suite {suite}").text
+    made, missing = (3, 0) if suite == "tiny" else (1, 1)
+    assert f"{made + missing} experiments, {made} made{f', {missing} missing' if missing else ''};" in text
+    assert ("up to date" in text) == (suite == "tiny")
+    assert f"results/tables/{suite}" in text
