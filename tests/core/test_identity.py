@@ -1,5 +1,6 @@
 """A key changes exactly when the result can: with settings, code by meaning, data; not with words, layout or order."""
 
+import ast
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from fewshot.params import Params, check
 from fewshot.plan import make_plan
 
 SOURCE = Path(identity.PACKAGE_DIR)
+PACKAGE = sorted(SOURCE.rglob("*.py"))
 CACHES = (identity._tree, identity._source_file, identity._imports, identity._meaning)
 LEARNERS = ["prototype", "ridge", "svm"]
 
@@ -317,6 +319,17 @@ def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp
 
     found = json.loads(run.stdout)
     assert {learner: used for learner, (used, _) in found.items() if used} == {}
+
+
+def test_imports_are_written_so_that_they_are_found():
+    trees = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE}
+    relative = {name for name, tree in trees.items() for node in ast.walk(tree) if getattr(node, "level", 0)}
+    by_name = {
+        name for name, tree in trees.items() if "import_module" in ast.dump(tree) or "__import__" in ast.dump(tree)
+    }
+
+    assert relative == set()
+    assert by_name == {"registry.py"}  # what it loads stands in `Part.target` and `Part.uses`
 
 
 def test_a_constant_of_the_settings_changes_the_key(plan_of, monkeypatch):

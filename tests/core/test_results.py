@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,26 @@ def test_lost_and_changed_files_are_restored(project):
 
     assert run(never) == "restored"
     assert content(TARGET) == RESULT
+
+
+def test_two_at_once_do_the_work_once(project):
+    started = threading.Barrier(2)
+    done = []
+
+    def slow(out, checkpoints):
+        done.append(1)
+        time.sleep(0.2)
+        write(out, checkpoints)
+
+    def job(_):
+        started.wait()
+        return run(slow)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = sorted(pool.map(job, range(2)))
+
+    assert outcomes == ["made", "restored"]
+    assert done == [1]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no hashes", "broken hashes", "hashes of nothing"])
