@@ -12,11 +12,15 @@ from fewshot.datasets import DATASETS
 from fewshot.errors import ParamsError
 from fewshot.identity import path_digest
 from fewshot.learners import LEARNERS
+from fewshot.learners.context import LearnerContext
 from fewshot.params import Evaluate, Matrix, Params, Recipe, check
 from fewshot.registry import Part, allowed, find_part, shown
 
 MAX_EXPERIMENTS = 20_000
 MAX_BASE_HOPS = 2
+
+# Overrides in a suite that start with these words and a dot are not of the recipe.
+OTHER_SECTIONS = ("learner", "backbone", "evaluate")
 MAX_NAME = 200  # a file name holds 255 bytes, and logs and scratch files add to it
 
 RECIPE_SECTIONS = ("augmentation", "validation")
@@ -82,6 +86,19 @@ class Experiment:
     def shots(self) -> tuple[int, ...]:
         """Shots it is tested at."""
         return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
+
+    @property
+    def context(self) -> LearnerContext:
+        """What the learner has to know of the experiment."""
+        recipe = self.recipe
+        return LearnerContext(
+            n_way=recipe.n_way,
+            image_size=self.image_size,
+            steps_per_epoch=recipe.steps_per_epoch,
+            label_smoothing=recipe.label_smoothing,
+            precision=recipe.precision,
+            joint_forward=recipe.joint_forward,
+        )
 
     def train_settings(self) -> dict[str, Any]:
         """Return all that decides the training, as plain values: it enters the key and every result file."""
@@ -154,10 +171,11 @@ def _check_override(key: str, value: Any, where: str) -> None:
     """Refuse keys that name no setting, and values that are not scalars or lists of scalars."""
     section, dot, setting = key.partition(".")
     known = [*Matrix.model_fields, *Recipe.model_fields]
-    if section not in (*Recipe.model_fields, "learner", "backbone") or bool(dot) != bool(setting):
-        raise ParamsError(
-            f"{where}: unknown key {shown(key)}; {allowed(key, [*known, 'learner.<setting>', 'backbone.<setting>'])}"
-        )
+    if section not in (*Recipe.model_fields, *OTHER_SECTIONS) or bool(dot) != bool(setting):
+        others = [f"{other}.<setting>" for other in OTHER_SECTIONS]
+        raise ParamsError(f"{where}: unknown key {shown(key)}; {allowed(key, [*known, *others])}")
+    if section in OTHER_SECTIONS and not dot:
+        raise ParamsError(f"{where}: unknown key {shown(key)}; write {section}.<setting>")
     if dot and section in Recipe.model_fields and section not in RECIPE_SECTIONS:
         raise ParamsError(f"{where}: unknown key {shown(key)}; {section} has no settings of its own")
     items = value if isinstance(value, list) else [value]
@@ -171,8 +189,9 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     overrides = {key: value for key, value in row.items() if key not in named}
     dataset = _dataset(params, row["dataset"], where)
     recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
-    given = {"shots": matrix.shots, "targets": matrix.targets, "episodes": matrix.episodes}
-    evaluate = params.evaluate.model_copy(update={key: value for key, value in given.items() if value is not None})
+    given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
+    protocol = {**params.evaluate.model_dump(mode="json"), **given, **_own(overrides, "evaluate")}
+    evaluate = check(Evaluate, protocol, where=f"{where}.evaluate")
     experiment = Experiment(
         dataset=dataset,
         backbone=_choice(
@@ -195,6 +214,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
             f"{where}: the name {shown(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} fit "
             "in a file name: write a recipe in place of overrides"
         )
+    _check_parts(experiment, where)
     _check_fits(experiment, where)
     return experiment
 
@@ -243,7 +263,7 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
 
 def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the overrides of recipe fields, `n_shot` or `validation.n_shot`."""
-    return {key: value for key, value in overrides.items() if not key.startswith(("learner.", "backbone."))}
+    return {key: value for key, value in overrides.items() if key.partition(".")[0] not in OTHER_SECTIONS}
 
 
 def _dataset(params: Params, label: str, where: str) -> Choice:
@@ -289,8 +309,8 @@ def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def _token(key: str, value: Any) -> str:
     """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`, `validation_1shot`."""
     section, _, short = key.rpartition(".")
-    if section == "validation":
-        return f"validation_{_token(short, value)}"
+    if section in ("validation", "evaluate"):
+        return f"{section}_{_token(short, value)}"
     if short in ("n_shot", "n_way", "n_query"):
         return f"{value}{short[2:]}"
     if isinstance(value, bool):
@@ -298,6 +318,20 @@ def _token(key: str, value: Any) -> str:
     if isinstance(value, str):
         return SHORT_NAMES.get(value, value)
     return f"{short}{value}"
+
+
+def _check_parts(experiment: Experiment, where: str) -> None:
+    """Refuse learners that do not go with their backbone, recipe or test protocol."""
+    learner, backbone = experiment.learner, experiment.backbone
+    part = LEARNERS[learner.name]
+    if part.check is not None:
+        settings = check(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
+        _in_place(where, part.check, learner.name, settings, backbone.name, backbone.settings, experiment.context)
+    if part.fixed_ways and experiment.evaluate.n_way != experiment.recipe.n_way:
+        raise ParamsError(
+            f"{where}: learner {learner.label!r} is trained for {experiment.recipe.n_way} ways and cannot be tested "
+            f"with evaluate.n_way {experiment.evaluate.n_way}; make them equal"
+        )
 
 
 def _check_fits(experiment: Experiment, where: str) -> None:

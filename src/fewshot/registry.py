@@ -6,7 +6,8 @@ Neither this module nor those import torch: the plan reads them all, and has to 
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,12 +36,17 @@ class Part:
         target: "package.module:Class"; the module's code (and what it imports from this package) enters the key of
             every job that uses the part.
         settings: type of the part's settings; its fields are keyword arguments of the class.
+        check: raises `ParamsError` if a learner does not go with its backbone and recipe; called before any job starts
+            with its name and settings, the backbone's name and settings, and the `LearnerContext`.
+        fixed_ways: the learner can only be tested with the number of ways it was trained with.
         uses: further modules that the class loads by name at run time; they enter the key too.
     """
 
     target: str
     settings: type[Settings] = NoSettings
     uses: tuple[str, ...] = ()
+    check: Callable[..., None] | None = None
+    fixed_ways: bool = False
 
     @property
     def module(self) -> str:
@@ -51,6 +57,14 @@ class Part:
     def modules(self) -> tuple[str, ...]:
         """All modules whose code decides what the part computes."""
         return (self.module, *self.uses)
+
+    def typed(self, settings: Mapping[str, Any]) -> Any:
+        """Return plain values (as JSON or YAML hold them) as the part's settings.
+
+        Raises:
+            pydantic.ValidationError: if a setting is unknown or out of range.
+        """
+        return self.settings.model_validate_json(json.dumps(dict(settings)))
 
     def load(self) -> Any:
         """Import the module and return the class."""

@@ -27,4 +27,4 @@ def build_backbone(name: str, *, image_size: int, **settings: Any) -> Any:
         pydantic.ValidationError: if a setting is unknown or out of range.
     """
     part = find_part("backbone", name, BACKBONES)
-    return part.load()(image_size=image_size, **part.settings(**settings).model_dump())
+    return part.load()(image_size=image_size, **part.typed(settings).model_dump())

@@ -87,7 +87,7 @@ def _checksum(name: str, settings: Settings, file_name: str) -> Checksum | None:
         return None
     if choice != "published":
         return Checksum("sha256", choice)
-    for release in RELEASES[name]:
+    for release in RELEASES.get(name, ()):
         for file in release.files:
             if file.name == file_name and (file.sha256 or file.md5):
                 return Checksum("sha256", file.sha256) if file.sha256 else Checksum("md5", str(file.md5))
@@ -100,7 +100,7 @@ def _releases(name: str, settings: SourceSettings) -> Iterator[Release]:
     for address in settings.mirrors:
         if address not in folders:
             yield Release(name, (RemoteFile(Path(urlsplit(address).path).name or name, (address,)),))
-    for release in RELEASES[name]:
+    for release in RELEASES.get(name, ()):
         files = tuple(
             RemoteFile(file.name, (*(folder + file.name for folder in folders), *file.addresses), size=file.size)
             for file in release.files

@@ -146,4 +146,5 @@ MANUAL_STEPS = {
 
 def manual_steps(name: str) -> str:
     """Return what a user does by hand when no download works."""
-    return f"By hand: {MANUAL_STEPS[name]}; then set prepare.{name}.path in params.yaml to it."
+    steps = MANUAL_STEPS.get(name, "fetch its files")
+    return f"By hand: {steps}; then set prepare.{name}.path in params.yaml to it."

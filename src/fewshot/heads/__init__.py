@@ -89,4 +89,4 @@ def build_head(name: str, **settings: Any) -> Any:
         pydantic.ValidationError: if a setting is unknown or out of range.
     """
     part = find_part("head", name, HEADS)
-    return part.load()(**part.settings(**settings).model_dump())
+    return part.load()(**part.typed(settings).model_dump())

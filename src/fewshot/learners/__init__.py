@@ -3,9 +3,11 @@
 A head's name is a learner too: backbone and head, trained episode by episode (`episodic.py`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fewshot.heads import HEADS
+from fewshot.learners.context import check_adaptive, check_cxgrad
 from fewshot.learners.settings import (
     ALFASettings,
     ANILSettings,
@@ -15,16 +17,22 @@ from fewshot.learners.settings import (
     MAMLPlusPlusSettings,
     MAMLSettings,
 )
-from fewshot.registry import Part, find_part
+from fewshot.registry import Part, Settings, find_part
+
+
+def _adaptive(target: str, settings: type[Settings], check: Callable[..., None] = check_adaptive) -> Part:
+    """Return the entry of a learner with a linear head, which knows one number of ways."""
+    return Part(f"fewshot.learners.{target}", settings, check=check, fixed_ways=True)
+
 
 ADAPTIVE_LEARNERS: dict[str, Part] = {
-    "maml": Part("fewshot.learners.maml:MAML", MAMLSettings),
-    "fomaml": Part("fewshot.learners.maml:MAML", FOMAMLSettings),
-    "anil": Part("fewshot.learners.anil:ANIL", ANILSettings),
-    "boil": Part("fewshot.learners.boil:BOIL", BOILSettings),
-    "mamlpp": Part("fewshot.learners.mamlpp:MAMLPlusPlus", MAMLPlusPlusSettings),
-    "alfa": Part("fewshot.learners.alfa:ALFA", ALFASettings),
-    "cxgrad": Part("fewshot.learners.cxgrad:CxGrad", CxGradSettings),
+    "maml": _adaptive("maml:MAML", MAMLSettings),
+    "fomaml": _adaptive("maml:MAML", FOMAMLSettings),
+    "anil": _adaptive("anil:ANIL", ANILSettings),
+    "boil": _adaptive("boil:BOIL", BOILSettings),
+    "mamlpp": _adaptive("mamlpp:MAMLPlusPlus", MAMLPlusPlusSettings),
+    "alfa": _adaptive("alfa:ALFA", ALFASettings),
+    "cxgrad": _adaptive("cxgrad:CxGrad", CxGradSettings, check_cxgrad),
 }
 
 EPISODIC_LEARNERS: dict[str, Part] = {
@@ -52,5 +60,5 @@ def build_learner(
         pydantic.ValidationError: if a setting is unknown or out of range.
     """
     part = find_part("learner", name, LEARNERS)
-    chosen = part.settings(**settings)
+    chosen = part.typed(settings)
     return part.load().build(name, chosen, backbone, backbone_settings or {}, context)

@@ -4,33 +4,15 @@ Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W, 
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from fewshot.episodes import EpisodeBatch
+from fewshot.learners.context import LearnerContext
 
-
-@dataclass(frozen=True)
-class LearnerContext:
-    """What a learner has to know of the experiment beside its own settings.
-
-    Attributes:
-        n_way: classes of a training episode (fixes the size of a linear head).
-        image_size: side of the square images, pixels.
-        steps_per_epoch: outer steps an epoch (annealing by epoch is computed from the global step).
-        label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
-        precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64.
-        joint_forward: embed support and query in one call (one batch-norm statistic) instead of two.
-    """
-
-    n_way: int
-    image_size: int
-    steps_per_epoch: int
-    label_smoothing: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    joint_forward: bool = False
+__all__ = ["Learner", "LearnerContext", "LossOutput"]
 
 
 @dataclass(frozen=True)

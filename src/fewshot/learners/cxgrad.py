@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.backbones.conv4_maml import Conv4MAML
-from fewshot.errors import ParamsError
 from fewshot.learners.base import LearnerContext
+from fewshot.learners.context import check_cxgrad
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task
 from fewshot.learners.maml import Network
 from fewshot.learners.mamlpp import MAMLPlusPlus
@@ -31,14 +31,11 @@ CONTEXT = "context"
 class CxGrad(MAMLPlusPlus):
     """CxGrad; `fast weights` hold the context vector beside the network's weights."""
 
+    check_parts = staticmethod(check_cxgrad)
+
     def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
         super().__init__(network, settings, context)
         self.convolutions = [name for name in self.adapted if name.endswith("convolution.weight")]
-        if any(name.endswith("convolution.bias") for name in self.adapted):
-            raise ParamsError(
-                "learner 'cxgrad' rescales convolutions by their norm, which a bias of zeros does not have; "
-                "set bias: false for backbone conv4_maml"
-            )
         size = settings.context_size
         self.generator = nn.Sequential(
             nn.Linear(size, size), nn.ReLU(), nn.Linear(size, Conv4MAML.n_stages), nn.Softplus()

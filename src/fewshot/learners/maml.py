@@ -26,10 +26,9 @@ from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.episodes import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
+from fewshot.learners.context import check_adaptive
 from fewshot.learners.diagnostics import diagnose_task
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
-from fewshot.learners.settings import InnerLoopSettings
-from fewshot.registry import nearest
 
 
 class Network(nn.Module):
@@ -57,6 +56,7 @@ class MAML(Learner):
     """
 
     episodes_per_backward = 1
+    check_parts = staticmethod(check_adaptive)
 
     def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
         super().__init__()
@@ -72,10 +72,10 @@ class MAML(Learner):
         cls, name: str, settings: Any, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
     ) -> Self:
         """Return the learner; see `fewshot.learners.build_learner`."""
-        chosen = check_parts(name, settings, backbone, backbone_settings, context)
+        cls.check_parts(name, settings, backbone, backbone_settings, context)
         network = Conv4MAML(
             context.image_size,
-            **chosen.model_dump(),
+            **Conv4MAMLSettings(**backbone_settings).model_dump(),
             running_statistics=False,
             batch_norm_steps=cls.batch_norm_steps(settings),
         )
@@ -237,47 +237,3 @@ class MAML(Learner):
                 f"this learner has a linear head for {self.context.n_way} ways but the episodes have {batch.n_way}; "
                 f"evaluate it with n_way {self.context.n_way}, or train it with recipe n_way {batch.n_way}"
             )
-
-
-def check_parts(
-    name: str, settings: InnerLoopSettings, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
-) -> Conv4MAMLSettings:
-    """Return the typed backbone settings, or raise `ParamsError` if learner, backbone and recipe do not go together."""
-    if backbone != "conv4_maml":
-        raise ParamsError(
-            f"learner {name!r} adapts the weights of its backbone and needs conv4_maml, not {backbone!r}; "
-            f"allowed: conv4_maml.{nearest(backbone, ['conv4_maml'])}"
-        )
-    if context.precision != "float32":
-        raise ParamsError(
-            f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding changes which "
-            f"inner steps are taken; set precision: float32 in its recipe"
-        )
-    if context.label_smoothing:
-        raise ParamsError(
-            f"learner {name!r} has no label smoothing (found {context.label_smoothing}); "
-            f"set label_smoothing: 0.0 in its recipe"
-        )
-    if context.joint_forward:
-        raise ParamsError(
-            f"learner {name!r} cannot embed support and query in one call, because it adapts to the support first; "
-            f"set joint_forward: false in its recipe"
-        )
-    chosen = Conv4MAMLSettings(**backbone_settings)
-    if settings.batch_norm == "per_query" and last_map_side(chosen, context.image_size) < 2:
-        raise ParamsError(
-            f"learner {name!r}: batch_norm per_query needs 2 or more pixels in the last feature map, and images of "
-            f"{context.image_size} pixels leave one; allowed here: transductive, support, or larger images"
-        )
-    return chosen
-
-
-def last_map_side(settings: Conv4MAMLSettings, image_size: int) -> int:
-    """Return the side in pixels of the map that the last batch norm sees."""
-    side = image_size
-    for stage in range(Conv4MAML.n_stages):
-        if settings.pooling == "stride":
-            side = (side + 1) // 2
-        elif stage + 1 < Conv4MAML.n_stages:
-            side //= 2
-    return side
