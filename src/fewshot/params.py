@@ -67,6 +67,9 @@ class Recipe(Settings):
     episodes_per_backward: PositiveInt | None = Field(
         None, description="episodes differentiated at once; fewer need less memory; null: the learner's own choice"
     )
+    devices: int = Field(
+        1, ge=1, le=64, description="processes that share a meta-batch's episodes; batch norm is then per device"
+    )
     validation: Validation = Field(Validation(), description="how the best epoch is chosen")
     keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs kept; above 1 they form an ensemble")
     train_split: Literal["train", "trainval"] = Field("train", description="classes to train on")
@@ -79,6 +82,10 @@ class Recipe(Settings):
             epochs = [epoch for epoch, _ in self.schedule]
             if epochs != sorted(set(epochs)) or any(epoch < 0 or factor < 0 for epoch, factor in self.schedule):
                 raise ValueError("schedule: epochs must be 0 or more and increase, multipliers 0 or more")
+        if self.meta_batch % self.devices:
+            raise ValueError(
+                f"devices: {self.devices} does not divide meta_batch {self.meta_batch}; every device takes as many"
+            )
         if self.train_split == "trainval" and self.validation.episodes and self.epochs:
             raise ValueError("train_split: trainval leaves no validation classes; set validation: {episodes: 0}")
         if self.keep_checkpoints > 1 and not self.validation.episodes:

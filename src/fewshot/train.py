@@ -28,8 +28,9 @@ from fewshot.errors import CheckpointError, NumericalError, ResourceError
 from fewshot.experiments import Experiment
 from fewshot.files import write_atomic
 from fewshot.learners import build_learner
-from fewshot.learners.base import Learner, LearnerContext
+from fewshot.learners.base import Learner
 from fewshot.normalization import NORMALIZATIONS
+from fewshot.parallel import ALONE, Group
 from fewshot.params import Recipe
 from fewshot.philox import stream_key
 from fewshot.progress import bar, duration, say
@@ -78,20 +79,11 @@ def learner_of(experiment: Experiment) -> Learner:
     Raises:
         ParamsError: if backbone, learner and recipe do not go together.
     """
-    recipe = experiment.recipe
-    context = LearnerContext(
-        n_way=recipe.n_way,
-        image_size=experiment.image_size,
-        steps_per_epoch=recipe.steps_per_epoch,
-        label_smoothing=recipe.label_smoothing,
-        precision=recipe.precision,
-        joint_forward=recipe.joint_forward,
-    )
     torch.manual_seed(_seed(experiment, "weights"))
     learner: Learner = build_learner(
         experiment.learner.name,
         backbone=experiment.backbone.name,
-        context=context,
+        context=experiment.context,
         backbone_settings=dict(experiment.backbone.settings),
         **experiment.learner.settings,
     )
@@ -111,7 +103,13 @@ def preprocess_of(experiment: Experiment) -> Preprocess:
 
 
 def train(
-    experiment: Experiment, store: Store, out: Path, checkpoints: Path, device: torch.device, checkpoint_seconds: float
+    experiment: Experiment,
+    store: Store,
+    out: Path,
+    checkpoints: Path,
+    device: torch.device,
+    checkpoint_seconds: float,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Train a learner, going on from the last checkpoint if there is one.
 
@@ -122,6 +120,7 @@ def train(
         checkpoints: folder for the state of the run; what lies there is taken up.
         device: where to compute.
         checkpoint_seconds: time between checkpoints within an epoch.
+        group: the processes that share the training; the first of them writes the files.
 
     Returns:
         Facts about the run for run.json (times among them).
@@ -135,10 +134,11 @@ def train(
     learner = learner_of(experiment).to(device)
     if experiment.weights is not None:
         return _take_over(experiment.weights, learner, out)
-    run = _Run(experiment, store, learner, checkpoints, device, checkpoint_seconds)
-    with _memory_errors(experiment), _stop_signals() as stopped:
+    run = _Run(experiment, store, learner, checkpoints, device, checkpoint_seconds, group)
+    with _memory_errors(experiment), stop_signals() as stopped:
         run.go(stopped)
-    run.publish(out)
+    if group.leads:
+        run.publish(out)
     return run.facts()
 
 
@@ -161,7 +161,9 @@ class _Run:
         checkpoints: Path,
         device: torch.device,
         checkpoint_seconds: float,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.experiment, self.recipe = experiment, experiment.recipe
         self.learner, self.device = learner, device
         self.split, self.store = store.split(self.recipe.train_split), store
@@ -190,7 +192,7 @@ class _Run:
                 self._end_epoch()
             elif time.monotonic() - self.saved > self.checkpoint_seconds:
                 self._save()
-            if (name := stopped()) is not None:
+            if (name := self.group.agree_to_stop(stopped())) is not None:
                 self._save()
                 raise Interrupted(
                     f"{name}: stopped after step {self.progress.step}; the same command goes on from there"
@@ -198,25 +200,28 @@ class _Run:
 
     def _step(self, step: int) -> None:
         """Take one outer step: forward and backward in chunks of episodes, then the optimiser."""
-        torch.manual_seed(_seed(self.experiment, "step", step))
+        torch.manual_seed(_seed(self.experiment, "step", step * self.group.size + self.group.rank))
         learning_rate = self.recipe.learning_rate * rate_multiplier(self.recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        batch = training_batch(self.experiment, self.split, step)
+        batch = self.group.share(training_batch(self.experiment, self.split, step))
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
         size = self.recipe.episodes_per_backward or self.learner.episodes_per_backward or len(batch)
         loss = accuracy = 0.0
         for chunk in batch.chunks(size):
-            share = len(chunk) / len(batch)
+            share = len(chunk) / self.recipe.meta_batch
             with self._divergence():
                 output = self.learner.loss(self.preprocess(chunk.to(self.device), training=True), step)
             (output.loss * share).backward()
             loss += output.loss.item() * share
             accuracy += output.accuracy.item() * share
+        self.group.sum_gradients(self.learner)
+        loss, accuracy = self.group.sum(loss, accuracy)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
         self.optimizer.step()
+        self.group.average_statistics(self.learner)
         self.progress.step = step + 1
         self.progress.loss_sum += loss
         self.progress.accuracy_sum += accuracy
@@ -246,6 +251,7 @@ class _Run:
         progress, steps = self.progress, self.recipe.steps_per_epoch
         epoch = progress.step // steps
         self._check_weights()
+        self.group.check_agreement(self.learner)
         with self._divergence():
             validation = self._validate()
         row = Epoch(
@@ -267,7 +273,7 @@ class _Run:
     def _validate(self) -> tuple[float, float] | None:
         """Return (accuracy, interval) on the validation episodes, the same after every epoch."""
         wanted = self.recipe.validation
-        if not wanted.episodes:
+        if not wanted.episodes or not self.group.leads:
             return None
         split = self.store.split("validation")
         episodes = draw_episodes(
@@ -293,6 +299,8 @@ class _Run:
         return self.folder / f"epoch-{epoch}.safetensors"
 
     def _save(self) -> None:
+        if not self.group.leads:
+            return
         state = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -339,7 +347,7 @@ class _Run:
         needed = self.learner.estimate_step_bytes(
             n_shot=self.recipe.n_shot,
             n_query=self.recipe.n_query,
-            episodes=self.recipe.episodes_per_backward or self.recipe.meta_batch,
+            episodes=self.recipe.episodes_per_backward or self.recipe.meta_batch // self.group.size,
         )
         return "" if needed is None else f", about {needed / 2**20:,.0f} MiB of memory a step"
 
@@ -368,6 +376,8 @@ class _Run:
             "parameters": sum(parameter.numel() for parameter in self.learner.parameters()),
             "selected_epoch": self.progress.kept[0][1] if self.progress.kept else self.recipe.epochs,
             "episodes_per_backward": self.recipe.episodes_per_backward or self.learner.episodes_per_backward,
+            "devices": self.group.size,
+            "batch_norm_statistics": self.group.batch_norm_statistics,
         }
 
 
@@ -425,7 +435,7 @@ def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], str | None]]:
+def stop_signals() -> Iterator[Callable[[], str | None]]:
     """Turn SIGINT and SIGTERM into a request that the loop reads after each step."""
     received: list[str] = []
 
