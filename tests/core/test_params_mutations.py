@@ -58,9 +58,10 @@ def mutate(values, chance):
 def structural_mutations():
     chance = random.Random(20261122)
     shipped = read_yaml(SHIPPED)
-    used = ("quick", "untrained", "metaoptnet", "metaoptnet_mini")
     suites = {name: shipped["suites"][name] for name in ("quickstart", "metaoptnet_ablation")}
-    values = {**shipped, "suites": suites, "recipes": {name: shipped["recipes"][name] for name in used}}
+    unused = ("cpu", "metaoptnet_tiered", "metaoptnet_cifar", "metaoptnet_fc100", "mamlpp")
+    recipes = {name: recipe for name, recipe in shipped["recipes"].items() if not name.startswith(unused)}
+    values = {**shipped, "suites": suites, "recipes": recipes}
     return [mutate(values, chance) for _ in range(N_STRUCTURAL)]
 
 
@@ -141,13 +142,13 @@ LEGAL = {
     "as shipped": SHIPPED_TEXT,
     "byte order mark": "\ufeff" + SHIPPED_TEXT,
     "windows line ends": SHIPPED_TEXT.replace("\n", "\r\n"),
-    "exponent without a point": with_recipe("label_smoothing: 1e-3"),
+    "exponent without a point": with_recipe("momentum: 1e-3"),
     "leading zero is decimal": with_recipe("image_size: 032"),
     "anchor and alias": with_recipe("augmentation: &a {flip: true}").replace(
         "\n  untrained: {", "\n  untrained: {augmentation: *a, ", 1
     ),
-    "merge key": with_recipe("<<: {label_smoothing: 0.1}"),
-    "merge list": with_recipe("<<: [{label_smoothing: 0.1}, {image_size: 28}]"),
+    "merge key": with_recipe("<<: {momentum: 0.1}"),
+    "merge list": with_recipe("<<: [{momentum: 0.1}, {image_size: 28}]"),
     "more experiments": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, seed: [1, 2, 3]}", 1),
     "override in a section": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, validation.n_shot: 1}", 1),
 }
