@@ -55,6 +55,16 @@ def outputs_of(job):
     return ancient([str(path) for path in job.outputs.values()])
 
 
+def raw_files(wildcards):
+    job = PLAN.find("prepare", wildcards.dataset, wildcards.key)
+    return ancient([str(job.download_record)]) if job.downloads else []
+
+
+def evaluation_inputs(wildcards):
+    job = PLAN.find("evaluate", wildcards.experiment, wildcards.key, wildcards.target)
+    return [*outputs_of(job.train), *outputs_of(job.prepare)]
+
+
 onstart:
     print(
         f"suite {SUITE}: progress, time and memory estimates of each job: tail -f logs/*/*.log"

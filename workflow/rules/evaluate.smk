@@ -1,8 +1,3 @@
-def evaluation_inputs(wildcards):
-    job = PLAN.find("evaluate", wildcards.experiment, wildcards.key, wildcards.target)
-    return [*outputs_of(job.train), *outputs_of(job.prepare)]
-
-
 rule evaluate:
     input:
         evaluation_inputs,
@@ -20,11 +15,14 @@ rule evaluate:
     threads: PLAN.params.train.threads
     resources:
         gpu=GPUS,
+    params:
+        fewshot=FEWSHOT,
+        suite=SUITE,
     message:
         "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {FEWSHOT} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
-        " --suite {SUITE}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
+        " --suite {params.suite}"
 
 
 rule evaluate_all:

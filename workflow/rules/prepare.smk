@@ -4,15 +4,13 @@ rule download:
     log:
         "logs/download/{dataset}-{key}.log",
     localrule: True
+    params:
+        fewshot=FEWSHOT,
+        suite=SUITE,
     message:
         "download {wildcards.dataset}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {FEWSHOT} download {wildcards.dataset} --suite {SUITE}"
-
-
-def raw_files(wildcards):
-    job = PLAN.find("prepare", wildcards.dataset, wildcards.key)
-    return ancient([str(job.download_record)]) if job.downloads else []
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} download {wildcards.dataset} --suite {params.suite}"
 
 
 rule prepare:
@@ -31,10 +29,13 @@ rule prepare:
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        fewshot=FEWSHOT,
+        suite=SUITE,
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {FEWSHOT} prepare {wildcards.dataset} --key {wildcards.key} --suite {SUITE}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite}"
 
 
 rule prepare_all:

@@ -15,6 +15,16 @@ rule report:
             category="Results",
             caption="../report/results.rst",
         ),
+        page=report(
+            f"{TABLES}/report.html",
+            category="Results",
+            caption="../report/page.rst",
+        ),
+        figure=report(
+            f"{TABLES}/figures/accuracy.svg",
+            category="Results",
+            caption="../report/accuracy.rst",
+        ),
         markdown=f"{TABLES}/results.md",
         metrics=f"{TABLES}/metrics.json",
         text=f"{TABLES}/results.txt",
@@ -23,10 +33,13 @@ rule report:
     benchmark:
         f"logs/benchmarks/report/{SUITE}.tsv"
     localrule: True
+    params:
+        fewshot=FEWSHOT,
+        suite=SUITE,
     message:
         f"report {SUITE}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {FEWSHOT} report --suite {SUITE}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite}"
 
 
 onsuccess:
