@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# files that hold times of day, and the hashes of such files
+TIMED = ("run.json", "runtimes.csv", "sha256.json")
 ROOT = Path(__file__).parents[2]
 COPIED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 
@@ -168,7 +170,7 @@ class Project:
             file.relative_to(self.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
             for folder in folders
             for file in sorted((self.folder / folder).rglob("*"))
-            if file.is_file() and file.name not in ("run.json", "runtimes.csv") and "partial" not in file.parts
+            if file.is_file() and file.name not in TIMED and "partial" not in file.parts
         }
 
     def check_table(self, suite: str = "tiny") -> None:
