@@ -40,6 +40,7 @@ def interleave(
     Rivals that are repeated within a round are called once before to warm up; the others are taken to be slow.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # for all of them
     for name in repeats:
         rivals[name]()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot.heads.thin_products import gram, inner_products, weighted_sums
+
 Adjoint = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 """Gradient of the coefficients (T, M, S) -> V, or V and B where B is not the coefficients."""
 
@@ -41,12 +43,12 @@ def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = Fals
 class _KernelScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, support: Tensor, query: Tensor, fit: Fit, bias: bool) -> Tensor:
-        coefficients, ctx.adjoint = fit(torch.bmm(support, support.mT))
+        coefficients, ctx.adjoint = fit(gram(support))
         ctx.bias = bias
         coefficients = coefficients.to(support.dtype)
-        weights = torch.bmm(coefficients, support)
+        weights = weighted_sums(coefficients, support)
         ctx.save_for_backward(support, query, coefficients, weights)
-        scores = torch.bmm(query, weights.mT)
+        scores = inner_products(query, weights)
         return scores.add_(coefficients.sum(2).unsqueeze(1)) if bias else scores
 
     @staticmethod
@@ -56,17 +58,17 @@ class _KernelScores(torch.autograd.Function):
                 "this head has no second derivative; call backward() or autograd.grad() with create_graph=False"
             )
         support, query, coefficients, weights = ctx.saved_tensors
-        weights_gradient = torch.bmm(gradient.mT, query)
-        coefficients_gradient = torch.bmm(weights_gradient, support.mT)
+        weights_gradient = weighted_sums(gradient.mT, query)
+        coefficients_gradient = inner_products(weights_gradient, support)
         if ctx.bias:
             coefficients_gradient += gradient.sum(1).unsqueeze(2)
         adjoint = ctx.adjoint(coefficients_gradient)
         if isinstance(adjoint, tuple):
             v, b = (factor.to(support.dtype) for factor in adjoint)
             left = torch.cat([coefficients, -b, -v], 1)
-            right = torch.cat([weights_gradient, torch.bmm(v, support), torch.bmm(b, support)], 1)
+            right = torch.cat([weights_gradient, weighted_sums(v, support), weighted_sums(b, support)], 1)
         else:
             v = adjoint.to(support.dtype)
             left = torch.cat([coefficients, -v], 1)
-            right = torch.cat([weights_gradient.baddbmm_(v, support, alpha=-1), weights], 1)
-        return torch.bmm(left.mT, right), torch.bmm(gradient, weights), None, None
+            right = torch.cat([weights_gradient.sub_(weighted_sums(v, support)), weights], 1)
+        return weighted_sums(left.mT, right), weighted_sums(gradient, weights), None, None

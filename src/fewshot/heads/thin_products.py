@@ -1,0 +1,133 @@
+"""Products of matrices with few rows and many columns: a handful of images or classes, thousands of features.
+
+On the CPU they are compiled loops: inner products two to five times as fast as `torch.bmm`, weighted sums 0.7 to 1.5
+times (5 to 150 rows of 1,600 and 16,000 features, one thread, AMD EPYC family 26). Episodes follow one another, so
+that each stays in the processor's cache. Elsewhere they are `torch.bmm`. Sums are in the inputs' dtype.
+
+Shapes: T episodes, R and S rows, d features.
+"""
+
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+# NaN and infinity must reach the result, so the flags "nnan" and "ninf" are left out.
+_compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+
+FEATURES_AT_ONCE = 2048
+"""Features of a block of inner products; the rows of a 25-image episode then fit in a second-level cache."""
+
+COLUMNS_AT_ONCE = 256
+"""Columns of a block of weighted sums; the rows of a 25-image episode then fit in a first-level cache."""
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return X X^T (T, S, S) of X (T, S, d)."""
+    if not _compiled(rows):
+        return torch.bmm(rows, rows.mT)
+    return _inner(rows, rows, symmetric=True)
+
+
+def inner_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return L X^T (T, R, S) of L (T, R, d) and X (T, S, d)."""
+    if not _compiled(right):
+        return torch.bmm(left, right.mT)
+    return _inner(left, right, symmetric=False)
+
+
+def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return A X (T, R, d) of A (T, R, S), which may be a transposed view, and X (T, S, d)."""
+    if not _compiled(rows):
+        return torch.bmm(weights, rows)
+    result = rows.new_empty(rows.shape[0], weights.shape[1], rows.shape[2])
+    _weighted_sums(_array(weights), _array(rows), result.numpy())
+    return result
+
+
+def _compiled(rows: Tensor) -> bool:
+    return rows.device.type == "cpu"
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+def _inner(left: Tensor, right: Tensor, symmetric: bool) -> Tensor:
+    result = right.new_zeros(right.shape[0], left.shape[1], right.shape[1])
+    _inner_products(_array(left), _array(right), symmetric, result.numpy())
+    return result
+
+
+@_compile
+def _inner_products(left: Any, right: Any, symmetric: bool, result: Any) -> None:
+    """Add all inner products to `result`; if symmetric, compute the lower triangle and mirror it."""
+    n_episodes, n_left, n_features = left.shape
+    n_right = right.shape[1]
+    for t in range(n_episodes):
+        for start in range(0, n_features, FEATURES_AT_ONCE):
+            stop = min(start + FEATURES_AT_ONCE, n_features)
+            for i in range(0, n_left, 4):
+                for j in range(0, min(i + 4, n_right) if symmetric else n_right, 4):
+                    _add_tile(left, right, t, i, j, start, stop, result)
+        if symmetric:
+            for i in range(n_left):
+                for j in range(i):
+                    result[t, j, i] = result[t, i, j]
+
+
+@_compile
+def _add_tile(left: Any, right: Any, t: int, i: int, j: int, start: int, stop: int, result: Any) -> None:
+    """Add the inner products of four rows with four, all sixteen in registers; past the end the last row stands in."""
+    last_i, last_j = left.shape[1] - 1, right.shape[1] - 1
+    i1, i2, i3 = min(i + 1, last_i), min(i + 2, last_i), min(i + 3, last_i)
+    j1, j2, j3 = min(j + 1, last_j), min(j + 2, last_j), min(j + 3, last_j)
+    # Slices of the last axis only: numba then knows that their entries are adjacent, and vectorises.
+    a0, a1 = left[t, i, start:stop], left[t, i1, start:stop]
+    a2, a3 = left[t, i2, start:stop], left[t, i3, start:stop]
+    b0, b1 = right[t, j, start:stop], right[t, j1, start:stop]
+    b2, b3 = right[t, j2, start:stop], right[t, j3, start:stop]
+    zero = result.dtype.type(0)  # a literal 0.0 would make the sums float64
+    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
+    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero
+    for k in range(stop - start):
+        x0, x1, x2, x3 = a0[k], a1[k], a2[k], a3[k]
+        y0, y1, y2, y3 = b0[k], b1[k], b2[k], b3[k]
+        s00, s01, s02, s03 = s00 + x0 * y0, s01 + x0 * y1, s02 + x0 * y2, s03 + x0 * y3
+        s10, s11, s12, s13 = s10 + x1 * y0, s11 + x1 * y1, s12 + x1 * y2, s13 + x1 * y3
+        s20, s21, s22, s23 = s20 + x2 * y0, s21 + x2 * y1, s22 + x2 * y2, s23 + x2 * y3
+        s30, s31, s32, s33 = s30 + x3 * y0, s31 + x3 * y1, s32 + x3 * y2, s33 + x3 * y3
+    tile = ((s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33))
+    for a in range(min(4, last_i - i + 1)):
+        for b in range(min(4, last_j - j + 1)):
+            result[t, i + a, j + b] += tile[a][b]
+
+
+@_compile
+def _weighted_sums(weights: Any, rows: Any, result: Any) -> None:
+    """Set `result` to weights times rows, five rows at a time (the usual number of ways and shots)."""
+    n_episodes, n_results, n_rows = weights.shape
+    n_features = rows.shape[2]
+    in_fives = n_rows - n_rows % 5
+    for t in range(n_episodes):
+        for start in range(0, n_features, COLUMNS_AT_ONCE):
+            stop = min(start + COLUMNS_AT_ONCE, n_features)
+            for r in range(n_results):
+                total, weight = result[t, r, start:stop], weights[t, r]
+                if in_fives == 0:
+                    total[:] = 0
+                for i in range(0, in_fives, 5):
+                    x0, x1, x2 = rows[t, i, start:stop], rows[t, i + 1, start:stop], rows[t, i + 2, start:stop]
+                    x3, x4 = rows[t, i + 3, start:stop], rows[t, i + 4, start:stop]
+                    w0, w1, w2, w3, w4 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3], weight[i + 4]
+                    if i == 0:
+                        for k in range(stop - start):
+                            total[k] = w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k] + w4 * x4[k]
+                    else:
+                        for k in range(stop - start):
+                            total[k] += w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k] + w4 * x4[k]
+                for i in range(in_fives, n_rows):
+                    row, factor = rows[t, i, start:stop], weight[i]
+                    for k in range(stop - start):
+                        total[k] += factor * row[k]

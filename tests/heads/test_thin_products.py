@@ -1,0 +1,49 @@
+"""The compiled products of thin matrices give what a float64 product gives, at every remainder of their tiles."""
+
+import pytest
+import torch
+
+from fewshot.heads.thin_products import gram, inner_products, weighted_sums
+
+SIZES = [(1, 1, 1), (5, 4, 3), (5, 25, 256), (6, 9, 257), (30, 7, 2050), (11, 13, 4100)]
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize(("n_left", "n_rows", "n_features"), SIZES)
+def test_products_are_those_of_float64(n_left, n_rows, n_features, dtype, error):
+    left, rows = draw(2, n_left, n_features, dtype=dtype), draw(2, n_rows, n_features, dtype=dtype) + 0.5
+    weights = draw(2, n_rows, n_left, dtype=dtype).mT
+
+    for found, exact in (
+        (gram(rows), rows.double() @ rows.mT.double()),
+        (inner_products(left, rows), left.double() @ rows.mT.double()),
+        (weighted_sums(weights, rows), weights.double() @ rows.double()),
+    ):
+        assert found.dtype == dtype
+        assert (found - exact).abs().max() <= error * rows.double().square().sum(2).max().clamp(min=1)
+
+
+def test_gram_is_exactly_symmetric():
+    product = gram(draw(3, 11, 300, dtype=torch.float32))
+
+    assert torch.equal(product, product.mT)
+
+
+def test_a_non_finite_entry_reaches_every_product_it_enters():
+    rows = draw(1, 6, 40)
+    rows[0, 4, 7] = torch.nan
+
+    assert gram(rows)[0, 4].isnan().all()
+    assert inner_products(draw(1, 3, 40), rows)[0, :, 4].isnan().all()
+    assert weighted_sums(torch.zeros(1, 2, 6, dtype=rows.dtype), rows)[0, :, 7].isnan().all()
+
+
+def test_transposed_and_strided_inputs_are_read_as_they_are_meant():
+    rows = draw(2, 40, 12).mT[:, ::2]
+
+    assert torch.allclose(gram(rows), rows @ rows.mT)
+    assert torch.allclose(weighted_sums(draw(2, 6, 3).mT, rows), draw(2, 6, 3).mT @ rows)
