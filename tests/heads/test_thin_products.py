@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fewshot.heads import build_head, thin_products
 from fewshot.heads.thin_products import gram, inner_products, weighted_sums
 
 SIZES = [(1, 1, 1), (5, 4, 3), (5, 25, 256), (6, 9, 257), (30, 7, 2050), (11, 13, 4100)]
@@ -47,3 +48,20 @@ def test_transposed_and_strided_inputs_are_read_as_they_are_meant():
 
     assert torch.allclose(gram(rows), rows @ rows.mT)
     assert torch.allclose(weighted_sums(draw(2, 6, 3).mT, rows), draw(2, 6, 3).mT @ rows)
+
+
+@pytest.mark.parametrize("name", ["svm", "svm_ww", "ridge"])
+def test_heads_are_the_same_with_the_products_of_torch(name, monkeypatch):
+    """The way taken on an accelerator, tried on the CPU."""
+    support, query, labels = draw(2, 12, 30), draw(2, 8, 30) + 0.2, torch.arange(4).repeat(3).expand(2, -1)
+
+    def scores_and_gradients() -> tuple[torch.Tensor, ...]:
+        inputs = support.clone().requires_grad_(), query.clone().requires_grad_()
+        scores = build_head(name).double()(inputs[0], labels, inputs[1], n_way=4)
+        return scores, *torch.autograd.grad(scores.square().sum(), inputs)
+
+    compiled = scores_and_gradients()
+    monkeypatch.setattr(thin_products, "_compiled", lambda rows: False)
+
+    for one, other in zip(compiled, scores_and_gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
