@@ -12,6 +12,7 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import FewshotError
+from fewshot.identity import remember_digests
 from fewshot.params import PARAMS_FILE, read_params, schema_text
 from fewshot.plan import Plan, load_plan
 
@@ -106,6 +107,7 @@ def _computing(plan: Plan) -> Any:
     """Import what computes, after the number of threads is set: libraries read it when they start."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(plan.params.train.threads)
+    remember_digests()
     from fewshot import jobs
 
     return jobs

@@ -250,15 +250,23 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
             raise ParamsError(
                 f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}"
             )
-        values = {**{key: value for key, value in section.items() if key != "base"}, **values}
+        values = _merged({key: value for key, value in section.items() if key != "base"}, values)
         following = section.get("base")
         if following is not None and not isinstance(following, str):
             raise ParamsError(f"recipes.{chain[-1]}.base: {shown(following)} is not allowed: give the name of a recipe")
     for key, value in overrides.items():
         section, _, nested = key.partition(".")
-        given = values.get(section)
-        values[section] = {**(given if isinstance(given, dict) else {}), nested: value} if nested else value
+        values = _merged(values, {section: {nested: value}} if nested else {key: value})
     return check(Recipe, values, where=f"recipes.{name}" if not overrides else where)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base` with changes; sections such as `validation` are changed key by key."""
+    merged = {**base, **changes}
+    for key in base.keys() & changes.keys():
+        if isinstance(base[key], dict) and isinstance(changes[key], dict):
+            merged[key] = {**base[key], **changes[key]}
+    return merged
 
 
 def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:

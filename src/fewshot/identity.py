@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.errors import DataError
+from fewshot.paths import CACHE
 
 PACKAGE = "fewshot"
 PACKAGE_DIR = Path(__file__).parent
 KEY_LENGTH = 12
+REMEMBERED = CACHE / "digests.json"
 
 # Modules that cannot change a number: they choose, type and name jobs (the outcome enters the key as settings),
 # say where files lie, or word errors.
@@ -134,12 +136,44 @@ def path_digest(path: Path) -> str:
         ) from None
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+def remember_digests() -> None:
+    """Note the digests computed by this process in `cache/`, so that large files are read once and not by every job.
+
+    A noted digest holds as long as size, modification time and inode of the file are the same.
+    """
+    if not _computed:
+        return
+    REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
+    scratch = REMEMBERED.with_name(f".{REMEMBERED.name}.{os.getpid()}")
+    scratch.write_text(json.dumps({**_remembered(), **_computed}), encoding="utf-8")
+    scratch.replace(REMEMBERED)
+
+
+_computed: dict[str, list[Any]] = {}
 
 
 @cache
-def _file_digest(path: Path, size: int, modified_ns: int) -> str:
+def _remembered() -> dict[str, list[Any]]:
+    try:
+        noted = json.loads(REMEMBERED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+@cache
+def _file_digest(path: Path, *stamp: int) -> str:
+    name = os.path.abspath(path)
+    noted = _remembered().get(name)
+    if isinstance(noted, list) and noted[:-1] == list(stamp):
+        return str(noted[-1])
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if PACKAGE_DIR not in path.parents:
+        _computed[name] = [*stamp, sha256]
+    return sha256

@@ -24,7 +24,7 @@ class SourceSettings(Settings):
     given_paths: ClassVar[tuple[str, ...]] = ("path",)
     not_content: ClassVar[tuple[str, ...]] = ("mirrors", "sha256", "accept_terms")
 
-    path: str | None = Field(None, description="archive, file or folder to use in place of a download")
+    path: str | None = Field(None, min_length=1, description="archive, file or folder to use in place of a download")
     mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="addresses tried before the built-in ones; one that ends in '/' is a folder of the published files",
@@ -55,7 +55,8 @@ class FolderSettings(Settings):
     given_paths: ClassVar[tuple[str, ...]] = ("path", "split_file")
 
     path: str = Field(
-        description="folder or archive of class folders, or of folders train, validation and test of class folders"
+        min_length=1,
+        description="folder or archive of class folders, or of folders train, validation and test of class folders",
     )
     split_file: str | None = Field(
         None, description="YAML file with lists train, validation and test of class names; default: drawn by split_seed"
