@@ -4,7 +4,8 @@ import os
 import platform
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,43 @@ def limit_threads(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def claim_devices(
+    wanted: str, count: int, jobs_per_gpu: int = 1, folder: Path | None = None
+) -> tuple[list[torch.device], object]:
+    """Return several different devices for one job, and what locks them; on a CPU all are the same.
+
+    One job at a time gathers devices: two that each hold some and wait for the rest would wait forever.
+
+    Args:
+        wanted: "cpu", "cuda" or "auto" (GPUs if there are any).
+        count: how many.
+        jobs_per_gpu: how many jobs may share one GPU.
+        folder: of the locks.
+
+    Raises:
+        ResourceError: if "cuda" is wanted and torch sees no GPU, or there are fewer GPUs than `count`.
+    """
+    if count == 1:
+        device, lock = claim_device(wanted, jobs_per_gpu)
+        return [device], lock
+    if not _uses_gpu(wanted):
+        return [torch.device("cpu")] * count, None
+    pool = [str(i) for i in range(torch.cuda.device_count())]
+    if count > len(pool):
+        raise ResourceError(
+            f"the recipe's devices: {count} needs {count} GPUs, but torch sees {len(pool)}; lower it, or show the job "
+            "more (CUDA_VISIBLE_DEVICES), or set train.device: cpu"
+        )
+    folder = folder or _lock_folder()
+    _shared_folder(folder)
+    locks: dict[str, FileLock] = {}
+    with _only_one(folder / f"several{os.environ.get('SLURM_JOB_ID', '')}.lock"):
+        while len(locks) < count:
+            index, lock = claim_slot(pool, jobs_per_gpu, folder, taken=locks)
+            locks[index] = lock
+    return [torch.device("cuda", int(index)) for index in sorted(locks, key=int)], locks
+
+
 def claim_device(wanted: str, jobs_per_gpu: int = 1) -> tuple[torch.device, object]:
     """Return a device and a lock; keep the lock as long as the device is used.
 
@@ -37,15 +75,23 @@ def claim_device(wanted: str, jobs_per_gpu: int = 1) -> tuple[torch.device, obje
     Raises:
         ResourceError: if "cuda" is wanted and torch sees no GPU.
     """
-    if wanted == "cpu" or not torch.cuda.is_available():
-        if wanted == "cuda":
-            raise ResourceError("train.device is 'cuda', but torch sees no GPU; set it to auto or cpu in params.yaml")
+    if not _uses_gpu(wanted):
         return torch.device("cpu"), None
     index, lock = claim_slot([str(i) for i in range(torch.cuda.device_count())], jobs_per_gpu)
     return torch.device("cuda", int(index)), lock
 
 
-def claim_slot(pool: list[str], jobs_per_device: int, folder: Path | None = None) -> tuple[str, FileLock]:
+def _uses_gpu(wanted: str) -> bool:
+    """Return whether a job computes on a GPU."""
+    available = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ResourceError("train.device is 'cuda', but torch sees no GPU; set it to auto or cpu in params.yaml")
+    return available
+
+
+def claim_slot(
+    pool: list[str], jobs_per_device: int, folder: Path | None = None, taken: Collection[str] = ()
+) -> tuple[str, FileLock]:
     """Wait for a free slot of the pool and lock it; slots of idle devices are taken before second slots.
 
     The locks lie in the machine's temporary folder, so that jobs of all projects and users of the machine see each
@@ -55,13 +101,16 @@ def claim_slot(pool: list[str], jobs_per_device: int, folder: Path | None = None
         pool: devices as this process counts them.
         jobs_per_device: slots of each.
         folder: of the locks.
+        taken: devices of the pool that this job already has.
     """
-    folder = folder or Path(tempfile.gettempdir()) / "fewshot-devices"
+    folder = folder or _lock_folder()
     _shared_folder(folder)
     names, waited = physical_names(pool), False
     while True:
         for slot in range(jobs_per_device):
             for device, name in zip(pool, names, strict=True):
+                if device in taken:
+                    continue
                 lock = FileLock(folder / f"gpu-{name}-slot-{slot}.lock", mode=0o666)
                 try:
                     lock.acquire(timeout=0)
@@ -84,6 +133,26 @@ def physical_names(pool: list[str]) -> list[str]:
     names = visible if len(visible) == len(pool) else pool
     allocation = os.environ.get("SLURM_JOB_ID")
     return [f"slurm{allocation}-{name}" for name in names] if allocation else names
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Let one job at a time gather several GPUs."""
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("waiting for another job that gathers several GPUs")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_folder() -> Path:
+    """Return the folder in which the jobs of this machine lock devices."""
+    return Path(tempfile.gettempdir()) / "fewshot-devices"
 
 
 def _shared_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_e
 from fewshot.experiments import Choice
 from fewshot.export import export
 from fewshot.files import read_json, write_json
+from fewshot.launch import train_on_devices
 from fewshot.params import check
 from fewshot.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.progress import say
@@ -136,15 +137,26 @@ def train_job(job: TrainJob, plan: Plan) -> str:
     def work(out: Path, checkpoints: Path) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         devices.limit_threads(runtime.threads)
-        device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
-        facts = train(job.experiment, store, out, checkpoints, device, runtime.checkpoint_seconds)
+        claimed, lock = devices.claim_devices(runtime.device, job.devices, runtime.jobs_per_gpu)
+        if job.devices == 1:
+            facts = train(job.experiment, store, out, checkpoints, claimed[0], runtime.checkpoint_seconds)
+        else:
+            facts = train_on_devices(
+                job.experiment,
+                store,
+                out,
+                checkpoints,
+                claimed,
+                threads=runtime.threads,
+                checkpoint_seconds=runtime.checkpoint_seconds,
+            )
         record = {
             "experiment": job.name,
             "key": job.key,
             "train": job.settings,
             "data_hash": store.content_hash,
             "started": started,
-            "machine": devices.describe(device),
+            "machine": devices.describe(claimed[0]),
             **facts,
         }
         write_json(out / "run.json", record)

@@ -129,6 +129,12 @@ class TrainJob:
         return {key: self.dir / name for key, name in names.items()}
 
     @property
+    def devices(self) -> int:
+        """Processes that share the training; where nothing is trained one is enough."""
+        recipe = self.experiment.recipe
+        return recipe.devices if recipe.epochs and self.experiment.weights is None else 1
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All that decides the training beside code and data."""
         return self.experiment.train_settings()

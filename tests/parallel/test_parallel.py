@@ -130,12 +130,18 @@ def test_running_statistics_are_the_mean_over_the_devices(steps, tiny_experiment
             torch.testing.assert_close(steps[rank][1][1][name], expected, rtol=1e-12, atol=1e-15)
 
 
-@pytest.fixture
-def run_on_two(tiny_store, tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return the folder of this file's trainings."""
+    return tmp_path_factory.mktemp("trainings")
+
+
+@pytest.fixture(scope="module")
+def run_on_two(tiny_store, root):
     """Return a function that trains on two processes in folders of its own; returns the results and the facts."""
 
     def train_in(experiment, name="run", checkpoint_seconds=NEVER, timeout=timedelta(seconds=60)):
-        out, checkpoints = tmp_path / name / "out", tmp_path / name / "checkpoints"
+        out, checkpoints = root / name / "out", root / name / "checkpoints"
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir(exist_ok=True)
         facts = train_on_devices(
@@ -177,11 +183,38 @@ def kill_rank_1():
     os.kill(max(child.pid for child in active_children()), signal.SIGKILL)
 
 
-def test_stopped_killed_and_resumed_gives_the_bytes_of_a_whole_run(tiny_experiment, tiny_store, run_on_two, tmp_path):
-    recipe = {"epochs": 12, "steps_per_epoch": 10, "devices": 2, "keep_checkpoints": 2}
-    experiment = tiny_experiment("ridge", recipe=recipe)
-    whole, facts = run_on_two(experiment, "whole")
-    checkpoints = tmp_path / "stopped" / "checkpoints"
+LONG = {"epochs": 12, "steps_per_epoch": 10, "keep_checkpoints": 12, "augmentation": {"crop_padding": 2, "flip": True}}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_experiment, run_on_two):
+    """Return the results and the facts of an undisturbed training on two processes; all epochs are kept."""
+    return run_on_two(tiny_experiment("ridge", recipe={**LONG, "devices": 2}), "whole")
+
+
+def test_weights_of_every_epoch_are_those_of_one_process(whole_run, tiny_experiment, tiny_store, tmp_path):
+    shared, facts = whole_run
+    experiment = tiny_experiment("ridge", recipe={**LONG, "episodes_per_backward": 1})
+    alone, checkpoints = tmp_path / "alone", tmp_path / "checkpoints"
+    alone.mkdir()
+    checkpoints.mkdir()
+
+    train(experiment, tiny_store, alone, checkpoints, CPU, NEVER)
+
+    assert losses(shared) == losses(alone)
+    for epoch in range(1, 13):
+        expected, found = (load_file(out / "ensemble" / f"epoch-{epoch}.safetensors") for out in (alone, shared))
+        statistics = {name for name in expected if "running" in name or "num_batches" in name}
+        assert all(torch.equal(found[name], expected[name]) for name in expected.keys() - statistics)
+    assert facts["devices"] == 2
+    assert facts["batch_norm_statistics"].endswith("on one device; running statistics: mean over 2 devices")
+
+
+@pytest.mark.slow
+def test_stopped_killed_and_resumed_gives_the_bytes_of_a_whole_run(whole_run, tiny_experiment, run_on_two, root):
+    whole, _ = whole_run
+    experiment = tiny_experiment("ridge", recipe={**LONG, "devices": 2})
+    checkpoints = root / "stopped" / "checkpoints"
 
     with when_under_way(checkpoints, terminate), pytest.raises(Interrupted, match="SIGTERM: stopped after step"):
         run_on_two(experiment, "stopped", checkpoint_seconds=0)
@@ -195,24 +228,7 @@ def test_stopped_killed_and_resumed_gives_the_bytes_of_a_whole_run(tiny_experime
 
     assert files(resumed) == files(whole)
     assert 0 < resumed_facts["resumed_at_step"] < 120
-    assert facts["devices"] == 2
-    assert facts["batch_norm_statistics"].endswith("on one device; running statistics: mean over 2 devices")
     assert not list(checkpoints.glob("ranks-*"))
-
-
-def test_training_without_validation_has_the_weights_of_one_process(tiny_experiment, tiny_store, run_on_two, tmp_path):
-    recipe = {"validation": {"episodes": 0}, "augmentation": {"crop_padding": 2, "flip": True}}
-    experiment = tiny_experiment("ridge", recipe={**recipe, "devices": 2})
-    shared, _ = run_on_two(experiment)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    train(tiny_experiment("ridge", recipe={**recipe, "episodes_per_backward": 1}), tiny_store, alone, alone, CPU, NEVER)
-
-    expected, found = (load_file(folder / "weights.safetensors") for folder in (alone, shared))
-
-    parameters = [name for name in expected if "running" not in name and "tracked" not in name]
-    assert all(torch.equal(found[name], expected[name]) for name in parameters)
-    assert [losses(shared)] == [losses(alone)]
 
 
 def losses(out):

@@ -1,3 +1,8 @@
+def devices_of(wildcards):
+    """Processes that share a training, each with threads and a GPU of its own."""
+    return PLAN.find("train", wildcards.experiment).devices
+
+
 rule train:
     input:
         lambda wildcards: outputs_of(PLAN.find("train", wildcards.experiment).prepare),
@@ -13,9 +18,9 @@ rule train:
         "logs/train/{experiment}-{key}.log",
     benchmark:
         "logs/benchmarks/train/{experiment}-{key}.tsv"
-    threads: PLAN.params.train.threads
+    threads: lambda wildcards: PLAN.params.train.threads * devices_of(wildcards)
     resources:
-        gpu=GPUS,
+        gpu=lambda wildcards: GPUS * devices_of(wildcards),
     message:
         "train {wildcards.experiment}"
     shell:

@@ -45,10 +45,12 @@ def write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: Sequenc
 def protocol_text(row: Row) -> str:
     """Say in one phrase how a number was obtained."""
     protocol, recipe = row.protocol, row.recipe
+    devices = recipe.get("devices", 1)
     inductive = "transductive" if protocol["batch_norm"] == "transductive" else "inductive"
     words = [
         inductive,
         f"batch norm {protocol['batch_norm']}",
+        *([f"trained on {devices} devices, batch norm per device"] if devices > 1 else []),
         "single model" if row.selection == "single" else "ensemble of checkpoints",
         f"trained on {recipe['train_split']}",
         f"{len(row.runs[0].accuracies)} episodes",
