@@ -9,13 +9,17 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test check format bench lock
+.PHONY: run test test-slow check format bench lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
 
 test: $(READY)
-	pytest tests
+	pytest tests -m "not slow" -n auto --dist worksteal
+
+# Whole workflows, kills at random moments, every command: minutes more.
+test-slow: $(READY)
+	pytest tests -m slow -n auto --dist worksteal
 
 check: $(READY)
 	ruff format --check src tests benchmarks
