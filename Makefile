@@ -15,11 +15,11 @@ run: $(READY)
 	snakemake --cores $(CORES)
 
 test: $(READY)
-	pytest tests -m "not slow" -n auto --dist worksteal
+	pytest tests -m "not slow" -n auto --dist loadfile
 
 # Whole workflows, kills at random moments, every command: minutes more.
 test-slow: $(READY)
-	pytest tests -m slow -n auto --dist worksteal
+	pytest tests -m slow -n auto --dist loadfile
 
 check: $(READY)
 	ruff format --check src tests benchmarks
