@@ -78,7 +78,7 @@ def steps(tiny_params, tiny_store, tmp_path_factory):
         subprocess.Popen([sys.executable, "-c", ONE_STEP, suites, str(tiny_store.directory), str(folder), str(rank)])
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     refused = [(folder / f"refused-{rank}.txt").read_text() for rank in range(2)]
     assert all("the weights on the 2 devices are no longer the same (weight)" in text for text in refused)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
@@ -140,7 +140,7 @@ def root(tmp_path_factory):
 def run_on_two(tiny_store, root):
     """Return a function that trains on two processes in folders of its own; returns the results and the facts."""
 
-    def train_in(experiment, name="run", checkpoint_seconds=NEVER, timeout=timedelta(seconds=60)):
+    def train_in(experiment, name="run", checkpoint_seconds=NEVER, timeout=timedelta(minutes=5)):
         out, checkpoints = root / name / "out", root / name / "checkpoints"
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir(exist_ok=True)
@@ -164,7 +164,7 @@ def when_under_way(checkpoints, act):
     before = path.stat().st_mtime_ns if path.exists() else 0
 
     def watch():
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end and not (path.exists() and path.stat().st_mtime_ns > before):
             time.sleep(0.01)
         act()
