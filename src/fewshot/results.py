@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,11 +80,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         ResourceError: if it cannot be written.
     """
-    probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(prefix=".write-test-", dir=folder):
+            pass
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
