@@ -213,16 +213,24 @@ class Plan:
         jobs: dict[str, tuple[Job, ...]] = {"prepare": self.prepare, "train": self.train, "evaluate": self.evaluate}
         return jobs[stage]
 
+    @cached_property
+    def _by_name(self) -> dict[str, dict[str, list[Any]]]:
+        """Stage -> name -> jobs; Snakemake asks for each job several times."""
+        found: dict[str, dict[str, list[Any]]] = {stage: {} for stage in ("prepare", "train", "evaluate")}
+        for stage, by_name in found.items():
+            for job in self.jobs(stage):
+                by_name.setdefault(job.name, []).append(job)
+        return found
+
     def find(self, stage: str, name: str, key: str | None = None, target: str | None = None) -> Any:
         """Return the one job of a stage with this name (and key and target, where given).
 
         Raises:
             ParamsError: if there is none, or its key is another (the settings have changed since).
         """
-        jobs = self.jobs(stage)
-        named = [job for job in jobs if job.name == name and target in (None, getattr(job, "target", None))]
+        named = [job for job in self._by_name[stage].get(name, ()) if target in (None, getattr(job, "target", None))]
         if not named:
-            known = sorted({job.name for job in jobs})
+            known = sorted(self._by_name[stage])
             raise ParamsError(
                 f"suite {self.suite!r} has no {stage} job {name!r}{f' on {target!r}' if target else ''};"
                 f"{nearest(name, known)} 'fewshot list --suite {self.suite}' shows all"
@@ -237,7 +245,7 @@ class Plan:
 
     def of_experiment(self, name: str) -> tuple[EvaluateJob, ...]:
         """Return the evaluations of one experiment."""
-        return tuple(job for job in self.evaluate if job.name == name)
+        return tuple(self._by_name["evaluate"].get(name, ()))
 
 
 def load_plan(
