@@ -1,4 +1,5 @@
 # Asks the plan what is to be made. A mistake in params.yaml stops here, before any job starts.
+import re
 import shlex
 import sys
 
@@ -51,6 +52,12 @@ def made(stage):
     return [str(path) for job in PLAN.jobs(stage) for path in job.outputs.values()]
 
 
+def was_stopped(log):
+    """Whether Snakemake or its jobs were asked to end, by what Snakemake's own log says."""
+    failed = re.findall(r"non-zero exit status (\d+)", log)
+    return "on user request" in log or (failed and set(failed) == {"130"})
+
+
 def outputs_of(job):
     return ancient([str(path) for path in job.outputs.values()])
 
@@ -63,6 +70,11 @@ def raw_files(wildcards):
 def evaluation_inputs(wildcards):
     job = PLAN.find("evaluate", wildcards.experiment, wildcards.key, wildcards.target)
     return [*outputs_of(job.train), *outputs_of(job.prepare)]
+
+
+def devices_of(wildcards):
+    """Processes that share a training, each with threads and a GPU of its own."""
+    return PLAN.find("train", wildcards.experiment).devices
 
 
 onstart:

@@ -1,8 +1,3 @@
-def devices_of(wildcards):
-    """Processes that share a training, each with threads and a GPU of its own."""
-    return PLAN.find("train", wildcards.experiment).devices
-
-
 rule train:
     input:
         lambda wildcards: outputs_of(PLAN.find("train", wildcards.experiment).prepare),
@@ -21,10 +16,13 @@ rule train:
     threads: lambda wildcards: PLAN.params.train.threads * devices_of(wildcards)
     resources:
         gpu=lambda wildcards: GPUS * devices_of(wildcards),
+    params:
+        fewshot=FEWSHOT,
+        suite=SUITE,
     message:
         "train {wildcards.experiment}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {FEWSHOT} train {wildcards.experiment} --key {wildcards.key} --suite {SUITE}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.experiment} --key {wildcards.key} --suite {params.suite}"
 
 
 rule train_all:
