@@ -1,7 +1,6 @@
 """The work of each job that computes: reads what the plan says, calls the stage, publishes the files."""
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from fewshot.episode_lists import check_episode_list, read_episode_list, write_e
 from fewshot.episodes import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
 from fewshot.errors import DataError, ParamsError
 from fewshot.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
-from fewshot.experiments import Choice
 from fewshot.export import export
 from fewshot.files import read_json, write_json
 from fewshot.launch import train_on_devices
@@ -221,9 +219,3 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
         del lock
 
     return run_job("evaluate", job.name, job.key, work)
-
-
-def _shown(choice: Choice, choices: Sequence[Choice]) -> str:
-    """Return the registered name of a part, or its label where a suite has it with several settings."""
-    labels = {other.label for other in choices if other.name == choice.name}
-    return choice.name if labels == {choice.label} else choice.label

@@ -1,7 +1,9 @@
 """Stage report of a suite: what the plan asks for -> the report's entries -> tables. Needs no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from fewshot.experiments import Choice
 from fewshot.paths import log_file
 from fewshot.plan import EvaluateJob, Plan
 from fewshot.report import Summary, write_report
@@ -34,8 +36,8 @@ def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
         variant=experiment.variant,
         dataset=experiment.dataset.label,
         target=job.target,
-        backbone=experiment.backbone.label,
-        learner=experiment.learner.label,
+        backbone=_shown(experiment.backbone, [other.experiment.backbone for other in plan.train]),
+        learner=_shown(experiment.learner, [other.experiment.learner for other in plan.train]),
         seed=experiment.seed,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
@@ -46,3 +48,9 @@ def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
         else log_file("train", job.name, job.train.key),
         command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
     )
+
+
+def _shown(choice: Choice, choices: Sequence[Choice]) -> str:
+    """Return the registered name of a part, or its label where a suite has it with several settings."""
+    labels = {other.label for other in choices if other.name == choice.name}
+    return choice.name if labels == {choice.label} else choice.label
