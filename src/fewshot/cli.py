@@ -183,10 +183,17 @@ def _prune(options: Any) -> None:
 
 
 def _tidy(options: Any) -> None:
-    from fewshot.listing import tidy_stage
+    from fewshot.listing import tidy_stage, unwatched_paths
 
-    for folder in tidy_stage(_plan(options), options.stage):
+    plan = _plan(options)
+    for folder in tidy_stage(plan, options.stage):
         print(f"moved to {paths.CACHE}: {folder}")
+    for path in unwatched_paths(plan) if options.stage == "prepare" else ():
+        print(
+            f"warning: {path} is given in {options.params}, but DVC does not watch it: when its content changes, 'dvc "
+            f"repro' will not notice (snakemake will). Add it to the deps of stage prepare in dvc.yaml: - {path}",
+            file=sys.stderr,
+        )
 
 
 def _evidence(options: Any) -> None:

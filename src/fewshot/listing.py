@@ -1,15 +1,21 @@
 """What exists of a suite: `fewshot list`. What it does not ask for, moved out of DVC's sight: `fewshot tidy`."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fewshot import paths
+from fewshot.datasets import DATASETS
 from fewshot.plan import EvaluateJob, Job, Plan
 from fewshot.results import tidy
 from fewshot.tables_state import tables_are_current
+
+DVC_FILE = Path("dvc.yaml")
 
 
 def state(job: Job) -> str:
@@ -79,6 +85,19 @@ def _counted(jobs: tuple[Job, ...]) -> str:
 
 def _evaluated(jobs: list[EvaluateJob]) -> str:
     return ", ".join(f"{job.target} {state(job)}" for job in jobs)
+
+
+def unwatched_paths(plan: Plan) -> list[str]:
+    """Return files and folders given in `params.yaml` that DVC does not watch: it would not notice a change there."""
+    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
+    watched = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
+    given = [
+        job.dataset.settings[field]
+        for job in plan.prepare
+        for field in getattr(DATASETS[job.dataset.name].settings, "given_paths", ())
+        if job.dataset.settings.get(field) is not None
+    ]
+    return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in watched]
 
 
 def tidy_stage(plan: Plan, stage: str) -> list[Path]:
