@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 # files that hold times of day, and the hashes of such files
@@ -57,6 +59,13 @@ evaluate:
 train: {device: cpu}
 report: {sheets: false}
 """
+
+
+def pytest_collection_modifyitems(items):
+    """Give whole workflows time on a busy machine."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @dataclass
@@ -122,7 +131,7 @@ class Project:
         before = self.work()
         process = self.start(command)
         try:
-            text, _ = process.communicate(timeout=300)
+            text, _ = process.communicate(timeout=900)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -220,33 +229,55 @@ def _new_project(folder: Path) -> Project:
     (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
     draw_images(folder / "images")
     project = Project(folder)
+    stages = project.read("dvc.yaml")
+    deps = "deps: [Snakefile, workflow/rules, src/fewshot]"
+    (folder / "dvc.yaml").write_text(stages.replace(deps, deps.replace("]", ", images]"), 1), encoding="utf-8")
     project.run("git init -q -b main")
     project.commit("start")
     return project
 
 
+def _template(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Project:
+    """Make a project once for all processes of a test run."""
+    root = factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "workflow" / name
+    folder.parent.mkdir(exist_ok=True)
+    done = folder.with_name(f"{name}-done")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return Project(folder)
+
+
 @pytest.fixture(scope="session")
 def fresh_template(tmp_path_factory):
     """A project in which nothing was made."""
-    return _new_project(tmp_path_factory.mktemp("workflow") / "fresh")
+    return _template(tmp_path_factory, "fresh", _new_project)
 
 
 @pytest.fixture(scope="session")
 def made_template(fresh_template, tmp_path_factory):
     """A project whose suite was made by `snakemake`; DVC has not seen it yet."""
-    project = fresh_template.copy(tmp_path_factory.mktemp("workflow") / "made")
-    finished = project.snakemake()
-    assert finished.work == project.everything
-    return project
+
+    def make(folder):
+        project = fresh_template.copy(folder)
+        assert project.snakemake().work == project.everything
+
+    return _template(tmp_path_factory, "made", make)
 
 
 @pytest.fixture(scope="session")
 def recorded_template(made_template, tmp_path_factory):
     """A project whose suite was made by `snakemake` and recorded by `dvc repro`, and committed."""
-    project = made_template.copy(tmp_path_factory.mktemp("workflow") / "recorded")
-    project.repro()
-    project.commit("recorded")
-    return project
+
+    def make(folder):
+        project = made_template.copy(folder)
+        project.repro()
+        project.commit("recorded")
+
+    return _template(tmp_path_factory, "recorded", make)
 
 
 @pytest.fixture

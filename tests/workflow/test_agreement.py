@@ -9,6 +9,7 @@ CLEAN = "Data and pipelines are up to date."
 RATE = ("ridge: 50.0", "ridge: 20.0")
 
 
+@pytest.mark.slow
 def test_snakemake_then_dvc(made):
     """Bar 1: DVC records what Snakemake made and makes nothing again."""
     before = made.digests()
@@ -18,6 +19,7 @@ def test_snakemake_then_dvc(made):
     made.check_table()
 
 
+@pytest.mark.slow
 def test_dvc_then_snakemake(fresh, made):
     """Bars 2 and 12: Snakemake finds all that DVC had made; the profile in the project's folder is read."""
     first = fresh.repro()
@@ -30,6 +32,7 @@ def test_dvc_then_snakemake(fresh, made):
     fresh.check_table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["snakemake --cores 2", "dvc repro"])
 def test_edits(recorded, tool):
     """Bar 3: each edit of the parameters makes exactly its own work; what was made once is not made again."""
@@ -57,3 +60,15 @@ def test_edits(recorded, tool):
     assert recorded.run(tool).work == recorded.TABLE
     recorded.check_table()
     assert set(recorded.table()) == {recorded.PROTOTYPE, recorded.RIDGE}
+
+
+def test_files_given_by_path(recorded):
+    """A changed image changes every key; DVC notices it where dvc.yaml names the folder, and is warned of where not."""
+    image = next((recorded.folder / "images").rglob("*.png"))
+    image.write_bytes(next(path for path in image.parent.iterdir() if path != image).read_bytes())
+    assert any(line.split() == ["modified:", "images"] for line in recorded.run("dvc status").text.splitlines())
+    assert all(row["trained"] == "-" for row in recorded.plan())
+
+    assert "does not watch" not in recorded.run("fewshot tidy prepare").text
+    recorded.edit(", images]", "]", "dvc.yaml")
+    assert "Add it to the deps of stage prepare in dvc.yaml: - images" in recorded.run("fewshot tidy prepare").text

@@ -23,6 +23,7 @@ def break_one(project):
     )
 
 
+@pytest.mark.slow
 def test_the_others_finish(made):
     """Bar 9, `snakemake`: everything else reaches a partial table; exit status 1; the whole table is not touched."""
     before = made.digests("results/tables")
@@ -49,6 +50,7 @@ def test_the_others_finish(made):
     made.check_table()
 
 
+@pytest.mark.slow
 def test_dvc_names_the_command_that_finishes_the_rest(made):
     """Bar 9, `dvc repro`: it stops at the failed stage, after all other trainings, and says what finishes the rest."""
     break_one(made)

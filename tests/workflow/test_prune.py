@@ -9,6 +9,7 @@ def folders(project, root):
     return {path.relative_to(project.folder).as_posix() for path in (project.folder / root).glob("*/*/*")}
 
 
+@pytest.mark.slow
 def test_prune(recorded):
     """Old keys go; what a suite, a branch or a tag needs stays, unless told otherwise."""
     made = folders(recorded, "cache")

@@ -56,6 +56,7 @@ def test_keys(made, module, text, retrained, reevaluated, table_stays):
     assert current == table_stays
 
 
+@pytest.mark.slow
 def test_both_tools_follow(recorded):
     """A comment in the loop makes nothing; an edited head retrains only what uses it."""
     append(recorded, "train.py", "\n# a comment\n")

@@ -1,0 +1,125 @@
+"""Kills at random moments: the next call goes on, takes no half file for whole, and ends with the same bytes.
+
+FEWSHOT_KILLS=<n> kills more processes of the stages (default 24); FEWSHOT_KILL_SEED chooses other moments.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+KILLS = int(os.environ.get("FEWSHOT_KILLS", "24"))
+SEED = int(os.environ.get("FEWSHOT_KILL_SEED", "0"))
+
+ONE_EXPERIMENT = ("learner: [prototype, ridge], recipe: quick}", "learner: ridge, recipe: quick}")
+
+
+def single(project):
+    """Leave one experiment in the suite, with a checkpoint after every step."""
+    project.edit(*ONE_EXPERIMENT)
+    project.edit("    - {dataset: shapes, backbone: pixels, learner: prototype, recipe: untrained}\n", "")
+    project.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
+
+
+def wait_for_log(project, pattern, text, seconds=120):
+    """Wait until a log holds a text."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if any(text in log.read_text(errors="replace") for log in project.folder.glob(pattern)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no {text!r} in {pattern}")
+
+
+@pytest.mark.slow
+def test_stages_killed_at_random_moments(fresh, made):
+    """SIGKILL and SIGTERM in every stage; all results end as if nothing had happened."""
+    single(fresh)
+    driver = Path(__file__).with_name("kill_stages.py")
+    ends = json.loads(
+        fresh.run([sys.executable, str(driver), str(KILLS), str(SEED), fresh.RIDGE, "shapes"]).text.splitlines()[-1]
+    )
+    assert sum(map(len, ends.values())) == KILLS
+    expected = made.digests("results/train", "results/evaluate", "results/prepare")
+    found = fresh.digests("results/train", "results/evaluate", "results/prepare")
+    assert found == {name: digest for name, digest in expected.items() if name in found}
+    assert any(fresh.RIDGE in name for name in found)
+    fresh.check_table()
+    leftovers = [path for path in (fresh.folder / "results").rglob(".*") if not path.name.startswith(".key-")]
+    assert not [path for path in leftovers if path.is_dir()], "half a folder lies in results/"
+
+
+@pytest.mark.slow
+def test_both_tools_killed_in_turn(fresh, made):
+    """Bar 8: each tool takes up what the other left when it was killed; stale locks do not stop anyone."""
+    chance = random.Random(SEED)
+    fresh.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
+    for command, number, group in (
+        ("snakemake --cores 2", signal.SIGKILL, True),
+        ("dvc repro", signal.SIGKILL, True),
+        ("snakemake --cores 2", signal.SIGKILL, False),
+        ("dvc repro", signal.SIGTERM, True),
+    ):
+        process = fresh.start(command)
+        before = sum(fresh.work().values())
+        end = time.monotonic() + 120
+        while sum(fresh.work().values()) == before and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)  # until the first job of this call has started
+        time.sleep(chance.uniform(0, 6))
+        (os.killpg if group else os.kill)(process.pid, number)
+        process.communicate()
+    last = fresh.repro()
+    assert "removed" in last.text or not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
+    assert fresh.digests() == made.digests()
+    fresh.check_table()
+    assert "Nothing to be done" in fresh.run("snakemake -n").text
+
+
+@pytest.mark.slow
+def test_ctrl_c(fresh):
+    """Ctrl-C saves the running trainings, ends soon, says how to go on; the next call goes on there."""
+    single(fresh)
+    fresh.edit("epochs: 2\n", "epochs: 400\n")
+    fresh.edit("checkpoint_seconds: 0.0", "checkpoint_seconds: 3600.0")
+    process = fresh.start("snakemake --cores 2")
+    wait_for_log(fresh, "logs/train/*.log", "epoch 3/")
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Stopped. Finished work is kept; the same command goes on from the last checkpoints." in text
+    assert "SIGINT: stopped after step" in text
+    assert "Traceback" not in text
+    assert not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
+
+    process = fresh.start("snakemake --cores 2")
+    wait_for_log(fresh, "logs/train/*.log", "going on after step")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_sigterm_saves_first(made):
+    """A cluster ends a job with SIGTERM: the state is saved at once, however long ago the last checkpoint was."""
+    single(made)
+    made.edit("epochs: 2\n", "epochs: 1\n")
+    made.edit("steps_per_epoch: 3", "steps_per_epoch: 100000")
+    made.edit("checkpoint_seconds: 0.0", "checkpoint_seconds: 3600.0")
+    process = made.start(f"fewshot train {made.RIDGE}")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "to go" in line:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    assert "SIGTERM: stopped after step" in lines[-1]
+    step = int(lines[-1].split("after step ")[1].split(";")[0])
+    again = made.start(f"fewshot train {made.RIDGE}")
+    said = next(line for line in again.stdout if "going on" in line)
+    again.kill()
+    again.communicate()
+    assert f"going on after step {step} of 100000" in said
