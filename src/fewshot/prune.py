@@ -31,7 +31,7 @@ class Leftover:
     """Files of one job or suite that nothing needs.
 
     Attributes:
-        kind: "old" (the job has another key now), "orphaned" (no suite has a job of this name), "partial" or "arrays".
+        kind: "old" (the job has another key now), "orphaned" (no suite knows it), "partial" or "arrays".
         path: folder.
         size: bytes.
     """
@@ -129,13 +129,15 @@ def leftovers(plans: list[Plan], needed: set[Key]) -> list[Leftover]:
         for folder in _folders(root / stage, "*/*")
         if (stage, folder.parent.name, folder.name) not in needed
     ]
+    suites = {plan.suite for plan in plans}
+    tables = [("orphaned", folder) for folder in _folders(paths.CACHE / "tables", "*") if folder.name not in suites]
     partial = [("partial", folder) for folder in _folders(paths.RESULTS / "partial", "*")]
     arrays = [
         ("arrays", folder)
         for folder in _folders(paths.PREPARED, "*/*")
         if (folder.parent.name, folder.name) not in data_keys
     ]
-    found = [Leftover(kind, folder, _size(folder)) for kind, folder in (*jobs, *partial, *arrays)]
+    found = [Leftover(kind, folder, _size(folder)) for kind, folder in (*jobs, *tables, *partial, *arrays)]
     return sorted(found, key=lambda item: (-item.size, item.path))
 
 

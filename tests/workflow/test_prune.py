@@ -48,6 +48,8 @@ def test_what_is_needed_must_be_known(recorded):
     assert refused.status == 2
     assert "suite 'lost' cannot be planned" in refused.text
     assert "nothing to delete" in recorded.run("fewshot prune --suite tiny").text
+    (recorded.folder / "cache/tables/gone").mkdir(parents=True)  # what tidy keeps of a suite that is no more
+    assert "cache/tables/gone" in recorded.run("fewshot prune --suite tiny").text
 
     for listing in (recorded.folder / ".dvc/cache/files/md5").glob("*/*.dir"):
         listing.unlink()
