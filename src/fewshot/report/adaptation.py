@@ -61,7 +61,7 @@ def _panels(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     columns = min(count, 2)
     rows = -(-count // columns)
     figure = Figure(figsize=(7.5, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]
@@ -85,9 +85,8 @@ def _by_layer(found: Found, layers: Callable[[int], list[str]], *, scale: str, y
         for layer, label in enumerate(layers(values.shape[2])):
             _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layer)
         axis.set(title=name, xlabel="inner step", yscale=scale)
-        axis.set_xticks(range(1, values.shape[1] + 1))
-        axis.label_outer()
-        axis.set_xlabel("inner step")
+        axis.set_xticks(range(1, max(v.shape[1] for _, v in found) + 1))
+        axis.tick_params(labelbottom=True)
     axes[0].set_ylabel(ylabel)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
