@@ -201,7 +201,7 @@ def _markdown_block(block: Block) -> str:
     width = 3 if block.has_published else 1
     header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
-        header += [f"{shot}-shot", "published", "verdict"][:width]
+        header += [f"{shot}-shot", _source(block), "verdict"][:width]
         rule += ["---:", "---:", "---"][:width]
     body = []
     for line in block.lines:
@@ -217,6 +217,13 @@ def _markdown_cell(cell: Cell | None) -> list[str]:
     if cell is None:
         return ["", "", ""]
     return [MARKS[cell.mark].format(percent(cell)), published_text(cell), verdict_text(cell)]
+
+
+def _source(block: Block) -> str:
+    """Return the heading of the numbers compared with: published by papers, or expected by this project of itself."""
+    numbers = [cell.verdict.number for line in block.lines for cell in line.cells.values()]
+    own = all(number.settings_hash is not None for number in numbers if number is not None)
+    return "expected" if own else "published"
 
 
 def published_text(cell: Cell) -> str:
@@ -243,7 +250,7 @@ def _terminal_block(block: Block) -> str:
     width = 3 if block.has_published else 1
     table = [["backbone", "learner"]]
     for shot in block.shots:
-        table[0] += [f"{shot}-shot", "published", "verdict"][:width]
+        table[0] += [f"{shot}-shot", _source(block), "verdict"][:width]
     for line in block.lines:
         table.append([line.backbone, line.label])
         for shot in block.shots:
