@@ -49,14 +49,8 @@ def broken_links(document):
     return broken
 
 
-# They link to the evidence of the main suite and to pages that are still to come.
-PENDING: set[str] = set()
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document, request):
-    if document in PENDING:
-        request.applymarker(pytest.mark.xfail(reason="links to what is still to come"))
+def test_links_lead_somewhere(document):
     assert broken_links(document) == []
 
 
