@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewshot.augment import Preprocess
 from fewshot.checkpoint import load_weights
 from fewshot.datasets.store import SplitStore
 from fewshot.embedding_map import embedding_map, mapped_rows
@@ -121,8 +122,13 @@ def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Score
     }
 
 
-def _diagnostics(  # type: ignore[no-untyped-def]
-    learner: Learner, split: SplitStore, episodes: EpisodeIndices, shot: int, preprocess, device: torch.device
+def _diagnostics(
+    learner: Learner,
+    split: SplitStore,
+    episodes: EpisodeIndices,
+    shot: int,
+    preprocess: Preprocess,
+    device: torch.device,
 ) -> dict[str, np.ndarray]:
     """Return what the learner tells of its adaptation to the first episodes; {} for learners that do not adapt."""
     parts: list[dict[str, np.ndarray]] = []

@@ -91,8 +91,13 @@ def part_of(episodes: EpisodeIndices, part: slice) -> EpisodeIndices:
     return EpisodeIndices(episodes.classes[part], episodes.images[part], episodes.n_query, episodes.ids[part])
 
 
-def _adapted(  # type: ignore[no-untyped-def]
-    learners, split, episodes, shots, preprocess, device
+def _adapted(
+    learners: Sequence[Learner],
+    split: SplitStore,
+    episodes: EpisodeIndices,
+    shots: Sequence[int],
+    preprocess: Preprocess,
+    device: torch.device,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (shot, mean scores (T, Q, M)) of learners that adapt to each episode."""
     for shot in shots:
@@ -102,8 +107,13 @@ def _adapted(  # type: ignore[no-untyped-def]
             yield shot, torch.stack([learner.logits(batch) for learner in learners]).mean(0)
 
 
-def _classified(  # type: ignore[no-untyped-def]
-    learners, split, episodes, shots, preprocess, device
+def _classified(
+    learners: Sequence[Learner],
+    split: SplitStore,
+    episodes: EpisodeIndices,
+    shots: Sequence[int],
+    preprocess: Preprocess,
+    device: torch.device,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (shot, mean scores (T, Q, M)) from embeddings made once an image (per block that fits in memory)."""
     n_way, width = episodes.classes.shape[1], learners[0].embedding_size * 4

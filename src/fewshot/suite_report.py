@@ -1,6 +1,7 @@
 """Stage report of a suite: what the plan asks for -> the report's entries -> tables. Needs no torch."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fewshot.experiments import Choice
@@ -22,11 +23,13 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
     """Return what the report is made from."""
     settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
-    entries = tuple(_entry(plan, job) for job in plan.evaluate)
+    backbones = _shown_names([job.experiment.backbone for job in plan.train])
+    learners = _shown_names([job.experiment.learner for job in plan.train])
+    entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, settings)
 
 
-def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
+def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
     experiment = job.train.experiment
     trained = job.train.outputs["weights"].exists()
     return ReportEntry(
@@ -36,8 +39,8 @@ def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
         variant=experiment.variant,
         dataset=experiment.dataset.label,
         target=job.target,
-        backbone=_shown(experiment.backbone, [other.experiment.backbone for other in plan.train]),
-        learner=_shown(experiment.learner, [other.experiment.learner for other in plan.train]),
+        backbone=backbones[experiment.backbone.label],
+        learner=learners[experiment.learner.label],
         seed=experiment.seed,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
@@ -50,7 +53,8 @@ def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
     )
 
 
-def _shown(choice: Choice, choices: Sequence[Choice]) -> str:
-    """Return the registered name of a part, or its label where a suite has it with several settings."""
-    labels = {other.label for other in choices if other.name == choice.name}
-    return choice.name if labels == {choice.label} else choice.label
+def _shown_names(choices: Iterable[Choice]) -> dict[str, str]:
+    """Return by label the registered name of a part, or the label where a suite has the part with several settings."""
+    names = {choice.label: choice.name for choice in choices}
+    uses = Counter(names.values())
+    return {label: name if uses[name] == 1 else label for label, name in names.items()}
