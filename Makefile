@@ -9,7 +9,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow check format bench lock
+.PHONY: run test test-slow test-cloud cloud check format bench lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -20,6 +20,13 @@ test: $(READY)
 # Whole workflows, kills at random moments, every command: minutes more.
 test-slow: $(READY)
 	pytest tests -m slow -n auto --dist loadfile
+
+# What S3 remotes and Snakemake's Kubernetes executor need beside, and its tests.
+cloud: $(READY)
+	$(BIN)/python -m pip install -q --no-deps -r requirements-cloud.lock
+
+test-cloud: cloud
+	pytest tests/workflow/test_s3.py tests/workflow/test_kubernetes.py
 
 check: $(READY)
 	ruff format --check src tests benchmarks
@@ -53,7 +60,8 @@ endif
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
-# Renews requirements.lock from requirements.in; needs the network and `pip install uv`.
+# Renews the lock files from requirements.in and requirements-cloud.in; needs the network and `pip install uv`.
 lock:
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
 	uv pip compile requirements.in --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock
+	uv pip compile requirements-cloud.in -c requirements.lock --universal --python-version 3.11 --no-header -o requirements-cloud.lock

@@ -26,6 +26,7 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; errors that a user can mend are printed without a traceback, exit status 2."""
     options = _parser().parse_args(arguments)
+    paths.RESULTS = getattr(options, "results", paths.RESULTS)
     try:
         options.run(options)
     except FewshotError as error:
@@ -54,8 +55,19 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
-    def job(name: str, run: Callable[[Any], None], text: str, what: str) -> argparse.ArgumentParser:
+    def stage(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
         added = command(name, run, text)
+        added.add_argument(
+            "--results",
+            type=Path,
+            default=paths.RESULTS,
+            metavar="DIR",
+            help="where results lie (default: %(default)s)",
+        )
+        return added
+
+    def job(name: str, run: Callable[[Any], None], text: str, what: str) -> argparse.ArgumentParser:
+        added = stage(name, run, text)
         added.add_argument("name", metavar=what)
         added.add_argument("--key", help="refuse to run if the plan now gives the job another key")
         return added
@@ -66,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating = job("evaluate", _evaluate, "Evaluate a trained experiment, all shots.", "experiment")
     evaluating.add_argument("--target", help="data set to test on (default: all targets of the experiment)")
     evaluating.add_argument("--weights", type=Path, metavar="FILE", help="evaluate these weights and print the result")
-    reporting = command("report", _report, "Write tables, figures and the report of a suite.")
+    reporting = stage("report", _report, "Write tables, figures and the report of a suite.")
     reporting.add_argument("--allow-missing", action="store_true", help="make a partial table of what exists")
     reporting.add_argument("--out", type=Path, help="folder (default: results/tables/<suite>)")
     exporting = job(
@@ -147,6 +159,7 @@ def _report(options: Any) -> None:
 
     summary = report_suite(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
+    print(f"Report: {summary.out / 'report.html'}  (beside it: results.csv .md .tex, runs.csv, figures/, curves/)")
 
 
 def _export(options: Any) -> None:

@@ -21,7 +21,7 @@ from fewshot.params import check
 from fewshot.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.progress import say
 from fewshot.registry import Settings
-from fewshot.results import run_job
+from fewshot.results import complete, run_job
 from fewshot.train import learner_of, train
 from fewshot.weights import load_foreign_weights
 
@@ -193,6 +193,8 @@ def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
     runtime, experiment = plan.params.train, job.train.experiment
+    for read in (job.prepare, job.train):
+        complete(read.stage, read.name, read.key)
     store = open_prepared(job.prepare)
     split = store.split(job.settings["split"])
     episodes = frozen_episodes(job)

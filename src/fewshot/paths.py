@@ -4,7 +4,7 @@ from pathlib import Path
 
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
-RESULTS = Path("results")
+RESULTS = Path("results")  # `fewshot --results` sets another, for jobs whose files a storage keeps
 CACHE = Path("cache")
 LOGS = Path("logs")
 EXPORTS = Path("exports")

@@ -59,6 +59,16 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
             return "made"
 
 
+def complete(stage: str, name: str, key: str) -> None:
+    """Bring back from the cache what `results/` lacks of a finished result that a job is about to read.
+
+    A storage hands over only the files that a rule names, and anybody may delete one.
+    """
+    kept, target = paths.cache_dir(stage, name, key) / "result", paths.result_dir(stage, name, key)
+    if not _has_all_files(target) and _is_whole(kept):
+        _copy_result(kept, target)
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a job's lock; say so if another process, such as one whose Snakemake was killed, has it."""
@@ -120,9 +130,19 @@ def _finish(partial: Path, result: Path) -> None:
 
 def _is_whole(result: Path) -> bool:
     """Return whether a finished result lies there with every file as it was written."""
+    return _check_files(result, lambda file, sha256: _sha256(file) == sha256)
+
+
+def _has_all_files(result: Path) -> bool:
+    """Return whether every file of a finished result is there, whatever is in it."""
+    return _check_files(result, lambda file, _: file.exists())
+
+
+def _check_files(result: Path, check: Callable[[Path, str], bool]) -> bool:
+    """Return whether a check of (file, recorded sha256) holds for every file that a result's record names."""
     try:
         hashes = json.loads((result / HASHES).read_text())
-        return bool(hashes) and all(_sha256(result / name) == value for name, value in hashes.items())
+        return bool(hashes) and all(check(result / name, value) for name, value in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 

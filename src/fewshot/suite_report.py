@@ -9,6 +9,7 @@ from fewshot.paths import log_file
 from fewshot.plan import EvaluateJob, Plan
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
+from fewshot.results import complete
 from fewshot.tables_state import stamp_file
 
 
@@ -22,6 +23,8 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 
 def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
     """Return what the report is made from."""
+    for job in (*plan.prepare, *plan.train, *plan.evaluate):
+        complete(job.stage, job.name, job.key)
     settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
     backbones = _shown_names([job.experiment.backbone for job in plan.train])
     learners = _shown_names([job.experiment.learner for job in plan.train])

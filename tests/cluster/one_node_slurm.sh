@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A cluster of one node from Debian packages: starts Slurm, runs tests/workflow/test_slurm.py in it, stops what it started.
 # As root:  tests/cluster/one_node_slurm.sh  [arguments for pytest]
-# State, logs and sockets lie in a temporary folder; /etc/slurm/slurm.conf, where jobs look, is a link into it meanwhile.
+# State, logs and sockets lie in a temporary folder; the files of /etc/slurm, where jobs look, are links into it meanwhile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "must be root: the node's daemon changes users" >&2; exit 1; }
@@ -25,7 +25,7 @@ stop() {
     scancel --state=RUNNING --state=PENDING 2> /dev/null || true
     for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2> /dev/null || true; done
-    rm -f /etc/slurm/slurm.conf
+    rm -f /etc/slurm/slurm.conf /etc/slurm/gres.conf
     if [ $status -eq 0 ]; then rm -rf "$base"; else echo "logs: $base" >&2; fi
     exit $status
 }
@@ -54,13 +54,17 @@ SelectTypeParameters=CR_Core_Memory
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
+GresTypes=gpu
 ReturnToService=2
 KillWait=30
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(free -m | awk '/^Mem:/ {print $2}') - 1000)) State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(free -m | awk '/^Mem:/ {print $2}') - 1000)) Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
+for gpu in 0 1; do mknod "$base/gpu$gpu" c 1 3; done # two pretended GPUs (/dev/null); Slurm gives them out as real ones
+echo "NodeName=$host Name=gpu File=$base/gpu[0-1]" > "$base/gres.conf"
 mkdir -p /etc/slurm
 ln -sfn "$base/slurm.conf" /etc/slurm/slurm.conf
+ln -sfn "$base/gres.conf" /etc/slurm/gres.conf
 
 munged --foreground --force --key-file="$base/munge.key" --socket="$base/munge/socket" --pid-file="$base/munge/pid" \
     --log-file="$base/munge/log" --seed-file="$base/munge/seed" > "$base/munged.log" 2>&1 &

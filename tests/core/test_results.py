@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fewshot.errors import ResourceError
-from fewshot.results import run_job, tidy
+from fewshot.results import complete, run_job, tidy
 
 TARGET = Path("results/train/job/key")
 CACHE = Path("cache/train/job/key")
@@ -62,6 +62,32 @@ def test_lost_and_changed_files_are_restored(project):
 
     assert run(never) == "restored"
     assert content(TARGET) == RESULT
+
+
+@pytest.mark.parametrize("lost", ["ensemble/epoch-1", "sha256.json"])
+def test_reader_gets_back_what_is_missing(lost, project):
+    run()
+    (TARGET / lost).unlink()
+
+    complete("train", "job", "key")
+
+    assert content(TARGET) == RESULT
+    assert (TARGET / "sha256.json").exists()
+
+
+def test_nothing_to_bring_back(project):
+    complete("train", "job", "key")
+
+    assert not Path("results").exists()
+
+
+def test_results_may_lie_elsewhere(project, monkeypatch):
+    monkeypatch.setattr("fewshot.paths.RESULTS", Path("storage/results"))
+
+    run()
+
+    assert content("storage" / TARGET) == RESULT
+    assert not Path("results").exists()
 
 
 def test_two_at_once_do_the_work_once(project):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -99,6 +100,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started = folder.with_name(f"{folder.name}-started.txt")
+        self.variables: dict[str, str] = {}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -110,6 +112,7 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             **{f"GIT_{role}_{key}": "test" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+            **self.variables,
         }
 
     def start(self, command: str, **options) -> subprocess.Popen:
@@ -293,3 +296,22 @@ def made(made_template, tmp_path):
 @pytest.fixture
 def recorded(recorded_template, tmp_path):
     return recorded_template.copy(tmp_path / "recorded")
+
+
+@pytest.fixture
+def bucket():
+    """A bucket on an S3 server of this machine: the one that profiles/kubernetes names."""
+    boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    storage = boto3.resource(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    yield storage.create_bucket(Bucket="fewshot")
+    server.stop()

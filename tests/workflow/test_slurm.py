@@ -1,5 +1,7 @@
-"""The suite on a Slurm cluster: run by tests/cluster/one_node_slurm.sh, which starts one."""
+"""The suite on a Slurm cluster with two pretended GPUs: run by tests/cluster/one_node_slurm.sh, which starts one."""
 
+import itertools
+import json
 import os
 
 import pytest
@@ -24,3 +26,18 @@ def test_the_cluster_makes_the_same_table(fresh, made):
     assert fresh.digests() == made.digests()
     fresh.check_table()
     assert "Nothing to be done" in fresh.run("snakemake -n").text
+
+
+def test_jobs_at_a_time_get_different_gpus(fresh, tmp_path):
+    """One GPU for each training and evaluation, none for the rest; the cluster's two pretended GPUs are kept apart."""
+    fresh.edit("train: {device: cpu}", "train: {device: auto}")
+    fresh.variables["FEWSHOT_DEVICES"] = str(tmp_path / "devices")
+    fresh.run(f"snakemake --profile profiles/slurm {SMALL}")
+    jobs = [json.loads(line) for line in (tmp_path / "devices").read_text().splitlines()]
+    with_gpu = [job for job in jobs if job["stage"] in ("train", "evaluate")]
+    assert len(with_gpu) == 6
+    assert {job["devices"] for job in with_gpu} == {"0", "1"}
+    assert not any(job["devices"] for job in jobs if job not in with_gpu)
+    for one, other in itertools.combinations(with_gpu, 2):
+        together = one["began"] < other["ended"] and other["began"] < one["ended"]
+        assert not (together and one["devices"] == other["devices"])

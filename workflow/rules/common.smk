@@ -39,6 +39,10 @@ FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
 SUITE = PLAN.suite
 GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # asked of a cluster for each job
 
+# An executor whose machines share no folder moves results through a storage (profiles/kubernetes). Jobs then work in
+# Snakemake's copy of it, and everything runs there: the download too, by the job that prepares.
+STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
+
 
 wildcard_constraints:
     dataset=r"[a-z0-9_]+",
@@ -62,9 +66,19 @@ def outputs_of(job):
     return ancient([str(path) for path in job.outputs.values()])
 
 
+def results_of(stage):
+    """The folder of results in which a job of a stage reads and writes."""
+
+    def folder(wildcards, output):
+        return f"{output[0].rpartition(f'results/{stage}/')[0]}results"
+
+    return folder
+
+
 def raw_files(wildcards):
     job = PLAN.find("prepare", wildcards.dataset, wildcards.key)
-    return ancient([str(job.download_record)]) if job.downloads else []
+    fetched = job.downloads and not STORAGE
+    return ancient([str(job.download_record)]) if fetched else []
 
 
 def evaluation_inputs(wildcards):

@@ -18,11 +18,12 @@ rule evaluate:
     params:
         fewshot=FEWSHOT,
         suite=SUITE,
+        results=results_of("evaluate"),
     message:
         "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
         "bash workflow/scripts/logged.sh {log} {params.fewshot} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
-        " --suite {params.suite}"
+        " --suite {params.suite} --results {params.results}"
 
 
 rule evaluate_all:

@@ -32,10 +32,11 @@ rule prepare:
     params:
         fewshot=FEWSHOT,
         suite=SUITE,
+        results=results_of("prepare"),
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite} --results {params.results}"
 
 
 rule prepare_all:

@@ -26,26 +26,33 @@ rule report:
             caption="../report/accuracy.rst",
         ),
         markdown=f"{TABLES}/results.md",
+        latex=f"{TABLES}/results.tex",
+        runs=f"{TABLES}/runs.csv",
         metrics=f"{TABLES}/metrics.json",
         text=f"{TABLES}/results.txt",
+        manifest=f"{TABLES}/manifest.json",
     log:
         f"logs/report/{SUITE}.log",
     benchmark:
         f"logs/benchmarks/report/{SUITE}.tsv"
-    localrule: True
+    localrule: not STORAGE
     params:
         fewshot=FEWSHOT,
         suite=SUITE,
+        results=results_of("tables"),
     message:
         f"report {SUITE}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite} --results {params.results}"
 
 
 onsuccess:
     text = Path(TABLES) / "results.txt"
-    if text.exists() and Path(TABLE).exists():
+    if STORAGE:
+        print(f"The tables lie in {STORAGE}/{TABLES}")
+    elif text.exists() and Path(TABLE).exists():
         print(text.read_text(encoding="utf-8"))
+        print(f"Report: {TABLES}/report.html  (tables and figures lie beside it)")
 
 
 onerror:
@@ -55,6 +62,8 @@ onerror:
         print(
             "Stopped. Finished work is kept; the same command goes on from the last checkpoints."
         )
+    elif STORAGE:
+        print("Mend what failed, then the same command makes what is missing.")
     else:
         shell(
             "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"

@@ -19,10 +19,11 @@ rule train:
     params:
         fewshot=FEWSHOT,
         suite=SUITE,
+        results=results_of("train"),
     message:
         "train {wildcards.experiment}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.experiment} --key {wildcards.key} --suite {params.suite}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.experiment} --key {wildcards.key} --suite {params.suite} --results {params.results}"
 
 
 rule train_all:

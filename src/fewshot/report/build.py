@@ -36,7 +36,7 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
         ResourceError: if the folder cannot be written.
     """
     contents = read_contents(suite)
-    text = _summary_text(contents, out)
+    text = _summary_text(contents)
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,9 +92,8 @@ def _write_manifest(contents: Contents, out: Path) -> None:
     tables.write_json(out / MANIFEST, manifest)
 
 
-def _summary_text(contents: Contents, out: Path) -> str:
+def _summary_text(contents: Contents) -> str:
     parts = [tables.terminal(contents)]
     if contents.missing:
         parts.append(f"This table is partial. Missing:\n{describe_missing(contents.missing)}")
-    parts.append(f"Report: {out / 'report.html'}  (beside it: results.csv .md .tex, runs.csv, figures/, curves/)")
     return "\n\n".join(parts) + "\n"

@@ -87,7 +87,7 @@ class Summary:
     """What the command line says in the end.
 
     Attributes:
-        text: the tables for a terminal, what is missing, and where the files are.
+        text: the tables for a terminal and what is missing.
         out: the report's folder.
         partial: whether results were missing.
     """
