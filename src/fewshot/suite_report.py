@@ -23,8 +23,9 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 
 def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
     """Return what the report is made from."""
-    for job in (*plan.prepare, *plan.train, *plan.evaluate):
-        complete(job.stage, job.name, job.key)
+    for stage in ("prepare", "train", "evaluate"):
+        for job in plan.jobs(stage):
+            complete(stage, job.name, job.key)
     settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
     backbones = _shown_names([job.experiment.backbone for job in plan.train])
     learners = _shown_names([job.experiment.learner for job in plan.train])

@@ -1,6 +1,7 @@
 """CIFAR-100 (Krizhevsky 2009), of which CIFAR-FS and FC100 are made: all 600 images of each class, 32 x 32.
 
-Read from the original Python archive, from PNG files in class folders, or from the authors' pickles of one split each.
+Read from the original Python archive, from PNG files in class folders, from parquet files of the Hugging Face Hub, or
+from the authors' pickles of one split each.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from fewshot.datasets.archives import FileSet, Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
     ArraySource,
     FileSource,
@@ -44,12 +46,14 @@ class Cifar100Dataset(FileDataset):
             yield from plan_splits(read_original(files, folder), lists)
         elif pickles:
             yield from plan_split_sources(read_split_pickles(files, pickles, lists), lists)
+        elif tables := parquet_names(files):
+            yield from plan_splits(ParquetSource(files, tables, np.asarray), lists)
         elif images := image_names(files):
             yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
         else:
             raise DataError(
                 f"{files.origin} is no form of CIFAR-100; accepted: the archive cifar-100-python, PNG files in folders "
-                f"named by class, or pickles of train, val and test; found {files.names()[:5]}"
+                f"named by class, parquet files, or pickles of train, val and test; found {files.names()[:5]}"
             )
 
 

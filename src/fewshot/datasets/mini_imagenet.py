@@ -1,8 +1,8 @@
 """miniImageNet: 100 classes of ILSVRC-2012, 64 / 16 / 20, 600 images each, 84 x 84 (Ravi & Larochelle, ICLR 2017).
 
 Read from pickles of one split each (Ren et al.: `image_data`, `class_dict`; Gidaris & Komodakis: `data`, `labels`,
-`catname2label`), or from image files whose folder or own name holds the WordNet id. Full-size images are resized to
-84 x 84 with Pillow's default filter, as the published loaders do.
+`catname2label`), from image files whose folder or own name holds the WordNet id, or from parquet files of the Hugging
+Face Hub. Full-size images are resized to 84 x 84 with Pillow's default filter, as the published loaders do.
 """
 
 import re
@@ -16,6 +16,7 @@ import numpy as np
 from fewshot.datasets.archives import FileSet, Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.images import resize_square
+from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
     ArraySource,
     FileSource,
@@ -50,12 +51,16 @@ class MiniImagenet(FileDataset):
         if pickles:
             sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
             yield from plan_split_sources(sources, lists)
+        elif tables := parquet_names(files):
+            source = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
+            yield from plan_splits(source.without_surplus(lists), lists)
         elif images := image_names(files):
             yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
-                f"{files.origin} is no form of miniImageNet; accepted: pickles of train, val and test, or images in "
-                f"folders named by WordNet id (n01532829); found {files.names()[:5]}"
+                f"{files.origin} is no form of miniImageNet; accepted: pickles of train, val and test, images in "
+                "folders named by WordNet id (n01532829), or parquet files whose classes are named so; found "
+                f"{files.names()[:5]}"
             )
 
 

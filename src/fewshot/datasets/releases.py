@@ -13,8 +13,8 @@ class RemoteFile:
     Attributes:
         name: under which it is kept.
         addresses: mirrors, in the order in which they are tried.
-        md5: published checksum, if any program carries one.
-        sha256: pinned by this project after a verified download, if there was one.
+        md5: checksum that public programs carry for it, if any does (torchvision, torchmeta).
+        sha256: the same, taken in place of `md5` (Keras, torchvision's prototypes).
         size: bytes, roughly; for the disk check before a server has told the exact one.
     """
 
@@ -41,6 +41,8 @@ class Release:
 
 
 ZENODO = "https://zenodo.org/record/7978538/files/"
+HUB = "https://huggingface.co/datasets/"
+DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 IMAGENET_TERMS = (
     "It is made of ImageNet images, whose terms allow non-commercial research and education only: "
     "https://image-net.org/download.php"
@@ -53,8 +55,27 @@ CIFAR100 = Release(
             "cifar-100-python.tar.gz",
             ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
             md5="eb9058c3a382ffc7106e4002c42a8d85",
+            sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
             size=169_001_437,
         ),
+    ),
+)
+CIFAR100_PARQUET = Release(
+    "cifar100-parquet",
+    tuple(
+        RemoteFile(name, (f"{HUB}uoft-cs/cifar100/resolve/main/cifar100/{name}",), sha256=sha256, size=size)
+        for name, sha256, size in (
+            (
+                "train-00000-of-00001.parquet",
+                "694865d6b990e234804f01268586c41e88bcbbb75e20858432c05ad4081aca23",
+                119_000_000,
+            ),
+            (
+                "test-00000-of-00001.parquet",
+                "98776c529bb146a9c791229df74a5cf076be9b43d82dbbd334b6a7788d73dc68",
+                23_772_751,
+            ),
+        )
     ),
 )
 
@@ -66,13 +87,30 @@ def _from_zenodo(names: tuple[str, ...], size: int) -> tuple[RemoteFile, ...]:
 RELEASES: dict[str, tuple[Release, ...]] = {
     "cifar_fs": (
         CIFAR100,
+        CIFAR100_PARQUET,
         Release("cifar_fs", (RemoteFile("cifar100.zip", (ZENODO + "cifar100.zip",), size=190_000_000),)),
     ),
-    "fc100": (CIFAR100, Release("fc100", (RemoteFile("fc100.zip", (ZENODO + "fc100.zip",), size=170_000_000),))),
+    "fc100": (
+        CIFAR100,
+        CIFAR100_PARQUET,
+        Release("fc100", (RemoteFile("fc100.zip", (ZENODO + "fc100.zip",), size=170_000_000),)),
+    ),
     "mini_imagenet": (
         Release(
             "mini_imagenet",
             _from_zenodo(tuple(f"mini-imagenet-cache-{s}.pkl" for s in ("train", "validation", "test")), 1_300_000_000),
+            terms=IMAGENET_TERMS,
+        ),
+        Release(
+            "mini_imagenet",
+            (
+                RemoteFile(
+                    "mini-imagenet.tar.gz",
+                    (f"{DRIVE}16V_ZlkW4SsnNDtnGmaBRq2OoPmUOc5mY",),
+                    md5="b38f1eb4251fb9459ecc8e7febf9b2eb",
+                    size=1_100_000_000,
+                ),
+            ),
             terms=IMAGENET_TERMS,
         ),
     ),
@@ -89,6 +127,18 @@ RELEASES: dict[str, tuple[Release, ...]] = {
             ),
             terms=IMAGENET_TERMS,
         ),
+        Release(
+            "tiered_imagenet",
+            (
+                RemoteFile(
+                    "tiered-imagenet.tar",
+                    (f"{DRIVE}1g1aIDy2Ar_MViF2gDXFYDBTR-HYecV07",),
+                    md5="e07e811b9f29362d159a9edd0d838c62",
+                    size=12_900_000_000,
+                ),
+            ),
+            terms=IMAGENET_TERMS,
+        ),
     ),
     "cub": (
         Release(
@@ -101,6 +151,7 @@ RELEASES: dict[str, tuple[Release, ...]] = {
                         "https://zenodo.org/record/8000562/files/CUB_200_2011.tgz",
                     ),
                     md5="97eceeb196236b17998738112f37df78",
+                    sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
                     size=1_150_585_339,
                 ),
             ),
@@ -133,7 +184,7 @@ MANUAL_STEPS = {
         "or images in folders named by WordNet id"
     ),
     "tiered_imagenet": (
-        "fetch tiered-imagenet.tar (12.9 GB) from https://drive.google.com/uc?id=1g1aIDy2Ar_MViF2gDXFYDBTR-HYecV07, or "
+        f"fetch tiered-imagenet.tar (12.9 GB) from {DRIVE}1g1aIDy2Ar_MViF2gDXFYDBTR-HYecV07, or "
         "put the training images of ILSVRC-2012 in folders named by WordNet id"
     ),
     "cub": "fetch CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158",
