@@ -37,8 +37,16 @@ def load_weights(path: Path, learner: nn.Module) -> None:
     fit_state(tensors, learner, source=str(path))
 
 
-def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str) -> None:
+def fit_state(
+    tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = "delete it to start again"
+) -> None:
     """Load tensors into a learner.
+
+    Args:
+        tensors: by the names of the learner's parameters and buffers.
+        learner: of the same form.
+        source: file named in errors.
+        advice: what to do if they do not fit.
 
     Raises:
         CheckpointError: listing the tensors that are missing, superfluous or of another shape.
@@ -57,7 +65,7 @@ def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str)
         if names
     ]
     if problems:
-        raise CheckpointError(f"{source}: does not fit the model; {'; '.join(problems)}; delete it to start again")
+        raise CheckpointError(f"{source}: does not fit the model; {'; '.join(problems)}; {advice}")
     learner.load_state_dict(dict(tensors))
 
 

@@ -14,6 +14,7 @@ from fewshot.errors import CheckpointError
 from fewshot.learners.base import Learner
 
 ORIGINAL_SECTIONS = ("embedding", "head")
+ADVICE = "name an experiment with the backbone, learner and image size that the weights were trained with"
 
 
 def load_foreign_weights(path: Path, learner: Learner) -> None:
@@ -31,7 +32,7 @@ def load_foreign_weights(path: Path, learner: Learner) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: nothing is there; give the path of a weights file")
     if path.suffix == ".safetensors":
-        fit_state(_read_safetensors(path), learner, source=str(path))
+        fit_state(_read_safetensors(path), learner, source=str(path), advice=ADVICE)
         return
     content = _read_torch(path)
     if not all(section in content for section in ORIGINAL_SECTIONS):
@@ -43,7 +44,7 @@ def load_foreign_weights(path: Path, learner: Learner) -> None:
         **_renamed(path, "embedding", content["embedding"], "backbone.", own),
         **_renamed(path, "head", content["head"], "head.", own),
     }
-    fit_state(tensors, learner, source=str(path))
+    fit_state(tensors, learner, source=str(path), advice=ADVICE)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

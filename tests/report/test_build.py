@@ -43,6 +43,19 @@ def test_results_hold_the_designed_columns_and_the_right_numbers(maker: Any, tmp
     assert (first["shot"], second["shot"], second["seeds"], second["interval"]) == ("1", "5", "1", "episodes")
 
 
+def test_reasons_stand_once_below_the_table(maker: Any, tmp_path: Path) -> None:
+    """Both numbers of a line have the same reasons, and so one note; differences are ours - printed."""
+    maker.add("prototype", 0.5, dataset="cifar_fs", learner_settings={"divide_by_dimension": False})
+    write_report(maker.suite(), tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text()
+    (first, _) = read_csv(tmp_path / "out" / "results.csv")
+    assert text.count("| not comparable (1) |") == 2
+    assert text.count("\n(1) ") == 1
+    assert "\n(2) " not in text
+    assert "the source's training settings are not known." in text
+    assert f"| {float(first['difference_pct']):+.2f} ± {float(first['difference_ci95_pct']):.2f} |" in text
+
+
 def test_metrics_are_nested_by_group_and_shot(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge", 0.6)
     maker.add("ridge", 0.6, target="cub")

@@ -198,25 +198,45 @@ def markdown(contents: Contents) -> str:
 
 
 def _markdown_block(block: Block) -> str:
-    width = 3 if block.has_published else 1
+    width = 4 if block.has_published else 1
     header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
-        header += [f"{shot}-shot", _source(block), "verdict"][:width]
-        rule += ["---:", "---:", "---"][:width]
-    body = []
+        header += [f"{shot}-shot", _source(block), "difference", "verdict"][:width]
+        rule += ["---:", "---:", "---:", "---"][:width]
+    body, notes = [], Notes()
     for line in block.lines:
         body.append([line.backbone, line.label])
         for shot in block.shots:
-            body[-1] += _markdown_cell(line.cells.get(shot))[:width]
+            body[-1] += _markdown_cell(line.cells.get(shot), notes)[:width]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
-    return f"### {block.title}\n\n{lines}"
+    return "\n\n".join([f"### {block.title}", lines, *notes.lines])
 
 
-def _markdown_cell(cell: Cell | None) -> list[str]:
-    """Return accuracy, printed number, verdict."""
+def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
+    """Return accuracy, printed number, difference, verdict."""
     if cell is None:
-        return ["", "", ""]
-    return [MARKS[cell.mark].format(percent(cell)), published_text(cell), verdict_text(cell)]
+        return ["", "", "", ""]
+    ours = MARKS[cell.mark].format(percent(cell))
+    if cell.verdict.number is None:
+        return [ours, "", "", ""]
+    note = notes.sign("; ".join(cell.verdict.reasons))
+    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.word}{note}"]
+
+
+class Notes:
+    """Notes below a table, each written once and told apart by numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def sign(self, text: str) -> str:
+        """Return the mark of a note, "" for an empty one."""
+        return f" ({self._numbers.setdefault(text, len(self._numbers) + 1)})" if text else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """All notes, one after the other."""
+        return [f"({number}) {text}." for text, number in self._numbers.items()]
 
 
 def _source(block: Block) -> str:
@@ -234,9 +254,10 @@ def published_text(cell: Cell) -> str:
     return f"{number.accuracy_pct:g}" + (f" ± {number.ci95_pct:g}" if number.ci95_pct is not None else "")
 
 
-def verdict_text(cell: Cell) -> str:
-    """Return the verdict, "" if nothing is published."""
-    return "" if cell.verdict.number is None else cell.verdict.text
+def difference_text(cell: Cell) -> str:
+    """Return ours - printed in percent points with the half width of its interval, "" if nothing is printed."""
+    gap = cell.verdict.difference
+    return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
 
 
 def terminal(contents: Contents) -> str:

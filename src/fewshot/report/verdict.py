@@ -41,11 +41,6 @@ class Verdict:
     difference: Estimate | None = None
     others: tuple[Published, ...] = ()
 
-    @property
-    def text(self) -> str:
-        """The verdict with its reasons."""
-        return f"{self.word}: {'; '.join(self.reasons)}" if self.reasons else self.word
-
 
 def judge(row: Row, numbers: Iterable[Published]) -> Verdict:
     """Return the verdict on one row of the table."""
