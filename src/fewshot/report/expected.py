@@ -8,7 +8,6 @@ run finds its expected number as it finds a printed one, and is compared by the 
 """
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from fewshot.report.published import EXPECTED_FILE
+from fewshot.report.tables import read_csv
 
 
 def expected_number(record: Mapping[str, str]) -> dict[str, Any]:
@@ -53,8 +53,7 @@ def write_expected(results: Path, source: Mapping[str, str], out: Path = EXPECTE
         source: title, version, address: which run this was.
         out: where to write.
     """
-    with results.open(newline="", encoding="utf-8") as file:
-        numbers = [expected_number(record) for record in csv.DictReader(file)]
+    numbers = [expected_number(record) for record in read_csv(results)]
     head = "# What this project expects of its own runs. Written by `python -m fewshot.report.expected`; do not edit.\n"
     body = yaml.safe_dump({"source": dict(source), "numbers": numbers}, sort_keys=False, allow_unicode=True)
     out.write_text(head + body, encoding="utf-8")

@@ -1,11 +1,12 @@
 """The tables: results.csv, runs.csv, results.md, results.tex, metrics.json, curves/*.csv and the terminal's text."""
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas
 
 from fewshot import stats
 from fewshot.report.contents import Block, Cell, Contents
@@ -35,11 +36,14 @@ def percent(cell: Cell) -> str:
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write records with a header; columns default to those of the first record, or to "experiment" alone."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        columns = columns or list(records[0] if records else ["experiment"])
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(records)
+    columns = columns or list(records[0] if records else ["experiment"])
+    pandas.DataFrame(list(records), columns=list(columns), dtype=object).to_csv(path, index=False, lineterminator="\n")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read records as they were written, all as text."""
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def protocol_text(row: Row) -> str:
@@ -161,10 +165,7 @@ def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
 def read_history(entry: ReportEntry) -> list[dict[str, str]]:
     """Read a training history; [] if there is none, or no epoch in it."""
     path = entry.train_dir / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path) if path.is_file() else []
 
 
 def write_curves(folder: Path, entries: Iterable[ReportEntry]) -> None:
