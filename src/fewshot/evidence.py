@@ -1,6 +1,7 @@
 """Committed evidence: tables as a run made them, with the settings that made them; documents show these files.
 
 docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
+docs/evidence/<suite>/accuracy.svg, learning_curves.svg
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ shows results.md
 """
@@ -15,29 +16,28 @@ from fewshot.files import read_json, write_atomic, write_json
 from fewshot.plan import Plan
 
 EVIDENCE = Path("docs/evidence")
-TABLES = ("results.md", "results.csv")
+TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
+CURVES = "figures/learning_curves.svg"
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 
 
-def take(plan: Plan, figures: tuple[str, ...] = ("accuracy.svg",)) -> Path:
-    """Copy a suite's tables into the committed evidence.
-
-    Args:
-        plan: of the suite.
-        figures: figures to copy as well.
+def take(plan: Plan) -> Path:
+    """Copy a suite's tables and its figures of accuracies and learning curves into the committed evidence.
 
     Returns:
         The folder of the evidence.
 
     Raises:
-        DataError: if the suite's tables, a figure or a training's record are not there.
+        DataError: if the suite's tables or a training's record are not there.
     """
     out = EVIDENCE / plan.suite
     again = f"run: snakemake --cores all --config suite={plan.suite}"
     if not (plan.tables_dir / "manifest.json").exists():
         raise DataError(f"{plan.tables_dir}: no tables there; {again}")
-    files = [plan.tables_dir / name for name in [*TABLES, *(f"figures/{figure}" for figure in figures)]]
+    files = [plan.tables_dir / name for name in TABLES]
+    if (curves := plan.tables_dir / CURVES).is_file():  # a suite in which nothing is trained has none
+        files.append(curves)
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: not there; {again}")

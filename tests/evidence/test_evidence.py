@@ -28,7 +28,8 @@ def finished(plan, project):
     (tables / "manifest.json").write_text("{}")
     (tables / "results.md").write_text(TABLE)
     (tables / "results.csv").write_text("learner,accuracy\nridge,0.5\n")
-    (tables / "figures" / "accuracy.svg").write_text("<svg/>")
+    for figure in ("accuracy.svg", "learning_curves.svg", "shots.svg"):
+        (tables / "figures" / figure).write_text("<svg/>")
     for job in plan.train:
         job.dir.mkdir(parents=True)
         record = {"machine": {"python": "3.11"}, "seconds": 1.5, "train": job.settings}
@@ -41,7 +42,7 @@ def test_tables_are_taken_with_their_settings(finished, project):
     folder = take(finished)
     assert folder.resolve() == project / "docs" / "evidence" / "tiny"
     names = {file.name for file in folder.iterdir()}
-    assert names == {"results.md", "results.csv", "accuracy.svg", "settings.json"}
+    assert names == {"results.md", "results.csv", "accuracy.svg", "learning_curves.svg", "settings.json"}
     assert (folder / "results.md").read_text() == TABLE
     record = json.loads((folder / "settings.json").read_text())
     (name,) = record["experiments"]
