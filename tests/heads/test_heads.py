@@ -43,6 +43,14 @@ def test_scores_have_shape_dtype_and_scale(head):
     torch.testing.assert_close(head(support, labels, query, n_way=4), 2.5 * scores)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_scale_starts_where_the_setting_says(name):
+    support, labels, query = draw_episodes()
+    plain, scaled = build_head(name).double(), build_head(name, initial_scale=8.0).double()
+    torch.testing.assert_close(scaled(support, labels, query, n_way=4), 8 * plain(support, labels, query, n_way=4))
+    assert scaled.scale.requires_grad
+
+
 def test_most_queries_find_their_class(head):
     support, labels, query = draw_episodes(20, n_features=64)
     found = head(support, labels, query, n_way=4).argmax(2)

@@ -7,7 +7,18 @@ from pydantic import Field
 from fewshot.registry import Part, Settings, find_part
 
 
-class PrototypeSettings(Settings):
+class HeadSettings(Settings):
+    """What every head has."""
+
+    initial_scale: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="the learnable factor of the scores at the start (Lee et al. 2019: 1, learned by SGD at rate 0.1)",
+    )
+
+
+class PrototypeSettings(HeadSettings):
     """Settings of the head `prototype`."""
 
     divide_by_dimension: bool = Field(
@@ -15,7 +26,7 @@ class PrototypeSettings(Settings):
     )
 
 
-class RidgeSettings(Settings):
+class RidgeSettings(HeadSettings):
     """Settings of the head `ridge`."""
 
     ridge: float = Field(50.0, gt=0, description="lambda, weight of the squared norm (Lee et al. 2019, released code)")
@@ -24,13 +35,13 @@ class RidgeSettings(Settings):
     )
 
 
-class R2D2Settings(Settings):
+class R2D2Settings(HeadSettings):
     """Settings of the head `r2d2`."""
 
     ridge: float = Field(50.0, gt=0, description="lambda, weight of the squared norm (Lee et al. 2019, released code)")
 
 
-class SvmSettings(Settings):
+class SvmSettings(HeadSettings):
     """Settings of the head `svm`."""
 
     bound: float = Field(0.1, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
@@ -53,14 +64,14 @@ class SvmSettings(Settings):
     )
 
 
-class SvmWwSettings(Settings):
+class SvmWwSettings(HeadSettings):
     """Settings of the head `svm_ww`."""
 
     bound: float = Field(1e-5, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
     allow_unconverged: bool = Field(False, description="train on even where the solver did not converge")
 
 
-class SvmHeSettings(Settings):
+class SvmHeSettings(HeadSettings):
     """Settings of the head `svm_he`."""
 
     bound: float = Field(0.01, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
@@ -89,4 +100,8 @@ def build_head(name: str, **settings: Any) -> Any:
         pydantic.ValidationError: if a setting is unknown or out of range.
     """
     part = find_part("head", name, HEADS)
-    return part.load()(**part.typed(settings).model_dump())
+    chosen = part.typed(settings).model_dump()
+    scale = chosen.pop("initial_scale")
+    head = part.load()(**chosen)
+    head.scale.data.fill_(scale)
+    return head

@@ -16,7 +16,8 @@ class Head(nn.Module):
     """Base class of heads; a subclass gives `scores`.
 
     Attributes:
-        scale: learnable factor of the scores, scalar, 1 at the start (gamma in Lee et al., CVPR 2019, Eq. 12).
+        scale: learnable factor of the scores, scalar (gamma in Lee et al., CVPR 2019, Eq. 12); 1 at the start, or what
+            `build_head` is told.
     """
 
     def __init__(self) -> None:
