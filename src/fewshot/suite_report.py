@@ -35,7 +35,6 @@ def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
 
 def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
     experiment = job.train.experiment
-    trained = job.train.outputs["weights"].exists()
     return ReportEntry(
         experiment=experiment.name,
         group=experiment.group,
@@ -50,11 +49,20 @@ def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners:
         train_dir=job.train.dir,
         prepare_dir=job.prepare.dir,
         store_dir=job.prepare.store_dir,
-        log=log_file("evaluate", f"{job.name}-{job.target}", job.key)
-        if trained
-        else log_file("train", job.name, job.train.key),
+        log=_log_of_what_is_missing(job),
         command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
     )
+
+
+def _log_of_what_is_missing(job: EvaluateJob) -> Path:
+    """Return the log of the first stage of an evaluation whose result is not there."""
+    for data in (job.train.prepare, job.prepare):
+        if not data.outputs["manifest"].exists():
+            prepared = log_file("prepare", data.name, data.key)
+            return prepared if prepared.exists() else log_file("download", data.name, data.data_key)
+    if not job.train.outputs["weights"].exists():
+        return log_file("train", job.name, job.train.key)
+    return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
 def _shown_names(choices: Iterable[Choice]) -> dict[str, str]:

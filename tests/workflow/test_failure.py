@@ -68,6 +68,19 @@ def test_dvc_names_the_command_that_finishes_the_rest(made):
     assert json.loads(made.read("results/partial/tiny/manifest.json"))["missing"] == [f"{BROKEN} on shapes"]
 
 
+@pytest.mark.slow
+def test_no_network(made):
+    """A data set that cannot be fetched stops its own experiments; the table says what to fetch by hand."""
+    made.edit("recipe: untrained}", "recipe: untrained}\n    - {dataset: omniglot, learner: ridge, recipe: quick}")
+    made.variables = {"HTTPS_PROXY": "http://127.0.0.1:9"}  # nobody answers there
+    failed = made.try_run("snakemake --cores 2")
+    assert failed.status == 1
+    assert failed.work == made.NOTHING
+    assert "omniglot-conv4-ridge-quick-s0 on omniglot: By hand: fetch images_background.zip" in failed.text
+    assert "log logs/download/omniglot-" in failed.text
+    assert set(made.table(where="partial")) == {made.PROTOTYPE, made.RIDGE, made.PIXELS}
+
+
 def test_a_job_killed_by_the_system(made):
     """A process that was killed cannot log its end: the log and the partial table say it all the same."""
     made.edit("ridge: 50.0", "ridge: 20.0")
