@@ -16,7 +16,7 @@ from fewshot.report.contents import read_contents
 from fewshot.report.expected import write_expected
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run, group_rows, read_runs
-from fewshot.report.published import published_numbers, read_expected_file
+from fewshot.report.published import PUBLISHED_FILE, published_numbers, read_expected_file
 from fewshot.report.tables import result_record, write_csv
 from fewshot.report.verdict import difference, judge
 
@@ -213,3 +213,9 @@ def test_every_full_size_cxgrad_experiment_is_comparable_but_for_unconfirmed_num
         ("tiered_imagenet", 1): ("unconfirmed source",),
         ("tiered_imagenet", 5): (),
     }
+
+
+def test_numbers_are_shown_as_they_are_printed() -> None:
+    text = PUBLISHED_FILE.read_text(encoding="utf-8")
+    assert [number.printed for number in published_numbers() if number.printed not in text] == []
+    assert any(number.printed == "72.0 ± 0.6" for number in published_numbers())

@@ -72,4 +72,4 @@ def _cell(cell: Cell | None) -> list[str]:
     if number is None:
         return [ours, ""]
     sign = _VERDICT_SIGNS[cell.verdict.word]
-    return [ours, f"{{\\footnotesize ({number.accuracy_pct:g}\\,{sign})}}"]
+    return [ours, f"{{\\footnotesize ({number.printed_mean}\\,{sign})}}"]

@@ -93,7 +93,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "ci95": f"{cell.ci95_pct:.2f}",
         "mark": cell.mark,
         "published": published_text(cell),
-        "published_value": "" if number is None else f"{number.accuracy_pct:g}",
+        "published_value": "" if number is None else number.printed_mean,
         "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
@@ -144,14 +144,13 @@ def _number(number: Published) -> dict[str, Any]:
         f"trained on {protocol.train_split}",
         f"interval over {protocol.interval}" if number.ci95_pct is not None else "no interval",
     ]
-    interval = f" ± {number.ci95_pct:g}" if number.ci95_pct is not None else ""
     return {
         "dataset": number.dataset,
         "target": number.target,
         "shot": number.shot,
         "method": number.method,
         "printed_backbone": number.printed_backbone,
-        "value": f"{number.accuracy_pct:g}{interval}",
+        "value": number.printed,
         "cited": number.cited,
         "version": number.source.version,
         "address": number.source.address,

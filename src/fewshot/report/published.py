@@ -99,6 +99,7 @@ class Published(Settings):
         shot: support images a class.
         accuracy_pct: mean, percent.
         ci95_pct: half width of the interval as printed, percent.
+        decimals: with which both are printed.
         protocol: how it was obtained.
         training: recipe values of the source, as far as it states them; None if unknown.
         settings_hash: of the run itself, for a number of `expected.yaml`.
@@ -117,11 +118,24 @@ class Published(Settings):
     shot: int
     accuracy_pct: float
     ci95_pct: float | None
+    decimals: int = 2
     protocol: Protocol
     training: Mapping[str, Any] | None = None
     settings_hash: str | None = None
     run_sd_pct: float | None = None
     seeds: int = 1
+
+    @property
+    def printed(self) -> str:
+        """The number as it is printed, "72.0 ± 0.6"."""
+        return " ± ".join(
+            f"{value:.{self.decimals}f}" for value in (self.accuracy_pct, self.ci95_pct) if value is not None
+        )
+
+    @property
+    def printed_mean(self) -> str:
+        """The mean as it is printed."""
+        return f"{self.accuracy_pct:.{self.decimals}f}"
 
     @property
     def cited(self) -> str:
@@ -172,6 +186,7 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
         shot=int(where["shot"]),
         accuracy_pct=float(printed["mean"]),
         ci95_pct=float(printed["ci"]) if printed["ci"] else None,
+        decimals=len(printed["mean"].partition(".")[2]),
         protocol=protocol,
         training=content.trainings[training] if training else None,
     )

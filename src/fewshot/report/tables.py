@@ -249,10 +249,7 @@ def _source(block: Block) -> str:
 
 def published_text(cell: Cell) -> str:
     """Return the printed number as printed, "" if there is none."""
-    number = cell.verdict.number
-    if number is None:
-        return ""
-    return f"{number.accuracy_pct:g}" + (f" ± {number.ci95_pct:g}" if number.ci95_pct is not None else "")
+    return cell.verdict.number.printed if cell.verdict.number else ""
 
 
 def difference_text(cell: Cell) -> str:
