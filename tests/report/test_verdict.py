@@ -85,6 +85,10 @@ def test_an_unknown_cell_has_no_published_number(maker: Any) -> None:
     assert judge(row_of(maker, 0.6, shot=3), published_numbers()).word == "none published"
 
 
+def test_an_untrained_learner_is_not_the_published_method(maker: Any) -> None:
+    assert judge(row_of(maker, 0.3, recipe={"epochs": 0}), published_numbers()).word == "none published"
+
+
 def test_the_difference_adds_both_errors(maker: Any) -> None:
     row = row_of(maker, 0.6264)
     number = judge(row, published_numbers()).number

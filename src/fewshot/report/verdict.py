@@ -1,6 +1,6 @@
 """Compare our numbers with printed ones by the rule that docs/protocol.md states.
 
-1. Find the printed numbers of the same data set, target, backbone, learner, ways and shots.
+1. Find the printed numbers of the same data set, target, backbone, learner, ways and shots; none for an untrained one.
 2. Collect the reasons why each cannot be compared; take the one with the fewest (the file's order decides ties).
 3. With a reason left the verdict is "not comparable". Otherwise "agrees" if the 95 % interval of the difference holds
    zero, else "higher" or "lower".
@@ -63,8 +63,13 @@ def _word(gap: Estimate, reasons: Sequence[str]) -> Word:
 
 
 def is_same_cell(row: Row, number: Published) -> bool:
-    """Whether a printed number is of the same data set, target, backbone, learner, ways and shots."""
+    """Whether a printed number is of the same data set, target, backbone, learner, ways and shots.
+
+    A learner as it was initialised is nobody's published method; it may only have an expected number of its own.
+    """
     train = row.protocol["train"]
+    if number.settings_hash is None and row.recipe["epochs"] == 0 and "weights" not in train:
+        return False
     return (
         number.backbone is not None
         and number.learner is not None
