@@ -12,13 +12,13 @@ from fewshot.backbones import BACKBONES
 from fewshot.experiments import suite_experiments
 from fewshot.learners import LEARNERS
 from fewshot.params import Recipe, read_params
-from fewshot.report.contents import read_contents
+from fewshot.report.contents import Cell, counterpart, read_contents
 from fewshot.report.expected import write_expected
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run, group_rows, read_runs
-from fewshot.report.published import PUBLISHED_FILE, published_numbers, read_expected_file
+from fewshot.report.published import PUBLISHED_FILE, Published, published_numbers, read_expected_file
 from fewshot.report.tables import result_record, write_csv
-from fewshot.report.verdict import difference, judge
+from fewshot.report.verdict import Verdict, difference, judge
 
 METAOPTNET = {
     "n_shot": 15, "n_query": 6, "meta_batch": 8, "epochs": 60, "steps_per_epoch": 1000, "image_size": 84,
@@ -132,6 +132,22 @@ def test_expected_values_of_several_seeds_serve_as_published(maker: Any, tmp_pat
     same, other = maker.add("ridge", 0.6, seed=7), maker.add("ridge", 0.6, seed=8, recipe={"learning_rate": 0.2})
     assert judge(group_rows(read_runs(same))[0], numbers).word == "agrees"
     assert judge(group_rows(read_runs(other))[0], numbers).reasons == ("other settings than those expected of it",)
+
+
+def test_numbers_are_headed_by_what_they_are_compared_with(maker: Any) -> None:
+    def cell(number: Published | None) -> Cell:
+        row = group_rows(read_runs(maker.add("ridge", 0.6)))[0]
+        return Cell(row, "ridge", Verdict("agrees" if number else "none published", number=number), "")
+
+    printed = published_numbers()[0]
+    own = printed.model_copy(update={"settings_hash": "1c10efba293b"})
+    for numbers, heading in (
+        ([own, None], "expected"),
+        ([own, printed], "published"),
+        ([printed, None], "published"),
+        ([None], "published"),
+    ):
+        assert counterpart(map(cell, numbers)) == heading
 
 
 def test_every_table_row_is_read() -> None:

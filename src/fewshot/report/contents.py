@@ -1,6 +1,6 @@
 """What a report says, before any format: rows with their verdicts and marks, arranged as the papers print them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,11 @@ class Block:
         """Whether any of its numbers has a printed counterpart."""
         return any(cell.verdict.number for line in self.lines for cell in line.cells.values())
 
+    @property
+    def counterpart(self) -> str:
+        """What the numbers are compared with; see `counterpart`."""
+        return counterpart(cell for line in self.lines for cell in line.cells.values())
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -108,6 +113,12 @@ class Contents:
     def blocks(self) -> list[Block]:
         """The cells arranged as printed tables."""
         return arrange(self.cells)
+
+
+def counterpart(cells: Iterable[Cell]) -> str:
+    """Name the numbers that cells are compared with: published by papers, or expected by this project of itself."""
+    numbers = [cell.verdict.number for cell in cells if cell.verdict.number is not None]
+    return "expected" if numbers and all(number.settings_hash is not None for number in numbers) else "published"
 
 
 def read_contents(suite: SuiteReport) -> Contents:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.compare import SIGNIFICANT, Comparison
-from fewshot.report.contents import Block, Cell, Contents, method_name
+from fewshot.report.contents import Block, Cell, Contents, counterpart, method_name
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.style import COLORS, DIVERGING, MARKERS, PUBLISHED_COLOR, SEQUENTIAL, Picture, line_style
 from fewshot.report.tables import read_history
@@ -43,14 +43,15 @@ def accuracy(blocks: Sequence[Block]) -> Picture:
     axes[-1].set_xlabel("accuracy (%)")
     handles = [_key(axes[0], shot, shots) for shot in shots]
     if any(block.has_published for block in blocks):
-        key = axes[0].errorbar([], [], xerr=[], fmt="D", color=PUBLISHED_COLOR, mfc="white", ms=5, label="published")
-        handles.append(key)
+        style = {"fmt": "D", "color": PUBLISHED_COLOR, "mfc": "white", "ms": 5}
+        printed = counterpart(cell for block in blocks for line in block.lines for cell in line.cells.values())
+        handles.append(axes[0].errorbar([], [], xerr=[], label=printed, **style))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return Picture(
         "accuracy",
         "Accuracy",
-        "Test accuracy of each learner with its 95 % interval. White diamonds: the printed number with its printed "
-        "interval where it has one; grey diamonds: a printed number that is not comparable (see its protocol card).",
+        "Test accuracy of each learner with its 95 % interval. White diamonds: the number compared with, and its "
+        "interval where it has one; grey diamonds: one that is not comparable (see its protocol card).",
         figure,
     )
 

@@ -15,7 +15,7 @@ _LEGEND = (
     r"the same episodes, Holm-corrected, 5\,\%)."
 )
 _PUBLISHED_LEGEND = (
-    r" Small: the published number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ lower, $\nsim$ not comparable."
+    r" Small: the %s number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ lower, $\nsim$ not comparable."
 )
 _HEAD = "% Needs \\usepackage{booktabs,amssymb}. Made by `fewshot report`; do not edit.\n"
 
@@ -42,7 +42,7 @@ def _table(block: Block) -> str:
         for shot in block.shots:
             cells += _cell(line.cells.get(shot))[:width]
         body.append(" & ".join(cells) + r" \\")
-    legend = _LEGEND + (_PUBLISHED_LEGEND if block.has_published else "")
+    legend = _LEGEND + (_PUBLISHED_LEGEND % block.counterpart if block.has_published else "")
     return "\n".join(
         [
             r"\begin{table}",

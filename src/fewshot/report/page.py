@@ -10,7 +10,7 @@ import jinja2
 from PIL import Image
 
 from fewshot import stats
-from fewshot.report.contents import Cell, Contents, method_name
+from fewshot.report.contents import Cell, Contents, counterpart, method_name
 from fewshot.report.inputs import unique
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
@@ -19,7 +19,7 @@ from fewshot.report.tables import protocol_text, published_text
 
 COLUMNS = (
     ("trained on", ""), ("tested on", ""), ("backbone", ""), ("learner", ""), ("shot", "number"),
-    ("accuracy", "number"), ("published", "number"), ("difference", "number"), ("verdict", ""), ("seeds", "number"),
+    ("accuracy", "number"), ("{counterpart}", "number"), ("difference", "number"), ("verdict", ""), ("seeds", "number"),
 )  # fmt: skip
 FILTERS = {
     "dataset": "trained on",
@@ -50,13 +50,15 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         keep_trailing_newline=True,
     )
     cells = [_cell(cell) for cell in contents.cells]
+    printed = counterpart(contents.cells)
     return environment.get_template("page.html.jinja").render(
         suite=contents.suite.suite,
         key=contents.suite.key,
         groups=len({cell["group"] for cell in cells}),
         runs=len({run.entry.evaluation for run in contents.runs}),
         missing=contents.missing,
-        columns=COLUMNS,
+        columns=[(name.format(counterpart=printed), kind) for name, kind in COLUMNS],
+        counterpart=printed,
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),

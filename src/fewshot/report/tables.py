@@ -202,7 +202,7 @@ def _markdown_block(block: Block) -> str:
     width = 4 if block.has_published else 1
     header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
-        header += [f"{shot}-shot", _source(block), "difference", "verdict"][:width]
+        header += [f"{shot}-shot", block.counterpart, "difference", "verdict"][:width]
         rule += ["---:", "---:", "---:", "---"][:width]
     body, notes = [], Notes()
     for line in block.lines:
@@ -240,13 +240,6 @@ class Notes:
         return [f"({number}) {text}." for text, number in self._numbers.items()]
 
 
-def _source(block: Block) -> str:
-    """Return the heading of the numbers compared with: published by papers, or expected by this project of itself."""
-    numbers = [cell.verdict.number for line in block.lines for cell in line.cells.values()]
-    own = all(number.settings_hash is not None for number in numbers if number is not None)
-    return "expected" if own else "published"
-
-
 def published_text(cell: Cell) -> str:
     """Return the printed number as printed, "" if there is none."""
     return cell.verdict.number.printed if cell.verdict.number else ""
@@ -269,7 +262,7 @@ def _terminal_block(block: Block) -> str:
     width = 3 if block.has_published else 1
     table = [["backbone", "learner"]]
     for shot in block.shots:
-        table[0] += [f"{shot}-shot", _source(block), "verdict"][:width]
+        table[0] += [f"{shot}-shot", block.counterpart, "verdict"][:width]
     for line in block.lines:
         table.append([line.backbone, line.label])
         for shot in block.shots:
