@@ -9,7 +9,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow test-cloud cloud check format bench lock
+.PHONY: run test test-slow test-clusters cloud check format bench lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -19,14 +19,15 @@ test: $(READY)
 
 # Whole workflows, kills at random moments, every command: minutes more.
 test-slow: $(READY)
-	pytest tests -m slow -n auto --dist loadfile
+	pytest tests -m slow -n auto --dist worksteal
 
-# What S3 remotes and Snakemake's Kubernetes executor need beside, and its tests.
+# What S3 remotes and Snakemake's Kubernetes executor need beside.
 cloud: $(READY)
 	$(BIN)/python -m pip install -q --no-deps -r requirements-cloud.lock
 
-test-cloud: cloud
-	pytest tests/workflow/test_s3.py tests/workflow/test_kubernetes.py
+# S3, Kubernetes on a stand-in (as root), and Slurm if tests/cluster/one_node_slurm.sh starts this.
+test-clusters: cloud
+	pytest tests/workflow/test_s3.py tests/workflow/test_kubernetes.py tests/workflow/test_slurm.py -n auto --dist loadfile
 
 check: $(READY)
 	ruff format --check src tests benchmarks

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A cluster of one node from Debian packages: starts Slurm, runs tests/workflow/test_slurm.py in it, stops what it started.
-# As root:  tests/cluster/one_node_slurm.sh  [arguments for pytest]
+# A cluster of one node from Debian packages: starts Slurm, runs a command in it, by default tests/workflow/test_slurm.py,
+# and stops what it started.  As root:  tests/cluster/one_node_slurm.sh  [command]
 # State, logs and sockets lie in a temporary folder; the files of /etc/slurm, where jobs look, are links into it meanwhile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "must be root: the node's daemon changes users" >&2; exit 1; }
-if ! command -v slurmctld slurmd munged sbatch > /dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged && command -v sbatch; } > /dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 fi
@@ -77,4 +77,5 @@ pids+=($!)
 for _ in $(seq 100); do sinfo -h -o %T 2> /dev/null | grep -q idle && break; sleep 0.3; done
 sinfo -h -o "one node: %n, %c CPUs, %m MB, %T"
 
-FEWSHOT_SLURM=1 "${PYTEST:-.venv/bin/pytest}" tests/workflow/test_slurm.py -v "$@"
+[ $# -gt 0 ] || set -- .venv/bin/pytest -v tests/workflow/test_slurm.py
+FEWSHOT_SLURM=1 "$@"

@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 from fewshot.errors import DataError, ResourceError
 from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
+from fewshot.report.contents import read_contents
 
 DESIGNED_COLUMNS = [
     "experiment", "train_dataset", "target", "backbone", "learner", "recipe", "variant", "train_shot", "way", "shot",
@@ -239,3 +240,12 @@ def test_families_of_other_episodes_do_not_overwrite_each_other(maker: Any, tmp_
     write_report(maker.suite(), tmp_path / "out")
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("differences-*.svg")}
     assert names == {"differences-glyphs-glyphs-5way-5shot", "differences-glyphs-glyphs-5way-5shot-2"}
+
+
+def test_a_learner_is_named_with_its_recipe_where_the_name_alone_would_mislead(maker: Any) -> None:
+    maker.add("svm", 0.7)
+    maker.add("ridge", 0.7)
+    maker.add("ridge", 0.6, recipe_name="longer")
+    maker.add("r2d2", 0.3, recipe_name="untrained", recipe={"epochs": 0}, history=False)
+    names = set(read_contents(maker.suite()).labels.values())
+    assert names == {"svm", "ridge (quick)", "ridge (longer)", "r2d2 (untrained)"}

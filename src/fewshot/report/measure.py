@@ -77,6 +77,11 @@ class Row:
         return self.runs[0].recipe
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the model is more than its initialisation."""
+        return bool(self.recipe["epochs"]) or "weights" in self.protocol["train"]
+
+    @property
     def shot(self) -> int:
         """Support images a class."""
         return self.runs[0].shot
@@ -171,15 +176,18 @@ def _check_same_episodes(row: Row) -> None:
 
 
 def labels(rows: Sequence[Row]) -> dict[str, str]:
-    """Name the groups of a table by their learner, and by the variant too where one learner stands there twice.
+    """Name the groups of a table by their learner, and by the variant too where one stands there twice or untrained.
 
     Returns:
         group -> label.
     """
-    groups = {row.entry.group: row.entry for row in rows}
-    place = {group: (entry.dataset, entry.backbone, entry.learner) for group, entry in groups.items()}
-    repeated = {where for where, count in Counter(place.values()).items() if count > 1}
-    return {
-        group: f"{entry.learner} ({entry.variant or entry.recipe})" if place[group] in repeated else entry.learner
-        for group, entry in groups.items()
-    }
+    groups = {row.entry.group: row for row in rows}
+    place = {group: (row.entry.dataset, row.entry.backbone, row.entry.learner) for group, row in groups.items()}
+    count = Counter(place.values())
+
+    def name(group: str, row: Row) -> str:
+        entry = row.entry
+        alone = count[place[group]] == 1 and row.is_trained
+        return entry.learner if alone else f"{entry.learner} ({entry.variant or entry.recipe})"
+
+    return {group: name(group, row) for group, row in groups.items()}

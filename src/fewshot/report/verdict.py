@@ -68,7 +68,7 @@ def is_same_cell(row: Row, number: Published) -> bool:
     A learner as it was initialised is nobody's published method; it may only have an expected number of its own.
     """
     train = row.protocol["train"]
-    if number.settings_hash is None and row.recipe["epochs"] == 0 and "weights" not in train:
+    if number.settings_hash is None and not row.is_trained:
         return False
     return (
         number.backbone is not None
