@@ -51,6 +51,16 @@ def test_p_value_touches_the_interval_when_errors_have_several_parts() -> None:
     assert stats.Estimate(0.0, parts).p_value == 1.0
 
 
+@pytest.mark.parametrize("seeds", range(2, 12))
+def test_p_value_is_found_for_any_number_of_seeds(seeds: int) -> None:
+    episodes, scatter = stats.ErrorPart(0.01, 999), stats.ErrorPart(0.004, seeds - 1)
+    for mean in (0.02, 0.3, 30.0):
+        p_value = stats.Estimate(mean, (episodes, scatter)).p_value
+        assert stats.Estimate(mean, (episodes,)).p_value < p_value < 0.2
+        without = stats.Estimate(mean, (episodes, stats.ErrorPart(0.0, seeds - 1)))  # seeds that made no difference
+        assert without.p_value == stats.Estimate(mean, (episodes,)).p_value
+
+
 def test_run_deviation_finds_what_was_put_in() -> None:
     rng = np.random.default_rng(8)
     deviation = stats.run_deviation(crossed(rng, 400, 300, 0.02))

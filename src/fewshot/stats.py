@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
+LOG_SMALLEST_P = -100.0  # scipy's quantiles of t are wrong from about 1e-250 on (-inf for 3 to 8 degrees of freedom)
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ class Estimate:
     @property
     def p_value(self) -> float:
         """Two-sided p value of "the mean is zero": 1 - the confidence whose interval just touches zero."""
-        if all(part.std_error == 0 for part in self.parts):
+        parts = [part for part in self.parts if part.std_error != 0]
+        if not parts:
             return 1.0 if self.mean == 0 else 0.0
-        if len(self.parts) == 1:
-            (part,) = self.parts
+        if len(parts) == 1:
+            (part,) = parts
             return float(2 * stats.t.sf(abs(self.mean) / part.std_error, part.dof))
-        return _touching(abs(self.mean), self.parts)
+        return _touching(abs(self.mean), parts)
 
 
 def _touching(distance: float, parts: Sequence[ErrorPart]) -> float:
-    """Return p such that the interval of confidence 1 - p has the half width `distance`; at least 1e-300."""
+    """Return p such that the interval of confidence 1 - p has the half width `distance`; at least 1e-100."""
 
     def excess(log_p: float) -> float:
         tail = 10.0**log_p / 2
@@ -74,7 +76,9 @@ def _touching(distance: float, parts: Sequence[ErrorPart]) -> float:
 
     if distance == 0:
         return 1.0
-    return 1e-300 if excess(-300.0) < 0 else float(10.0 ** optimize.brentq(excess, -300.0, 0.0))
+    if excess(LOG_SMALLEST_P) < 0:
+        return 10.0**LOG_SMALLEST_P
+    return float(10.0 ** optimize.brentq(excess, LOG_SMALLEST_P, 0.0))
 
 
 def sample_estimate(values: np.ndarray) -> Estimate:

@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--address", default="", help="where its evidence lies")
     parser.add_argument("--out", type=Path, default=EXPECTED_FILE, help="where to write")
     options = parser.parse_args(arguments)
+    if not options.results.is_file():
+        parser.error(f"{options.results}: nothing is there; make the tables first, with several seeds")
     source = {"title": options.title, "version": options.version, "address": options.address}
     write_expected(options.results, source, options.out)
 
