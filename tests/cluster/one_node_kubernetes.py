@@ -170,7 +170,8 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
 def image_environment(folder: Path, extra: dict[str, str]) -> dict[str, str]:
     """Return the variables of profiles/kubernetes/Dockerfile's image, with this Python in the place of its own.
 
-    The plugins that Snakemake would install in every pod are here already: `pip` does nothing.
+    The plugins that Snakemake would install in every pod are here already: `pip` does nothing. Which kernels OpenBLAS
+    uses belongs to the machine: with others the last bit of a result may differ.
     """
     pip = folder / "bin" / "pip"
     pip.parent.mkdir()
@@ -178,4 +179,5 @@ def image_environment(folder: Path, extra: dict[str, str]) -> dict[str, str]:
     pip.chmod(0o755)
     path = [str(pip.parent), str(Path(sys.executable).parent), "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
     assert shutil.which("unshare")
-    return {"PATH": os.pathsep.join(path), "PYTHONPATH": f"{WORKDIR}/src", "HOME": str(folder), **extra}
+    kernels = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
+    return {"PATH": os.pathsep.join(path), "PYTHONPATH": f"{WORKDIR}/src", "HOME": str(folder), **kernels, **extra}
