@@ -37,6 +37,9 @@ from fewshot.progress import bar, duration, say
 from fewshot.scoring import mean_ci95, score_episodes
 from fewshot.weights import load_foreign_weights
 
+WARM_UP_STEPS = 5  # they compile kernels and fill caches, so the estimate of the remaining time leaves them out
+TIMED_STEPS = 10
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its state has been saved."""
@@ -171,7 +174,7 @@ class _Run:
         self.optimizer = _optimizer(self.recipe, learner)
         self.folder, self.checkpoint_seconds = checkpoints, checkpoint_seconds
         self.progress = Progress()
-        self.started = self.saved = time.monotonic()
+        self.started = self.saved = self.warm = time.monotonic()
         self.resumed_at = self._resume()
 
     @property
@@ -186,8 +189,7 @@ class _Run:
             range(first, self.total_steps), total=self.total_steps, initial=first, what=self.experiment.name
         ):
             self._step(step)
-            if step == first + 4:
-                self._estimate((time.monotonic() - self.started) / 5, first)
+            self._estimate(step - first + 1)
             if self.progress.step % self.recipe.steps_per_epoch == 0:
                 self._end_epoch()
             elif time.monotonic() - self.saved > self.checkpoint_seconds:
@@ -351,9 +353,14 @@ class _Run:
         )
         return "" if needed is None else f", about {needed / 2**20:,.0f} MiB of memory a step"
 
-    def _estimate(self, seconds_a_step: float, first: int) -> None:
-        remaining = seconds_a_step * (self.total_steps - first)
-        say(f"{self.experiment.name}: about {duration(remaining)} to go, validation not counted")
+    def _estimate(self, steps: int) -> None:
+        """Say once, after so many steps of this process, how long the rest will take."""
+        if steps == WARM_UP_STEPS:
+            self.warm = time.monotonic()
+        elif steps == WARM_UP_STEPS + TIMED_STEPS:
+            seconds_a_step = (time.monotonic() - self.warm) / TIMED_STEPS
+            remaining = seconds_a_step * (self.total_steps - self.progress.step)
+            say(f"{self.experiment.name}: about {duration(remaining)} to go, validation not counted")
 
     def publish(self, out: Path) -> None:
         """Write the results: the best state as the weights, the kept states as the ensemble."""
