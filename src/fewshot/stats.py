@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
-LOG_SMALLEST_P = -100.0  # scipy's quantiles of t are wrong from about 1e-250 on (-inf for 3 to 8 degrees of freedom)
+LOG10_SMALLEST_P = -100.0  # scipy's quantiles of t are wrong from about 1e-250 on (-inf for 3 to 8 degrees of freedom)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def _touching(distance: float, parts: Sequence[ErrorPart]) -> float:
 
     if distance == 0:
         return 1.0
-    if excess(LOG_SMALLEST_P) < 0:
-        return 10.0**LOG_SMALLEST_P
-    return float(10.0 ** optimize.brentq(excess, LOG_SMALLEST_P, 0.0))
+    if excess(LOG10_SMALLEST_P) < 0:
+        return 10.0**LOG10_SMALLEST_P
+    return float(10.0 ** optimize.brentq(excess, LOG10_SMALLEST_P, 0.0))
 
 
 def sample_estimate(values: np.ndarray) -> Estimate:

@@ -71,14 +71,19 @@ class Block:
     lines: tuple[Line, ...]
 
     @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All its numbers, line by line."""
+        return tuple(cell for line in self.lines for cell in line.cells.values())
+
+    @property
     def has_published(self) -> bool:
         """Whether any of its numbers has a printed counterpart."""
-        return any(cell.verdict.number for line in self.lines for cell in line.cells.values())
+        return any(cell.verdict.number for cell in self.cells)
 
     @property
     def counterpart(self) -> str:
         """What the numbers are compared with; see `counterpart`."""
-        return counterpart(cell for line in self.lines for cell in line.cells.values())
+        return counterpart(self.cells)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def accuracy(blocks: Sequence[Block]) -> Picture:
     handles = [_key(axes[0], shot, shots) for shot in shots]
     if any(block.has_published for block in blocks):
         style = {"fmt": "D", "color": PUBLISHED_COLOR, "mfc": "white", "ms": 5}
-        printed = counterpart(cell for block in blocks for line in block.lines for cell in line.cells.values())
+        printed = counterpart(cell for block in blocks for cell in block.cells)
         handles.append(axes[0].errorbar([], [], xerr=[], label=printed, **style))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return Picture(
