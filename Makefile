@@ -27,7 +27,7 @@ cloud: $(READY)
 
 # S3, Kubernetes on a stand-in (as root), and Slurm if tests/cluster/one_node_slurm.sh starts this.
 test-clusters: cloud
-	pytest tests/workflow/test_s3.py tests/workflow/test_kubernetes.py tests/workflow/test_slurm.py -n auto --dist loadfile
+	pytest tests/end_to_end/test_s3.py tests/end_to_end/test_kubernetes.py tests/end_to_end/test_slurm.py -n auto --dist loadfile
 
 check: $(READY)
 	ruff format --check src tests benchmarks

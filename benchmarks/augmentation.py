@@ -10,10 +10,10 @@ import torchvision.transforms.functional as TF
 from benchmarks.measure import table, take_turns, write_section
 from PIL import Image
 
-from fewshot.augment import Preprocess
-from fewshot.augment_batched import augment_batch, normalize_batch
-from fewshot.augment_draws import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SATURATION, Draws, draw_augmentations
-from fewshot.episodes import EpisodeBatch
+from fewshot.episodes.draw import EpisodeBatch
+from fewshot.images.augment_batched import augment_batch, normalize_batch
+from fewshot.images.augment_draws import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SATURATION, Draws, draw_augmentations
+from fewshot.images.preprocess import Preprocess
 
 MEAN, STD, JITTER = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276), 0.4
 ADJUST = {BRIGHTNESS: TF.adjust_brightness, CONTRAST: TF.adjust_contrast, SATURATION: TF.adjust_saturation}

@@ -12,14 +12,14 @@ import torchvision.transforms as T
 from benchmarks.measure import table, write_section
 from PIL import Image
 
-from fewshot.allocator import keep_freed_memory
-from fewshot.augment import Preprocess
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes import EpisodeIndices, class_labels, draw_episodes
+from fewshot.episodes.draw import EpisodeIndices, class_labels, draw_episodes
+from fewshot.evaluation.scoring import part_of, score_episodes
+from fewshot.images.preprocess import Preprocess
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.episodic import EpisodicLearner
-from fewshot.scoring import part_of, score_episodes
+from fewshot.training.allocator import keep_freed_memory
 
 MEAN, STD, SIZE = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276), 32
 N_WAY, SHOTS, N_QUERY = 5, (1, 5), 15

@@ -6,7 +6,7 @@ Times are forward + backward, one thread, all methods interleaved in one process
 reports. Data: "clusters" (few active bounds) and "low rank" (rank 20 plus 5 % noise, rectified, like embeddings of a
 trained network: 40 to 80 % of the dual variables at their bound). Baseline: the head as released, a dense program of
 S M variables solved by qpth in float32 with 15 iterations and scores through an (S, Q, M) product. The C library keeps
-freed memory (`fewshot.allocator`) for every method, as it does in the jobs.
+freed memory (`fewshot.training.allocator`) for every method, as it does in the jobs.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fewshot.allocator import keep_freed_memory
+from fewshot.training.allocator import keep_freed_memory
 
 SECTIONS = Path(__file__).parents[1] / "docs" / "benchmarks"
 

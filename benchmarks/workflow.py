@@ -37,8 +37,8 @@ recipes:
   quick: {{epochs: 1}}
 """
 FAKE = """
-from fewshot.plan import load_plan
-from fewshot.tables_state import stamp_file
+from fewshot.workflow.plan import load_plan
+from fewshot.workflow.tables_state import stamp_file
 import hashlib, json
 plan = load_plan()
 for stage in ("prepare", "train", "evaluate"):

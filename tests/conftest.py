@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fewshot.datasets.store import SplitPlan, Store, write_store
-from fewshot.experiments import Experiment, suite_experiments
-from fewshot.params import Params, check
+from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.params import Params, check
 
 IMAGE_SIZE = 16
 IMAGES_A_CLASS = 12

@@ -12,9 +12,9 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import FewshotError
-from fewshot.identity import remember_digests
-from fewshot.params import PARAMS_FILE, read_params, schema_text
-from fewshot.plan import Plan, load_plan
+from fewshot.experiments.params import PARAMS_FILE, read_params, schema_text
+from fewshot.workflow.identity import remember_digests
+from fewshot.workflow.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
@@ -120,7 +120,7 @@ def _computing(plan: Plan) -> Any:
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(plan.params.train.threads)
     remember_digests()
-    from fewshot import jobs
+    from fewshot.workflow import jobs
 
     return jobs
 
@@ -155,7 +155,7 @@ def _evaluate(options: Any) -> None:
 
 def _report(options: Any) -> None:
     plan = _plan(options)
-    from fewshot.suite_report import report_suite
+    from fewshot.workflow.suite_report import report_suite
 
     summary = report_suite(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
@@ -177,13 +177,13 @@ def _episodes(options: Any) -> None:
 
 
 def _list(options: Any) -> None:
-    from fewshot.listing import suite_json, suite_table
+    from fewshot.workflow.listing import suite_json, suite_table
 
     print((suite_json if options.json else suite_table)(_plan(options)))
 
 
 def _prune(options: Any) -> None:
-    from fewshot import prune
+    from fewshot.workflow import prune
 
     plans = prune.suite_plans(read_params(options.params), options.suite)
     needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
@@ -196,7 +196,7 @@ def _prune(options: Any) -> None:
 
 
 def _tidy(options: Any) -> None:
-    from fewshot.listing import tidy_stage, unwatched_paths
+    from fewshot.workflow.listing import tidy_stage, unwatched_paths
 
     plan = _plan(options)
     for folder in tidy_stage(plan, options.stage):
@@ -210,7 +210,7 @@ def _tidy(options: Any) -> None:
 
 
 def _evidence(options: Any) -> None:
-    from fewshot.evidence import take, update_documents
+    from fewshot.workflow.evidence import take, update_documents
 
     if options.take:
         print(f"written: {take(_plan(options))}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cluster of one node from Debian packages: starts Slurm, runs a command in it, by default tests/workflow/test_slurm.py,
+# A cluster of one node from Debian packages: starts Slurm, runs a command in it, by default tests/end_to_end/test_slurm.py,
 # and stops what it started.  As root:  tests/cluster/one_node_slurm.sh  [command]
 # State, logs and sockets lie in a temporary folder; the files of /etc/slurm, where jobs look, are links into it meanwhile.
 set -euo pipefail
@@ -77,5 +77,5 @@ pids+=($!)
 for _ in $(seq 100); do sinfo -h -o %T 2> /dev/null | grep -q idle && break; sleep 0.3; done
 sinfo -h -o "one node: %n, %c CPUs, %m MB, %T"
 
-[ $# -gt 0 ] || set -- .venv/bin/pytest -v tests/workflow/test_slurm.py
+[ $# -gt 0 ] || set -- .venv/bin/pytest -v tests/end_to_end/test_slurm.py
 FEWSHOT_SLURM=1 "$@"

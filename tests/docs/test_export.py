@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot.checkpoint import save_weights
 from fewshot.datasets.store import open_store
 from fewshot.files import write_json
-from fewshot.plan import load_plan
-from fewshot.train import learner_of
+from fewshot.training.train import learner_of
+from fewshot.weights.checkpoint import save_weights
+from fewshot.workflow.plan import load_plan
 
 PAGE = "docs/export.md"
 EXPERIMENT = "glyphs-conv4-ridge-quick-s0"

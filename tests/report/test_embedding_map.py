@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from fewshot.embedding_map import MAPPED_CLASSES, MAPPED_IMAGES, embedding_map, mapped_rows
+from fewshot.evaluation.embedding_map import MAPPED_CLASSES, MAPPED_IMAGES, embedding_map, mapped_rows
 
 
 def test_points_are_the_first_two_principal_components() -> None:

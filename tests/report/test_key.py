@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import fewshot.plan
-from fewshot.params import read_params
-from fewshot.plan import REPORT_DIR, REPORT_TEXTS, make_plan
+import fewshot.workflow.plan
+from fewshot.experiments.params import read_params
+from fewshot.workflow.plan import REPORT_DIR, REPORT_TEXTS, make_plan
 
 
 def test_another_expected_number_gives_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_another_expected_number_gives_another_key(tmp_path: Path, monkeypatch: 
         if file.suffix in REPORT_TEXTS:
             shutil.copy(file, beside)
     before = make_plan(params, "quickstart").report_key
-    monkeypatch.setattr(fewshot.plan, "REPORT_DIR", beside)
+    monkeypatch.setattr(fewshot.workflow.plan, "REPORT_DIR", beside)
     assert make_plan(params, "quickstart").report_key == before
     (beside / "expected.yaml").write_text("changed")
     assert make_plan(params, "quickstart").report_key != before

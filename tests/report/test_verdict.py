@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fewshot.backbones import BACKBONES
-from fewshot.experiments import suite_experiments
+from fewshot.experiments.matrix import suite_experiments
+from fewshot.experiments.params import Recipe, read_params
 from fewshot.learners import LEARNERS
-from fewshot.params import Recipe, read_params
 from fewshot.report.contents import Cell, counterpart, read_contents
 from fewshot.report.expected import write_expected
 from fewshot.report.inputs import ReportEntry

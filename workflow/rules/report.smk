@@ -1,4 +1,4 @@
-from fewshot.tables_state import stamp_file
+from fewshot.workflow.tables_state import stamp_file
 
 TABLES = str(PLAN.tables_dir)
 # The tables have a stable place; the stamp holds their key.

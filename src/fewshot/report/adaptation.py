@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fewshot import stats
+from fewshot.report import stats
 from fewshot.report.contents import Contents
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.style import COLORS, Picture, line_style
@@ -194,7 +194,7 @@ def certificates(arrays: Mapping[str, Mapping[str, np.ndarray]], target: str) ->
 
 
 def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: str) -> Picture:
-    """Draw the arrays of `fewshot.embedding_map`."""
+    """Draw the arrays of `fewshot.evaluation.embedding_map`."""
     points, labels = arrays["embedding_map/points"], arrays["embedding_map/labels"]
     figure = Figure(figsize=(5.5, 5.0), layout="constrained")
     axis = figure.subplots()

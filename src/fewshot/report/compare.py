@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from fewshot import stats
+from fewshot.report import stats
 from fewshot.report.measure import Row
-from fewshot.stats import Estimate
+from fewshot.report.stats import Estimate
 
 SIGNIFICANT = 0.05
 

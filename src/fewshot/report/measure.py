@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fewshot import stats
 from fewshot.errors import DataError
+from fewshot.report import stats
 from fewshot.report.inputs import ReportEntry
-from fewshot.stats import Estimate
+from fewshot.report.stats import Estimate
 
 
 @dataclass(frozen=True)

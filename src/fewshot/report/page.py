@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from fewshot import stats
+from fewshot.report import stats
 from fewshot.report.contents import Cell, Contents, counterpart, method_name
 from fewshot.report.inputs import unique
 from fewshot.report.measure import Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from fewshot import stats
+from fewshot.report import stats
 from fewshot.report.contents import Block, Cell, Contents
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run

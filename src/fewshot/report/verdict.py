@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from scipy import stats as scipy_stats
 
-from fewshot import stats
+from fewshot.report import stats
 from fewshot.report.measure import Row
 from fewshot.report.published import Published
-from fewshot.stats import ErrorPart, Estimate
+from fewshot.report.stats import ErrorPart, Estimate
 
 Word = Literal["agrees", "higher", "lower", "not comparable", "none published"]
 

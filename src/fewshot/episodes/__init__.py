@@ -1,0 +1,1 @@
+"""Episodes: which classes and images make a task, as a pure function of (seed, split, index)."""

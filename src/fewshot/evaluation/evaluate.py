@@ -1,0 +1,183 @@
+"""Stage evaluate: a trained learner on the frozen episodes of one target, at all shots. Knows no learner by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot.datasets.store import SplitStore
+from fewshot.episodes.draw import EpisodeIndices, episodes_hash, gather_batch
+from fewshot.errors import CheckpointError
+from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
+from fewshot.evaluation.scoring import Scores, embed_rows, mean_ci95, part_of, score_episodes
+from fewshot.experiments.matrix import Experiment
+from fewshot.files import write_json, write_npz
+from fewshot.images.preprocess import Preprocess
+from fewshot.learners.base import Learner
+from fewshot.progress import say
+from fewshot.training.train import learner_of, preprocess_of
+from fewshot.weights.checkpoint import load_weights
+
+SHEET_EPISODES = 4
+DIAGNOSED_EPISODES = 100
+DIAGNOSED_AT_ONCE = 10
+
+
+def load_learners(experiment: Experiment, train_dir: Path, device: torch.device) -> dict[str, list[Learner]]:
+    """Return the trained models by selection: "single" (the best state) and, if states were kept, "ensemble".
+
+    Raises:
+        CheckpointError: if a weights file is missing, damaged or of another model.
+    """
+    files = {"single": [train_dir / "weights.safetensors"]}
+    if (expected := ensemble_size(experiment)) > 0:
+        files["ensemble"] = sorted((train_dir / "ensemble").glob("*.safetensors"))
+        if len(files["ensemble"]) != expected:
+            raise CheckpointError(
+                f"{train_dir / 'ensemble'}: holds {len(files['ensemble'])} of {expected} states; delete {train_dir} "
+                "and start again: it is restored or remade"
+            )
+    found: dict[str, list[Learner]] = {}
+    for selection, paths in files.items():
+        found[selection] = []
+        for path in paths:
+            learner = learner_of(experiment)
+            load_weights(path, learner)
+            found[selection].append(learner.to(device).eval())
+    return found
+
+
+def ensemble_size(experiment: Experiment) -> int:
+    """Return how many states of a training form its ensemble; 0 if only the best state is kept."""
+    kept = min(experiment.recipe.keep_checkpoints, experiment.recipe.epochs)
+    return kept if experiment.recipe.keep_checkpoints > 1 and experiment.weights is None else 0
+
+
+def evaluate(
+    experiment: Experiment,
+    learners: Mapping[str, Sequence[Learner]],
+    split: SplitStore,
+    episodes: EpisodeIndices,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Score every selection at every shot.
+
+    Args:
+        experiment: gives shots and image preparation.
+        learners: models by selection, from `load_learners`.
+        split: images of the target.
+        episodes: the frozen list.
+        device: where the models are.
+
+    Returns:
+        The rows of "results" in the evaluation file, and the arrays beside it (names: docs/protocol.md).
+    """
+    preprocess = preprocess_of(experiment)
+    rows, arrays = [], {"episode_ids": episodes.ids}
+    for selection, models in learners.items():
+        scores = score_episodes(models, split, episodes, experiment.shots, preprocess, device)
+        for shot, scored in scores.items():
+            row = {**result_row(shot, selection, scored), "episodes_hash": episodes_hash(episodes.at(shot))}
+            rows.append(row)
+            say(f"{experiment.name}: {shot}-shot {selection} {row['accuracy']:.2%} +- {row['ci95']:.2%}")
+            arrays[f"accuracy/{selection}/{shot}shot"] = scored.accuracies
+            if selection == "single":
+                arrays.update(_sheet(split, episodes, shot, scored))
+                arrays.update({f"certificate/{shot}shot/{k}": v for k, v in scored.certificates.items()})
+    best = learners["single"][0]
+    arrays.update(_diagnostics(best, split, episodes, max(experiment.shots), preprocess, device))
+    if best.caches_embeddings:
+        shown, labels = mapped_rows(split.class_starts, split.class_sizes)
+        embeddings = embed_rows(best, split, shown, preprocess, device)
+        arrays.update(embedding_map(embeddings.cpu().numpy(), labels))
+    return rows, arrays
+
+
+def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:
+    """Return what the evaluation file says of one shot and selection."""
+    accuracy, ci95 = mean_ci95(scores.accuracies)
+    converged, residual = scores.certificates.get("converged"), scores.certificates.get("kkt_residual")
+    return {
+        "shot": shot,
+        "selection": selection,
+        "accuracy": accuracy,
+        "ci95": ci95,
+        "episodes": len(scores.accuracies),
+        "unconverged": 0 if converged is None else int((~converged.astype(bool)).sum()),
+        "max_kkt_residual": None if residual is None else float(residual.max()),
+    }
+
+
+def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Scores) -> dict[str, np.ndarray]:
+    """Return rows, labels and predictions of the first episodes, for the picture of right and wrong answers."""
+    first = part_of(episodes, slice(0, SHEET_EPISODES))
+    support_rows, query_rows = first.rows(split.class_starts, shot)
+    return {
+        f"sheet/{shot}shot/support_rows": support_rows,
+        f"sheet/{shot}shot/query_rows": query_rows,
+        f"sheet/{shot}shot/query_labels": np.broadcast_to(scores.labels, query_rows.shape),
+        f"sheet/{shot}shot/predictions": scores.predictions[: len(query_rows)],
+    }
+
+
+def _diagnostics(
+    learner: Learner,
+    split: SplitStore,
+    episodes: EpisodeIndices,
+    shot: int,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Return what the learner tells of its adaptation to the first episodes; {} for learners that do not adapt."""
+    parts: list[dict[str, np.ndarray]] = []
+    for start in range(0, min(DIAGNOSED_EPISODES, len(episodes.ids)), DIAGNOSED_AT_ONCE):
+        stop = min(start + DIAGNOSED_AT_ONCE, DIAGNOSED_EPISODES)
+        raw = gather_batch(split.images, split.class_starts, part_of(episodes, slice(start, stop)), shot)
+        told = learner.diagnose(preprocess(raw.to(device), training=False))
+        if not told:
+            return {}
+        parts.append(told)
+    return {f"diagnostics/{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def evaluation_record(
+    experiment: Experiment,
+    *,
+    key: str,
+    train_key: str,
+    settings: Mapping[str, Any],
+    data_hash: str,
+    episodes: EpisodeIndices,
+    batch_norm: str,
+    rows: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the content of `<target>.json`: the numbers and all that they depend on. Holds no time and no path."""
+    return {
+        "experiment": experiment.name,
+        "group": experiment.group,
+        "recipe": experiment.recipe_name,
+        "variant": experiment.variant,
+        "key": key,
+        "train_key": train_key,
+        "train": experiment.train_settings(),
+        "target": settings["target"],
+        "split": settings["split"],
+        "data_hash": data_hash,
+        "episodes_hash": episodes_hash(episodes),
+        "n_way": settings["n_way"],
+        "n_query": settings["n_query"],
+        "episodes": settings["episodes"],
+        "evaluate_seed": settings["seed"],
+        "batch_norm": batch_norm,
+        "versions": dict(versions),
+        "results": list(rows),
+    }
+
+
+def write_evaluation(out: Path, target: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `<target>.npz` and then `<target>.json`."""
+    write_npz(out / f"{target}.npz", arrays)
+    write_json(out / f"{target}.json", record)

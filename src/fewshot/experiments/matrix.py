@@ -1,0 +1,370 @@
+"""Suites of `params.yaml` -> experiments: matrices multiplied, names resolved to typed settings, all of it checked."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot.backbones import BACKBONES
+from fewshot.datasets import DATASETS
+from fewshot.errors import ParamsError
+from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe, check
+from fewshot.learners import LEARNERS
+from fewshot.learners.context import LearnerContext
+from fewshot.registry import Part, allowed, find_part, shown
+from fewshot.workflow.identity import path_digest
+
+MAX_EXPERIMENTS = 20_000
+MAX_BASE_HOPS = 2
+
+# Overrides in a suite that start with these words and a dot are not of the recipe.
+OTHER_SECTIONS = ("learner", "backbone", "evaluate")
+MAX_NAME = 200  # a file name holds 255 bytes, and logs and scratch files add to it
+
+RECIPE_SECTIONS = ("augmentation", "validation")
+
+# How an override is named in a variant; others are written as key and value.
+SHORT_NAMES = {"bfloat16": "bf16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backbone or learner with its complete settings.
+
+    Attributes:
+        label: the name used in `params.yaml` and in experiment names.
+        name: the registered name.
+        settings: every setting, defaults included.
+    """
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return name and settings as they stand in result files."""
+        return {"name": self.name, **self.settings}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training and its evaluations, completely resolved.
+
+    Attributes:
+        variant: what distinguishes it beside data set, backbone, learner and seed: recipe and overrides.
+        image_size: side of the images that the network sees, pixels.
+        evaluate: the protocol, `shots` resolved to numbers.
+        targets: data sets it is tested on.
+        weights: a file of trained weights that takes the place of training, or None.
+    """
+
+    dataset: Choice
+    backbone: Choice
+    learner: Choice
+    recipe_name: str
+    recipe: Recipe
+    variant: str
+    seed: int
+    image_size: int
+    evaluate: Evaluate
+    targets: tuple[Choice, ...]
+    weights: Path | None = None
+
+    @property
+    def group(self) -> str:
+        """Name without the seed."""
+        return f"{self.dataset.label}-{self.backbone.label}-{self.learner.label}-{self.variant}"
+
+    @property
+    def name(self) -> str:
+        """Unique within a suite, readable, safe as a file name."""
+        return f"{self.group}-s{self.seed}"
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Shots it is tested at."""
+        return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
+
+    @property
+    def context(self) -> LearnerContext:
+        """What the learner has to know of the experiment."""
+        recipe = self.recipe
+        return LearnerContext(
+            n_way=recipe.n_way,
+            image_size=self.image_size,
+            steps_per_epoch=recipe.steps_per_epoch,
+            label_smoothing=recipe.label_smoothing,
+            precision=recipe.precision,
+            joint_forward=recipe.joint_forward,
+        )
+
+    def train_settings(self) -> dict[str, Any]:
+        """Return all that decides the training, as plain values: it enters the key and every result file."""
+        recipe = self.recipe.model_dump(mode="json")
+        given = {} if self.weights is None else {"weights": path_digest(self.weights)}
+        return {
+            **given,
+            "dataset": self.dataset.label,
+            "backbone": self.backbone.as_json(),
+            "learner": self.learner.as_json(),
+            "recipe": {**recipe, "image_size": self.image_size},
+            "seed": self.seed,
+        }
+
+    def evaluate_settings(self, target: Choice) -> dict[str, Any]:
+        """Return all that decides the evaluation on `target` beside the trained model, as plain values."""
+        protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots"})
+        return {**protocol, "target": target.label, "shots": list(self.shots)}
+
+
+def suite_experiments(params: Params, suite: str) -> list[Experiment]:
+    """Return the experiments of a suite in the order of the file.
+
+    Raises:
+        ParamsError: unknown names, settings out of range, duplicates, more ways than classes, more shots than images.
+    """
+    if suite not in params.suites:
+        raise ParamsError(f"suite: unknown suite {shown(suite)}; {allowed(suite, params.suites)}")
+    _check_sections(params)
+    experiments: dict[str, Experiment] = {}
+    for number, matrix in enumerate(params.suites[suite]):
+        where = f"suites.{suite}[{number}]"
+        for row in _multiply(matrix, where):
+            experiment = _resolve(params, matrix, row, where)
+            if experiment.name in experiments:
+                raise ParamsError(f"{where}: the experiment {experiment.name} stands twice in the suite; remove one")
+            experiments[experiment.name] = experiment
+    return list(experiments.values())
+
+
+def _check_sections(params: Params) -> None:
+    """Type every entry of recipes, learners, backbones and prepare, also those that the suite does not use."""
+    for name in params.recipes:
+        _recipe(params, name, {}, f"recipes.{name}")
+    for label in params.prepare:
+        _dataset(params, label, f"prepare.{label}")
+    for label in params.backbones:
+        _choice("backbone", "backbones", label, params.backbones, BACKBONES, {}, f"backbones.{label}")
+    for label in params.learners:
+        _choice("learner", "learners", label, params.learners, LEARNERS, {}, f"learners.{label}")
+
+
+def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a matrix's values."""
+    axes = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
+    for key, value in (matrix.model_extra or {}).items():
+        _check_override(key, value, where)
+        axes[key] = value
+    values = [value if isinstance(value, (list, tuple)) else [value] for value in axes.values()]
+    if not all(values):
+        empty = next(key for key, value in zip(axes, values, strict=True) if not value)
+        raise ParamsError(f"{where}.{empty}: the list is empty; give at least one value")
+    if math.prod(map(len, values)) > MAX_EXPERIMENTS:
+        raise ParamsError(f"{where}: more than {MAX_EXPERIMENTS} experiments in one block; split it")
+    for combination in itertools.product(*values):
+        yield dict(zip(axes, combination, strict=True))
+
+
+def _check_override(key: str, value: Any, where: str) -> None:
+    """Refuse keys that name no setting, and values that are not scalars or lists of scalars."""
+    section, dot, setting = key.partition(".")
+    known = [*Matrix.model_fields, *Recipe.model_fields]
+    if section not in (*Recipe.model_fields, *OTHER_SECTIONS) or bool(dot) != bool(setting):
+        others = [f"{other}.<setting>" for other in OTHER_SECTIONS]
+        raise ParamsError(f"{where}: unknown key {shown(key)}; {allowed(key, [*known, *others])}")
+    if section in OTHER_SECTIONS and not dot:
+        raise ParamsError(f"{where}: unknown key {shown(key)}; write {section}.<setting>")
+    if dot and section in Recipe.model_fields and section not in RECIPE_SECTIONS:
+        raise ParamsError(f"{where}: unknown key {shown(key)}; {section} has no settings of its own")
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        raise ParamsError(f"{where}.{key}: only plain values or lists of them can stand in a suite; write a recipe")
+
+
+def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) -> Experiment:
+    """Type one combination of a matrix."""
+    named = ("dataset", "backbone", "learner", "recipe", "seed")
+    overrides = {key: value for key, value in row.items() if key not in named}
+    dataset = _dataset(params, row["dataset"], where)
+    recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
+    given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
+    protocol = {**params.evaluate.model_dump(mode="json"), **given, **_own(overrides, "evaluate")}
+    evaluate = check(Evaluate, protocol, where=f"{where}.evaluate")
+    experiment = Experiment(
+        dataset=dataset,
+        backbone=_choice(
+            "backbone", "backbones", row["backbone"], params.backbones, BACKBONES, _own(overrides, "backbone"), where
+        ),
+        learner=_choice(
+            "learner", "learners", row["learner"], params.learners, LEARNERS, _own(overrides, "learner"), where
+        ),
+        recipe_name=row["recipe"],
+        recipe=recipe,
+        variant="-".join([row["recipe"], *(_token(key, value) for key, value in overrides.items())]),
+        seed=row["seed"],
+        image_size=recipe.image_size or stored_image_size(dataset),
+        evaluate=evaluate,
+        weights=None if matrix.weights is None else _given_file(matrix.weights, f"{where}.weights"),
+        targets=tuple(_dataset(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)),
+    )
+    if len(experiment.name) > MAX_NAME:
+        raise ParamsError(
+            f"{where}: the name {shown(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} fit "
+            "in a file name: write a recipe in place of overrides"
+        )
+    _check_parts(experiment, where)
+    _check_fits(experiment, where)
+    return experiment
+
+
+def _in_place(where: str, function: Any, *arguments: Any) -> Any:
+    """Call, adding the place in the file to the error."""
+    try:
+        return function(*arguments)
+    except ParamsError as error:
+        raise ParamsError(f"{where}: {error}") from None
+
+
+def _given_file(path: str, where: str) -> Path:
+    """Return the path of a file that the user names."""
+    if not Path(path).is_file():
+        raise ParamsError(f"{where}: {path!r} is not a file; give the path of a weights file")
+    return Path(path)
+
+
+def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) -> Recipe:
+    """Resolve a recipe through its bases and apply a suite's overrides."""
+    values: dict[str, Any] = {}
+    chain: list[str] = []
+    following: str | None = name
+    while following is not None:
+        section = _in_place(
+            where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes
+        )
+        if following in chain:
+            raise ParamsError(f"recipes.{name}.base: the bases form a circle: {' -> '.join([*chain, following])}")
+        chain.append(following)
+        if len(chain) > MAX_BASE_HOPS + 1:
+            raise ParamsError(
+                f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}"
+            )
+        values = _merged({key: value for key, value in section.items() if key != "base"}, values)
+        following = section.get("base")
+        if following is not None and not isinstance(following, str):
+            raise ParamsError(f"recipes.{chain[-1]}.base: {shown(following)} is not allowed: give the name of a recipe")
+    for key, value in overrides.items():
+        section, _, nested = key.partition(".")
+        values = _merged(values, {section: {nested: value}} if nested else {key: value})
+    return check(Recipe, values, where=f"recipes.{name}" if not overrides else where)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `base` with changes; sections such as `validation` are changed key by key."""
+    merged = {**base, **changes}
+    for key in base.keys() & changes.keys():
+        if isinstance(base[key], dict) and isinstance(changes[key], dict):
+            merged[key] = {**base[key], **changes[key]}
+    return merged
+
+
+def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides of recipe fields, `n_shot` or `validation.n_shot`."""
+    return {key: value for key, value in overrides.items() if key.partition(".")[0] not in OTHER_SECTIONS}
+
+
+def _dataset(params: Params, label: str, where: str) -> Choice:
+    """Resolve a data set: a registered name, or an entry of `prepare` with `base:`."""
+    return _choice("data set", "prepare", label, params.prepare, DATASETS, {}, where)
+
+
+def stored_image_size(dataset: Choice) -> int:
+    """Return the side of a data set's stored images, pixels."""
+    return DATASETS[dataset.name].image_size or int(dataset.settings["image_size"])
+
+
+def _choice(
+    kind: str,
+    place: str,
+    label: str,
+    sections: Mapping[str, dict[str, Any]],
+    registry: Mapping[str, Part],
+    overrides: Mapping[str, Any],
+    where: str,
+) -> Choice:
+    """Resolve a part: a registered name, or an entry of the section `place` with `base:`."""
+    if label not in registry and label not in sections:
+        _in_place(where, find_part, kind, label, {**sections, **registry})
+    section = dict(sections.get(label, {}))
+    name = section.pop("base", label)
+    if not isinstance(name, str):
+        raise ParamsError(f"{place}.{label}.base: {shown(name)} is not allowed: give the name of a {kind}")
+    if label in registry and name != label:
+        raise ParamsError(f"{place}.{label}.base: {label!r} is itself a registered {kind}; choose another name")
+    part = _in_place(f"{place}.{label}.base", find_part, kind, name, registry)
+    settings = check(
+        part.settings, {**section, **overrides}, where=f"{where}.{kind}" if overrides else f"{place}.{label}"
+    )
+    return Choice(label, name, settings.model_dump(mode="json"))
+
+
+def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the overrides `kind.setting`, without the prefix."""
+    return {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith(f"{kind}.")}
+
+
+def _token(key: str, value: Any) -> str:
+    """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`, `validation_1shot`."""
+    section, _, short = key.rpartition(".")
+    if section in ("validation", "evaluate"):
+        return f"{section}_{_token(short, value)}"
+    if short in ("n_shot", "n_way", "n_query"):
+        return f"{value}{short[2:]}"
+    if isinstance(value, bool):
+        return short if value else f"no_{short}"
+    if isinstance(value, str):
+        return SHORT_NAMES.get(value, value)
+    return f"{short}{value}"
+
+
+def _check_parts(experiment: Experiment, where: str) -> None:
+    """Refuse learners that do not go with their backbone, recipe or test protocol."""
+    learner, backbone = experiment.learner, experiment.backbone
+    part = LEARNERS[learner.name]
+    if part.check is not None:
+        settings = check(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
+        _in_place(where, part.check, learner.name, settings, backbone.name, backbone.settings, experiment.context)
+    if part.fixed_ways and experiment.evaluate.n_way != experiment.recipe.n_way:
+        raise ParamsError(
+            f"{where}: learner {learner.label!r} is trained for {experiment.recipe.n_way} ways and cannot be tested "
+            f"with evaluate.n_way {experiment.evaluate.n_way}; make them equal"
+        )
+
+
+def _check_fits(experiment: Experiment, where: str) -> None:
+    """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
+    recipe, evaluate = experiment.recipe, experiment.evaluate
+    wanted: list[tuple[Choice, str, int, int, int, str]] = [
+        (experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot, recipe.n_query, "training")
+    ]
+    if recipe.validation.episodes and recipe.epochs:
+        shot, query = recipe.validation.n_shot, recipe.validation.n_query
+        wanted.append((experiment.dataset, "validation", recipe.n_way, shot, query, "validation"))
+    most = max(experiment.shots)
+    wanted += [
+        (target, evaluate.split, evaluate.n_way, most, evaluate.n_query, "evaluation") for target in experiment.targets
+    ]
+    for dataset, split, n_way, n_shot, n_query, use in wanted:
+        splits = DATASETS[dataset.name].splits
+        if splits is None:
+            continue
+        parts = ("train", "validation") if split == "trainval" else (split,)
+        classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
+        if n_way > classes:
+            raise ParamsError(f"{where}: {use} with n_way {n_way}, but {dataset.label} has {classes} {split} classes")
+        if n_shot + n_query > smallest:
+            raise ParamsError(
+                f"{where}: {use} with n_shot {n_shot} and n_query {n_query} needs {n_shot + n_query} images a class, "
+                f"but the smallest {split} class of {dataset.label} has {smallest}"
+            )

@@ -1,0 +1,100 @@
+"""What is drawn to augment an image: a pure function of (seed, episode id, place of the image in the episode).
+
+Neither the composition of a batch nor the device, the number of workers or the order of calls enters.
+
+Shapes: T episodes, n images of one episode, N = T * n images.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from fewshot.episodes.philox import philox_block, stream_key
+
+# The three operations of the colour jitter; the row of an order is the sequence in which they are applied.
+BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
+JITTER_ORDERS = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], np.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws for N images.
+
+    Attributes:
+        top: (N,) int64, first row of the crop in the padded image, 0 .. 2 * crop_padding.
+        left: (N,) int64, first column, likewise.
+        factors: (N, 3) float32, brightness, contrast and saturation, each in [1 - jitter, 1 + jitter].
+        order: (N,) int64, row of `JITTER_ORDERS`.
+        flip: (N,) bool, mirror left and right.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    factors: np.ndarray
+    order: np.ndarray
+    flip: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.top)
+
+
+def draw_augmentations(
+    seed: int, role: str, episode_ids: np.ndarray, n_images: int, *, crop_padding: int, jitter: float, flip: bool
+) -> Draws:
+    """Draw for images 0 .. n_images - 1 of each episode.
+
+    Args:
+        seed: of the experiment.
+        role: "support" or "query"; the two have streams of their own, so that the number of shots does not move the
+            draws of the queries.
+        episode_ids: (T,) int64.
+        n_images: n.
+        crop_padding: pixels of black border on each side, of which the crop is taken.
+        jitter: half width of the factors' range, 0 <= jitter <= 1.
+        flip: mirror with probability 1/2, otherwise never.
+
+    Returns:
+        Draws for N = T * n images, episode by episode.
+    """
+    n = len(episode_ids) * n_images
+    draws = Draws(
+        np.empty(n, np.int64),
+        np.empty(n, np.int64),
+        np.empty((n, 3), np.float32),
+        np.empty(n, np.int64),
+        np.empty(n, bool),
+    )
+    key = stream_key(seed, "augment", role)
+    ids = np.ascontiguousarray(episode_ids, np.int64)
+    _fill(
+        key[0],
+        key[1],
+        ids,
+        n_images,
+        crop_padding,
+        jitter,
+        flip,
+        draws.top,
+        draws.left,
+        draws.factors,
+        draws.order,
+        draws.flip,
+    )
+    return draws
+
+
+@numba.njit(cache=True)
+def _fill(key0, key1, ids, n_images, crop_padding, jitter, flip, top, left, factors, order, flips) -> None:  # type: ignore[no-untyped-def]
+    """Fill the arrays; image i of episode e takes the blocks Philox(key, (2 i, e)) and Philox(key, (2 i + 1, e))."""
+    unit = 1.0 / 4294967296.0
+    for row in range(len(ids) * n_images):
+        episode, slot = np.uint64(ids[row // n_images]), np.uint64(2 * (row % n_images))
+        place = philox_block(key0, key1, slot, episode)
+        colour = philox_block(key0, key1, slot + np.uint64(1), episode)
+        top[row] = int(place[0] * unit * (2 * crop_padding + 1))
+        left[row] = int(place[1] * unit * (2 * crop_padding + 1))
+        flips[row] = flip and place[2] < np.uint32(2147483648)
+        order[row] = int(place[3] * unit * 6)
+        for operation in range(3):
+            factors[row, operation] = 1.0 - jitter + 2.0 * jitter * colour[operation] * unit

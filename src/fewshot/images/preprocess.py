@@ -1,0 +1,120 @@
+"""Images as stored (uint8) -> images as a backbone takes them (float32): resized, augmented in training, normalised.
+
+Shapes: T episodes, S support images, Q query images in all, N images, C x H x W.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot.episodes.draw import EpisodeBatch
+from fewshot.errors import DataError
+from fewshot.images.augment_batched import augment_batch, normalize_batch
+from fewshot.images.augment_draws import Draws, draw_augmentations
+from fewshot.images.augment_kernel import augment_images, normalize_images
+
+
+class Preprocess:
+    """The fixed preparation of an experiment's images.
+
+    Order in training, as in MetaOptNet: crop of the image padded with black, colour jitter (brightness, contrast,
+    saturation in random order), horizontal flip, scale to 0..1, normalise.
+
+    Args:
+        image_size: side of the images the backbone takes, pixels; stored images of another size are resized (PIL,
+            bicubic) before anything else.
+        mean: of each channel, on the scale 0..1.
+        std: of each channel, on the scale 0..1.
+        crop_padding: pixels of black border for the random crop; 0 means no crop.
+        jitter: colour factors are uniform in [1 - jitter, 1 + jitter]; 0 means none.
+        flip: mirror half of the images.
+        seed: of the augmentation draws.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_padding: int = 0,
+        jitter: float = 0.0,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.image_size = image_size
+        self.crop_padding, self.jitter, self.flip, self.seed = crop_padding, jitter, flip, seed
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._table = _normalisation_table(mean, std)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images differ from test images."""
+        return self.crop_padding > 0 or self.jitter > 0 or self.flip
+
+    def __call__(self, batch: EpisodeBatch, *, training: bool) -> EpisodeBatch:
+        """Return the batch with float32 images (T, S or Q, C, H, W), channels last in memory.
+
+        Args:
+            batch: uint8 images.
+            training: augment; the draws depend on the seed, the episode's id and the image's place in it.
+
+        Raises:
+            DataError: if the images are not uint8 with three channels.
+        """
+        ids = batch.episode_ids.cpu().numpy()
+        return replace(
+            batch,
+            support_images=self._episodes(batch.support_images, "support", ids, training),
+            query_images=self._episodes(batch.query_images, "query", ids, training),
+        )
+
+    def images(self, images: Tensor | np.ndarray) -> Tensor:
+        """Return test images (N, H, W, C) uint8 as float32 (N, C, H, W), channels last in memory."""
+        stored = self._resized(images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)))
+        if stored.device.type == "cpu":
+            floats = torch.from_numpy(normalize_images(stored.numpy(), self._table))
+        else:
+            floats = normalize_batch(stored, self.mean, self.std)
+        return floats.permute(0, 3, 1, 2)
+
+    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        """Prepare the support or query images (T, n, C, h, w) of a batch."""
+        stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
+        if not (training and self.augments):
+            return self.images(stored).unflatten(0, shape)
+        draws = draw_augmentations(
+            self.seed, role, ids, shape[1], crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
+        )
+        return self._augmented(self._resized(stored), draws).permute(0, 3, 1, 2).unflatten(0, shape)
+
+    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augment and normalise images (N, H, W, C), on the CPU in one pass, elsewhere by batched operations."""
+        if images.device.type == "cpu":
+            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
+            return torch.from_numpy(floats)
+        levels = augment_batch(images, draws, self.crop_padding, self.jitter > 0)
+        return normalize_batch(levels, self.mean, self.std)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Check images (N, h, w, C) and bring them to the backbone's size."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise DataError(
+                f"images must be uint8 with 3 channels, but are {images.dtype} of shape {tuple(images.shape)}"
+            )
+        size = self.image_size
+        if images.shape[1:3] == (size, size):
+            return images
+        pictures = (Image.fromarray(image) for image in images.cpu().numpy())
+        resized = [np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures]
+        return torch.from_numpy(np.stack(resized)).to(images.device)
+
+
+def _normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return the normalised value of each channel and level, (3, 256) float32, rounded as torchvision rounds."""
+    levels = torch.arange(256, dtype=torch.float32) / 255
+    return ((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).numpy()

@@ -1,0 +1,179 @@
+"""Where a job runs: CPU threads and GPUs. One free GPU a job, held by a file lock that dies with the process."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from fewshot.errors import ResourceError
+from fewshot.progress import say
+from fewshot.training.allocator import keep_freed_memory
+
+RECORDED_PACKAGES = ("torch", "numpy", "numba", "scipy", "pandas", "pillow")
+
+
+def limit_threads(threads: int) -> None:
+    """Use this many CPU threads; the sums of one job then do not depend on how many jobs run beside it."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def claim_devices(
+    wanted: str, count: int, jobs_per_gpu: int = 1, folder: Path | None = None
+) -> tuple[list[torch.device], object]:
+    """Return several different devices for one job, and what locks them; on a CPU all are the same.
+
+    One job at a time gathers devices: two that each hold some and wait for the rest would wait forever.
+
+    Args:
+        wanted: "cpu", "cuda" or "auto" (GPUs if there are any).
+        count: how many.
+        jobs_per_gpu: how many jobs may share one GPU.
+        folder: of the locks.
+
+    Raises:
+        ResourceError: if "cuda" is wanted and torch sees no GPU, or there are fewer GPUs than `count`.
+    """
+    if count == 1:
+        device, lock = claim_device(wanted, jobs_per_gpu)
+        return [device], lock
+    if not _uses_gpu(wanted):
+        return [torch.device("cpu")] * count, None
+    pool = [str(i) for i in range(torch.cuda.device_count())]
+    if count > len(pool):
+        raise ResourceError(
+            f"the recipe's devices: {count} needs {count} GPUs, but torch sees {len(pool)}; lower it, or show the job "
+            "more (CUDA_VISIBLE_DEVICES), or set train.device: cpu"
+        )
+    folder = folder or _lock_folder()
+    _shared_folder(folder)
+    locks: dict[str, FileLock] = {}
+    with _only_one(folder / f"several{os.environ.get('SLURM_JOB_ID', '')}.lock"):
+        while len(locks) < count:
+            index, lock = claim_slot(pool, jobs_per_gpu, folder, taken=locks)
+            locks[index] = lock
+    return [torch.device("cuda", int(index)) for index in sorted(locks, key=int)], locks
+
+
+def claim_device(wanted: str, jobs_per_gpu: int = 1) -> tuple[torch.device, object]:
+    """Return a device and a lock; keep the lock as long as the device is used.
+
+    Args:
+        wanted: "cpu", "cuda" or "auto" (a GPU if there is one).
+        jobs_per_gpu: how many jobs may share one GPU.
+
+    Raises:
+        ResourceError: if "cuda" is wanted and torch sees no GPU.
+    """
+    if not _uses_gpu(wanted):
+        return torch.device("cpu"), None
+    index, lock = claim_slot([str(i) for i in range(torch.cuda.device_count())], jobs_per_gpu)
+    return torch.device("cuda", int(index)), lock
+
+
+def _uses_gpu(wanted: str) -> bool:
+    """Return whether a job computes on a GPU."""
+    available = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ResourceError("train.device is 'cuda', but torch sees no GPU; set it to auto or cpu in params.yaml")
+    return available
+
+
+def claim_slot(
+    pool: list[str], jobs_per_device: int, folder: Path | None = None, taken: Collection[str] = ()
+) -> tuple[str, FileLock]:
+    """Wait for a free slot of the pool and lock it; slots of idle devices are taken before second slots.
+
+    The locks lie in the machine's temporary folder, so that jobs of all projects and users of the machine see each
+    other; a lock ends with its process, however that ends.
+
+    Args:
+        pool: devices as this process counts them.
+        jobs_per_device: slots of each.
+        folder: of the locks.
+        taken: devices of the pool that this job already has.
+    """
+    folder = folder or _lock_folder()
+    _shared_folder(folder)
+    names, waited = physical_names(pool), False
+    while True:
+        for slot in range(jobs_per_device):
+            for device, name in zip(pool, names, strict=True):
+                if device in taken:
+                    continue
+                lock = FileLock(folder / f"gpu-{name}-slot-{slot}.lock", mode=0o666)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    continue
+                return device, lock
+        if not waited:
+            say(f"waiting for a free GPU: all {len(pool) * jobs_per_device} places are taken (train.jobs_per_gpu)")
+            waited = True
+        time.sleep(0.5)
+
+
+def physical_names(pool: list[str]) -> list[str]:
+    """Return names that mean the same device to every process that can collide with this one.
+
+    `CUDA_VISIBLE_DEVICES` renumbers devices, so its entries are the names. In an allocation of Slurm the numbers may
+    start at 0 for every job, while devices are already its own: names hold only within the allocation.
+    """
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    names = visible if len(visible) == len(pool) else pool
+    allocation = os.environ.get("SLURM_JOB_ID")
+    return [f"slurm{allocation}-{name}" for name in names] if allocation else names
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Let one job at a time gather several GPUs."""
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("waiting for another job that gathers several GPUs")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_folder() -> Path:
+    """Return the folder in which the jobs of this machine lock devices."""
+    return Path(tempfile.gettempdir()) / "fewshot-devices"
+
+
+def _shared_folder(folder: Path) -> None:
+    """Make a folder in which every user of the machine may lock."""
+    with suppress(OSError):  # another user has made it, with the same rights
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return machine, threads and package versions, for run.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": recorded_versions(),
+    }
+
+
+def recorded_versions() -> dict[str, str]:
+    """Return the versions of the packages that compute numbers."""
+    return {name: version(name) for name in RECORDED_PACKAGES}

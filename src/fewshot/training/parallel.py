@@ -1,0 +1,176 @@
+"""One training shared by several processes, each with a device of its own: what they tell each other.
+
+Every process (rank) holds the whole learner and takes its share of the episodes of each meta-batch. After the backward
+pass the gradients are summed, so all ranks take the same outer step and their weights stay the same, bit by bit. The
+gradients are those of one process that goes through the same shares one after the other.
+
+What differs from one process that embeds the meta-batch at once:
+  * Batch norm normalises each rank's images by their own statistics (as `episodes_per_backward` does).
+  * Running statistics are the mean over the ranks after every step: the order of the ranks does not matter.
+  * Each rank has random numbers of its own for dropout; augmentation depends on the episode alone.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fewshot.episodes.draw import EpisodeBatch
+from fewshot.errors import NumericalError, ResourceError
+
+# How long a rank waits for the others: at least as long as rank 0 validates.
+TIMEOUT = timedelta(minutes=30)
+
+CPU = torch.device("cpu")
+RUNNING_STATISTICS = ("running_mean", "running_var")
+
+
+class LostContactError(ResourceError):
+    """Another rank did not answer."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of a training, as one of them sees them; by default a single process, for which nothing is sent.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: of this process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process validates and writes the files."""
+        return self.rank == 0
+
+    @property
+    def batch_norm_statistics(self) -> str:
+        """What normalises an image in training, in words for the result."""
+        alone = "of the images embedded together"
+        return alone if self.size == 1 else f"{alone} on one device; running statistics: mean over {self.size} devices"
+
+    def share(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Return this rank's episodes of a meta-batch, whose length is a multiple of `size`."""
+        return list(batch.chunks(len(batch) // self.size))[self.rank]
+
+    def sum_gradients(self, learner: nn.Module) -> None:
+        """Replace each gradient by its sum over the ranks."""
+        self._reduce_together([parameter.grad for parameter in learner.parameters() if parameter.grad is not None])
+
+    def average_statistics(self, learner: nn.Module) -> None:
+        """Replace the running statistics of batch norm by their mean over the ranks."""
+        statistics = [value for name, value in learner.named_buffers() if name.endswith(RUNNING_STATISTICS)]
+        self._reduce_together(statistics, divisor=self.size)
+
+    def sum(self, *values: float) -> list[float]:
+        """Return the sum over the ranks of each value."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return self._reduced(total, dist.ReduceOp.SUM).tolist()
+
+    def agree_to_stop(self, name: str | None) -> str | None:
+        """Return the name of a signal that any of the ranks got, so that all stop after the same step."""
+        if self.size == 1:
+            return name
+        number = torch.tensor(signal.Signals[name] if name else 0, device=self.device)
+        highest = int(self._reduced(number, dist.ReduceOp.MAX))
+        return signal.Signals(highest).name if highest else None
+
+    def check_agreement(self, learner: nn.Module) -> None:
+        """Refuse to go on if the ranks' weights are not the same to the bit.
+
+        Raises:
+            NumericalError: naming the tensors that differ.
+        """
+        if self.size == 1:
+            return
+        state = learner.state_dict()
+        sums = torch.stack([_byte_sum(value) for value in state.values()]).to(self.device)
+        low = self._reduced(sums.clone(), dist.ReduceOp.MIN)
+        high = self._reduced(sums, dist.ReduceOp.MAX)
+        differing = [name for name, same in zip(state, (low == high).tolist(), strict=True) if not same]
+        if differing:
+            raise NumericalError(
+                f"the weights on the {self.size} devices are no longer the same ({', '.join(differing[:4])}); use "
+                "devices of one kind, or set recipe devices: 1"
+            )
+
+    def _reduce_together(self, tensors: list[Tensor], divisor: int = 1) -> None:
+        """Replace tensors by their sums over the ranks, divided by `divisor`, in one message."""
+        if self.size == 1 or not tensors:
+            return
+        flat = self._reduced(torch.cat([tensor.reshape(-1) for tensor in tensors]), dist.ReduceOp.SUM)
+        parts = flat.div_(divisor).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        """Reduce a tensor over the ranks in place and return it."""
+        try:
+            dist.all_reduce(tensor, operation)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise _lost_contact(self.rank, error) from error
+        return tensor
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined(
+    rank: int, size: int, device: torch.device, rendezvous: Path, timeout: timedelta = TIMEOUT
+) -> Iterator[Group]:
+    """Join the group of ranks; at the end of the block all wait for each other.
+
+    If the block fails the group is left as it is: the process is expected to end, without waiting for ranks that may
+    never answer.
+
+    Args:
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: of this process.
+        rendezvous: file by which the processes find each other; each group needs a new one.
+        timeout: how long a rank may keep the others waiting.
+
+    Raises:
+        LostContactError: if not all ranks arrive in time.
+    """
+    try:
+        store = dist.FileStore(str(rendezvous), size)  # type: ignore[attr-defined]
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except RuntimeError as error:
+        raise _lost_contact(rank, error) from error
+    group = Group(rank, size, device)
+    yield group
+    group.sum(0.0)
+    dist.destroy_process_group()
+
+
+def _lost_contact(rank: int, error: Exception) -> LostContactError:
+    return LostContactError(
+        f"rank {rank} has no contact with the others ({str(error).splitlines()[0]}); the same command goes on from the "
+        "last checkpoint"
+    )
+
+
+def _byte_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor's bytes, int64; exact, so that equal tensors agree on any device."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)

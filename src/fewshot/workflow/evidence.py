@@ -1,0 +1,113 @@
+"""Committed evidence: tables as a run made them, with the settings that made them; documents show these files.
+
+docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
+docs/evidence/<suite>/accuracy.svg, learning_curves.svg
+docs/evidence/<suite>/settings.json               all training settings, machine and versions
+<!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ shows results.md
+"""
+
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from fewshot.errors import DataError
+from fewshot.files import read_json, write_atomic, write_json
+from fewshot.workflow.plan import Plan
+
+EVIDENCE = Path("docs/evidence")
+TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
+CURVES = "figures/learning_curves.svg"
+START, END = "<!-- evidence: ", "<!-- end of evidence -->"
+BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
+
+
+def take(plan: Plan) -> Path:
+    """Copy a suite's tables and its figures of accuracies and learning curves into the committed evidence.
+
+    Returns:
+        The folder of the evidence.
+
+    Raises:
+        DataError: if the suite's tables or a training's record are not there.
+    """
+    out = EVIDENCE / plan.suite
+    again = f"run: snakemake --cores all --config suite={plan.suite}"
+    if not (plan.tables_dir / "manifest.json").exists():
+        raise DataError(f"{plan.tables_dir}: no tables there; {again}")
+    files = [plan.tables_dir / name for name in TABLES]
+    if (curves := plan.tables_dir / CURVES).is_file():  # a suite in which nothing is trained has none
+        files.append(curves)
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{', '.join(missing)}: not there; {again}")
+    runs = {job.name: read_json(job.outputs["run"]) for job in plan.train}
+    record = {
+        "machine": {"processor": _processor(), **next(iter(runs.values()))["machine"]},
+        "training_seconds": {name: run.get("seconds") for name, run in runs.items()},
+        "experiments": {name: run["train"] for name, run in runs.items()},
+        "evaluate": {f"{job.name} on {job.target}": job.settings for job in plan.evaluate},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, out / file.name)
+    write_json(out / "settings.json", record)
+    return out
+
+
+def _processor() -> str:
+    """Return the processor's name and number of cores as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
+
+
+def documents() -> list[Path]:
+    """Return the documents that may show evidence."""
+    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+
+
+def embedded(text: str) -> str:
+    """Return a document with every evidence block showing the committed table.
+
+    Raises:
+        DataError: if a block names evidence that is not there, or is not closed.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        file = EVIDENCE / match[2] / "results.md"
+        if not file.exists():
+            raise DataError(
+                f"{file}: no such evidence; 'fewshot evidence --take --suite {match[2]}' writes it after a run"
+            )
+        return f"{match[1]}{file.read_text(encoding='utf-8').rstrip()}\n{match[4]}"
+
+    if any(START in match[3] for match in BLOCK.finditer(text)) or text.count(START) != len(BLOCK.findall(text)):
+        raise DataError(f"a block of evidence is not closed; write {END!r} on a line of its own behind the table")
+    return BLOCK.sub(table, text)
+
+
+def update_documents(*, check: bool) -> list[Path]:
+    """Write the evidence into the documents, or only compare.
+
+    Returns:
+        The documents that were (or would be) changed.
+
+    Raises:
+        DataError: as `embedded`, naming the document.
+    """
+    changed = []
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        try:
+            wanted = embedded(text)
+        except DataError as error:
+            raise DataError(f"{document}: {error}") from None
+        if wanted != text:
+            changed.append(document)
+            if not check:
+                write_atomic(document, wanted.encode())
+    return changed

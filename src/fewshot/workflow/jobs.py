@@ -1,0 +1,223 @@
+"""The work of each job that computes: reads what the plan says, calls the stage, publishes the files."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fewshot.datasets import DATASETS
+from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
+from fewshot.datasets.store import Store
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
+from fewshot.errors import DataError, ParamsError
+from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
+from fewshot.experiments.params import check
+from fewshot.files import read_json, write_json
+from fewshot.progress import say
+from fewshot.registry import Settings
+from fewshot.sharing.episode_lists import check_episode_list, read_episode_list, write_episode_list
+from fewshot.sharing.export import export
+from fewshot.training import devices
+from fewshot.training.launch import train_on_devices
+from fewshot.training.train import learner_of, train
+from fewshot.weights.foreign import load_foreign_weights
+from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.workflow.results import complete, run_job
+
+
+def dataset_settings(job: PrepareJob) -> Settings:
+    """Return the typed settings of a job's data set."""
+    return check(DATASETS[job.dataset.name].settings, dict(job.dataset.settings), where=f"prepare.{job.name}")
+
+
+def download_job(job: PrepareJob) -> None:
+    """Fetch the raw files of a data set, and record which they are."""
+    files = download(job.dataset.name, dataset_settings(job), job.raw_dir)
+    record = {"dataset": job.dataset.name, "files": {str(file): file.stat().st_size for file in files}}
+    job.download_record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(job.download_record, record)
+
+
+def open_prepared(job: PrepareJob) -> Store:
+    """Open the store of a data set; arrays that are missing or damaged are rebuilt first.
+
+    Raises:
+        DataError: if a rebuilt store is not the one that the recorded manifest describes.
+    """
+    store = build_store(job.dataset.name, dataset_settings(job), job.raw_dir, job.store_dir)
+    manifest = job.outputs["manifest"]
+    if manifest.exists():
+        recorded = read_json(manifest)["content_hash"]
+        if recorded != store.content_hash:
+            raise DataError(
+                f"{job.store_dir}: the content ({store.content_hash[:12]}) is not the one recorded in {manifest} "
+                f"({recorded[:12]}): the raw files or package versions are others now; to take the new data, delete "
+                f"{manifest.parent} and cache/prepare/{job.name}, and prepare again"
+            )
+    return store
+
+
+def prepare_job(job: PrepareJob) -> str:
+    """Build the store, then publish its manifest, the frozen episode lists and a contact sheet."""
+    store = open_prepared(job)
+
+    def work(out: Path, _: Path) -> None:
+        hashes = {}
+        for wanted in job.lists:
+            split = store.split(wanted.split)
+            episodes = draw_episodes(
+                wanted.seed,
+                wanted.split,
+                np.arange(wanted.episodes),
+                n_way=wanted.n_way,
+                n_shot=wanted.n_shot,
+                n_query=wanted.n_query,
+                class_sizes=split.class_sizes,
+            )
+            write_episodes(out / wanted.file_name, episodes)
+            hashes[wanted.file_name] = episodes_hash(episodes)
+        draw_contact_sheet(store, out / "contact_sheet.png")
+        facts = {name: {"classes": len(s.class_sizes), "images": len(s)} for name, s in store.splits.items()}
+        record = {
+            "dataset": job.name,
+            "data_key": job.data_key,
+            "content_hash": store.content_hash,
+            "image_shape": list(store.image_shape),
+            "splits": facts,
+            "duplicates": store.record.get("duplicates"),
+            "provenance": store.record.get("provenance"),
+            "episode_lists": hashes,
+        }
+        write_json(out / "manifest.json", record)
+
+    return run_job("prepare", job.name, job.key, work)
+
+
+def export_episodes(job: PrepareJob, file: Path) -> str:
+    """Write the frozen test episodes of a data set for other programs; says what was written."""
+    prepare_job(job)
+    wanted, store = _tested_list(job), open_prepared(job)
+    episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    split = store.split(wanted.split)
+    write_episode_list(file, episodes, split, dataset=job.name, content_hash=store.content_hash)
+    return f"{file}: {wanted.episodes} episodes of {job.name} {wanted.split}, episodes_hash {episodes_hash(episodes)}"
+
+
+def check_episodes(job: PrepareJob, file: Path) -> str:
+    """Check that a file of episodes is whole and fits the prepared data; says whether it is the suite's frozen list.
+
+    Raises:
+        DataError: if it is damaged, or was drawn from other data.
+    """
+    prepare_job(job)
+    wanted, store = _tested_list(job), open_prepared(job)
+    listed = read_episode_list(file)
+    check_episode_list(listed, store.split(wanted.split), store.content_hash)
+    frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    same = listed.header.episodes_hash == episodes_hash(frozen)
+    which = "the frozen list of this suite" if same else "not the frozen list of this suite"
+    return f"{file}: whole, fits {job.name}; {listed.header.episodes} episodes, {which}"
+
+
+def _tested_list(job: PrepareJob) -> EpisodeList:
+    """Return the frozen list of a data set; a suite has one of each data set that it tests on."""
+    if not job.lists:
+        raise ParamsError(f"nothing of this suite is tested on {job.name}, so it has no frozen test episodes")
+    return job.lists[0]
+
+
+def train_job(job: TrainJob, plan: Plan) -> str:
+    """Train one experiment."""
+    runtime = plan.params.train
+    store = open_prepared(job.prepare)
+
+    def work(out: Path, checkpoints: Path) -> None:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        devices.limit_threads(runtime.threads)
+        claimed, lock = devices.claim_devices(runtime.device, job.devices, runtime.jobs_per_gpu)
+        if job.devices == 1:
+            facts = train(job.experiment, store, out, checkpoints, claimed[0], runtime.checkpoint_seconds)
+        else:
+            facts = train_on_devices(
+                job.experiment,
+                store,
+                out,
+                checkpoints,
+                claimed,
+                threads=runtime.threads,
+                checkpoint_seconds=runtime.checkpoint_seconds,
+            )
+        record = {
+            "experiment": job.name,
+            "key": job.key,
+            "train": job.settings,
+            "data_hash": store.content_hash,
+            "started": started,
+            "machine": devices.describe(claimed[0]),
+            **facts,
+        }
+        write_json(out / "run.json", record)
+        del lock
+
+    return run_job("train", job.name, job.key, work)
+
+
+def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
+    """Return the frozen episodes that an evaluation reads."""
+    wanted = job.episodes
+    return read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+
+
+def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
+    """Return, as text, the accuracies of weights from elsewhere in the place of an experiment's own."""
+    prepare_job(job.prepare)
+    experiment = job.train.experiment
+    devices.limit_threads(plan.params.train.threads)
+    device, lock = devices.claim_device(plan.params.train.device, plan.params.train.jobs_per_gpu)
+    learner = learner_of(experiment)
+    load_foreign_weights(weights, learner)
+    split = open_prepared(job.prepare).split(job.settings["split"])
+    rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, frozen_episodes(job), device)
+    del lock
+    return "\n".join(
+        f"{job.target} {row['shot']}-shot: {100 * row['accuracy']:.2f} +- {100 * row['ci95']:.2f} %" for row in rows
+    )
+
+
+def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
+    """Write weights, settings and model card of a trained experiment."""
+    export(job, plan.of_experiment(job.name), out)
+
+
+def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
+    """Evaluate one trained model on one target, at all shots."""
+    runtime, experiment = plan.params.train, job.train.experiment
+    for read in (job.prepare, job.train):
+        complete(read.stage, read.name, read.key)
+    store = open_prepared(job.prepare)
+    split = store.split(job.settings["split"])
+    episodes = frozen_episodes(job)
+
+    def work(out: Path, _: Path) -> None:
+        started = time.monotonic()
+        devices.limit_threads(runtime.threads)
+        device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
+        learners = load_learners(experiment, job.train.dir, device)
+        rows, arrays = evaluate(experiment, learners, split, episodes, device)
+        record = evaluation_record(
+            experiment,
+            key=job.key,
+            train_key=job.train.key,
+            settings=job.settings,
+            data_hash=store.content_hash,
+            episodes=episodes,
+            batch_norm=learners["single"][0].batch_norm,
+            rows=rows,
+            versions=devices.recorded_versions(),
+        )
+        write_evaluation(out, job.target, record, arrays)
+        say(f"{job.name} on {job.target}: {time.monotonic() - started:.0f} s")
+        del lock
+
+    return run_job("evaluate", job.name, job.key, work)

@@ -1,0 +1,121 @@
+"""What exists of a suite: `fewshot list`. What it does not ask for, moved out of DVC's sight: `fewshot tidy`."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot import paths
+from fewshot.datasets import DATASETS
+from fewshot.workflow.plan import EvaluateJob, Job, Plan
+from fewshot.workflow.results import tidy
+from fewshot.workflow.tables_state import tables_are_current
+
+DVC_FILE = Path("dvc.yaml")
+
+
+def state(job: Job) -> str:
+    """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-"."""
+    if all(path.exists() for path in job.outputs.values()):
+        return "made"
+    cache = paths.cache_dir(job.stage, job.name, job.key)
+    if (cache / "result").is_dir():
+        return "cached"
+    return "begun" if (cache / "checkpoints" / "checkpoint.pt").exists() else "-"
+
+
+def suite_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return what is known of each evaluation of a suite, as plain values."""
+    return [
+        {
+            "experiment": job.name,
+            "target": job.target,
+            "key": job.key,
+            "train_key": job.train.key,
+            "trained": state(job.train),
+            "evaluated": state(job),
+            "settings": job.train.settings,
+            "train_dir": str(job.train.dir),
+            "evaluation": str(job.outputs["json"]),
+        }
+        for job in plan.evaluate
+    ]
+
+
+def suite_json(plan: Plan) -> str:
+    """Return `suite_rows` as JSON."""
+    return json.dumps(suite_rows(plan), indent=1)
+
+
+def suite_table(plan: Plan) -> str:
+    """Return the experiments of a suite as text: keys, what exists, and how to run one."""
+    by_experiment: dict[str, list[EvaluateJob]] = {}
+    for job in plan.evaluate:
+        by_experiment.setdefault(job.name, []).append(job)
+    rows = [("experiment", "train key", "trained", "evaluated")]
+    rows += [(job.name, job.key, state(job), _evaluated(by_experiment.get(job.name, []))) for job in plan.train]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    example = plan.train[0].name if plan.train else "<experiment>"
+    suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
+    return "\n".join(
+        [
+            f"suite {plan.suite}: {len(plan.train)} experiments, {_counted(plan.train)}; "
+            f"{len(plan.evaluate)} evaluations, {_counted(plan.evaluate)}",
+            "",
+            *lines,
+            "",
+            f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'not those of this plan'})",
+            f"run one:  snakemake --cores all {example}{suite}",
+            f"run all:  snakemake --cores all{suite}",
+        ]
+    )
+
+
+def _counted(jobs: tuple[Job, ...]) -> str:
+    """Return "3 made, 1 begun, 2 missing"."""
+    counts = Counter(state(job) for job in jobs)
+    words = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
+    return ", ".join(f"{counts[found]} {word}" for found, word in words.items() if counts[found]) or "none"
+
+
+def _evaluated(jobs: list[EvaluateJob]) -> str:
+    return ", ".join(f"{job.target} {state(job)}" for job in jobs)
+
+
+def unwatched_paths(plan: Plan) -> list[str]:
+    """Return files and folders given in `params.yaml` that DVC does not watch: it would not notice a change there."""
+    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
+    watched = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
+    given = [
+        job.dataset.settings[field]
+        for job in plan.prepare
+        for field in getattr(DATASETS[job.dataset.name].settings, "given_paths", ())
+        if job.dataset.settings.get(field) is not None
+    ]
+    return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in watched]
+
+
+def tidy_stage(plan: Plan, stage: str) -> list[Path]:
+    """Leave in `results/<stage>` exactly what the suite asks for; everything else stays in `cache/`."""
+    if stage == "report":
+        return _tidy_tables(plan)
+    return tidy(stage, {job.dir for job in plan.jobs(stage)})
+
+
+def _tidy_tables(plan: Plan) -> list[Path]:
+    """Move the tables of other suites to the cache."""
+    moved = []
+    for folder in sorted((paths.RESULTS / "tables").glob("*")):
+        if folder == plan.tables_dir or not folder.is_dir():
+            continue
+        kept = paths.CACHE / "tables" / folder.name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, kept)
+        moved.append(folder)
+    return moved

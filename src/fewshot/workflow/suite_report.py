@@ -1,0 +1,72 @@
+"""Stage report of a suite: what the plan asks for -> the report's entries -> tables. Needs no torch."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fewshot.experiments.matrix import Choice
+from fewshot.paths import log_file
+from fewshot.report import Summary, write_report
+from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
+from fewshot.workflow.plan import EvaluateJob, Plan
+from fewshot.workflow.results import complete
+from fewshot.workflow.tables_state import stamp_file
+
+
+def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
+    """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
+    summary = write_report(suite_report(plan, allow_missing=allow_missing), out)
+    if out == plan.tables_dir and not summary.partial:
+        stamp_file(plan).touch()
+    return summary
+
+
+def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
+    """Return what the report is made from."""
+    for stage in ("prepare", "train", "evaluate"):
+        for job in plan.jobs(stage):
+            complete(stage, job.name, job.key)
+    settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
+    backbones = _shown_names([job.experiment.backbone for job in plan.train])
+    learners = _shown_names([job.experiment.learner for job in plan.train])
+    entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
+    return SuiteReport(plan.suite, plan.report_key, entries, settings)
+
+
+def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
+    experiment = job.train.experiment
+    return ReportEntry(
+        experiment=experiment.name,
+        group=experiment.group,
+        recipe=experiment.recipe_name,
+        variant=experiment.variant,
+        dataset=experiment.dataset.label,
+        target=job.target,
+        backbone=backbones[experiment.backbone.label],
+        learner=learners[experiment.learner.label],
+        seed=experiment.seed,
+        evaluation=job.outputs["json"],
+        train_dir=job.train.dir,
+        prepare_dir=job.prepare.dir,
+        store_dir=job.prepare.store_dir,
+        log=_log_of_what_is_missing(job),
+        command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
+    )
+
+
+def _log_of_what_is_missing(job: EvaluateJob) -> Path:
+    """Return the log of the first stage of an evaluation whose result is not there."""
+    for data in (job.train.prepare, job.prepare):
+        if not data.outputs["manifest"].exists():
+            prepared = log_file("prepare", data.name, data.key)
+            return prepared if prepared.exists() else log_file("download", data.name, data.data_key)
+    if not job.train.outputs["weights"].exists():
+        return log_file("train", job.name, job.train.key)
+    return log_file("evaluate", f"{job.name}-{job.target}", job.key)
+
+
+def _shown_names(choices: Iterable[Choice]) -> dict[str, str]:
+    """Return by label the registered name of a part, or the label where a suite has the part with several settings."""
+    names = {choice.label: choice.name for choice in choices}
+    uses = Counter(names.values())
+    return {label: name if uses[name] == 1 else label for label, name in names.items()}

@@ -1,0 +1,127 @@
+"""One experiment of several fails: the others finish, the table says what is missing, a rerun makes only that."""
+
+import json
+import subprocess
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+BROKEN = "shapes-conv4-ridge-diverging-s0"
+
+
+def break_one(project):
+    """Let the second experiment of the suite diverge within a few steps."""
+    project.edit(
+        "learner: [prototype, ridge], recipe: quick}",
+        "learner: prototype, recipe: quick}\n    - {dataset: shapes, learner: ridge, recipe: diverging}",
+    )
+    project.edit(
+        "  untrained:",
+        "  diverging: {base: quick, optimizer: sgd, learning_rate: 100.0, weight_decay: 1.0, steps_per_epoch: 40}\n"
+        "  untrained:",
+    )
+
+
+@pytest.mark.slow
+def test_the_others_finish(made):
+    """Bar 9, `snakemake`: everything else reaches a partial table; exit status 1; the whole table is not touched."""
+    before = made.digests("results/tables")
+    break_one(made)
+    made.edit("recipe: untrained}", "recipe: untrained, seed: [0, 1]}")
+    failed = made.try_run("snakemake --cores 2")
+    new = "shapes-pixels-prototype-untrained-s1"
+    assert failed.status == 1
+    assert failed.work == Counter([f"train {BROKEN}", f"train {new}", f"evaluate {new}"])
+    assert set(made.table(where="partial")) == {made.PROTOTYPE, made.PIXELS, new}
+    assert made.digests("results/tables") == before
+
+    assert f"{BROKEN} on shapes: error: {BROKEN}: " in failed.text  # why
+    assert f"log logs/train/{BROKEN}-" in failed.text
+    assert f"run: snakemake --cores 1 {BROKEN}" in failed.text
+    assert "lower recipes.diverging.learning_rate" in failed.text
+    assert "Mend what failed, then finish the suite: snakemake --cores all" in failed.text
+
+    again = made.try_run("snakemake --cores 2")
+    assert (again.status, again.work) == (1, Counter([f"train {BROKEN}"]))
+
+    made.edit("learning_rate: 100.0", "learning_rate: 0.001")
+    assert made.snakemake().work == made.chain(BROKEN)
+    made.check_table()
+
+
+@pytest.mark.slow
+def test_dvc_names_the_command_that_finishes_the_rest(made):
+    """Bar 9, `dvc repro`: it stops at the failed stage, after all other trainings, and says what finishes the rest."""
+    break_one(made)
+    made.edit("recipe: untrained}", "recipe: untrained, seed: [0, 1]}")
+    failed = made.try_run("dvc repro")
+    new = "shapes-pixels-prototype-untrained-s1"
+    assert failed.status != 0
+    assert failed.work == Counter([f"train {BROKEN}", f"train {new}"])
+    assert "failed to reproduce 'train'" in failed.text
+    assert "finish the suite: snakemake --cores all --config suite=tiny" in failed.text
+    assert "Traceback" not in failed.text
+
+    finished = made.try_run("snakemake --cores all --config suite=tiny")
+    assert finished.work == Counter([f"train {BROKEN}", f"evaluate {new}"])
+    assert json.loads(made.read("results/partial/tiny/manifest.json"))["missing"] == [f"{BROKEN} on shapes"]
+
+
+@pytest.mark.slow
+def test_no_network(made):
+    """A data set that cannot be fetched stops its own experiments; the table says what to fetch by hand."""
+    made.edit("recipe: untrained}", "recipe: untrained}\n    - {dataset: omniglot, learner: ridge, recipe: quick}")
+    made.variables = {"HTTPS_PROXY": "http://127.0.0.1:9"}  # nobody answers there
+    failed = made.try_run("snakemake --cores 2")
+    assert failed.status == 1
+    assert failed.work == made.NOTHING
+    assert "omniglot-conv4-ridge-quick-s0 on omniglot: By hand: fetch images_background.zip" in failed.text
+    assert "log logs/download/omniglot-" in failed.text
+    assert set(made.table(where="partial")) == {made.PROTOTYPE, made.RIDGE, made.PIXELS}
+
+
+def test_a_job_killed_by_the_system(made):
+    """A process that was killed cannot log its end: the log and the partial table say it all the same."""
+    made.edit("ridge: 50.0", "ridge: 20.0")
+    # the job kills itself as the system does when memory is short
+    made.edit(
+        '"""Stage train',
+        'import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"""Stage train',
+        "src/fewshot/training/train.py",
+    )
+    failed = made.try_run(f"snakemake --cores 2 {made.RIDGE}")
+    assert failed.status == 1
+    assert f"{made.RIDGE} on shapes: killed by signal 9" in failed.text
+    assert "memory was short" in failed.text
+
+
+@contextmanager
+def small_disk(folder, options):
+    """Mount a small disk; tests without the right to do so are skipped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint", "advice"),
+    [
+        ("size=8k", "the disk is full", "'fewshot prune' lists results"),
+        ("ro", "cannot be written (Read-only file system)", "write permission"),
+    ],
+)
+def test_disks(made, options, complaint, advice):
+    """A full disk and a read-only folder stop one job with one clear line; with room again it goes on."""
+    with small_disk(made.folder / "cache" / "train" / made.RIDGE, options):
+        made.edit("ridge: 50.0", "ridge: 20.0")
+        failed = made.try_run(f"fewshot train {made.RIDGE}")
+        assert failed.status == 2
+        assert complaint in failed.text
+        assert advice in failed.text
+        assert "Traceback" not in failed.text
+    made.run(f"fewshot train {made.RIDGE}")

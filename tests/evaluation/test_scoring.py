@@ -1,0 +1,178 @@
+"""Scores from embeddings made once are those of every episode alone, however the work is cut into blocks."""
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes, gather_batch
+from fewshot.evaluation import scoring
+from fewshot.evaluation.evaluate import evaluate, load_learners
+from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.report.stats import over_episodes
+from fewshot.training.train import learner_of, preprocess_of, train
+
+CPU = torch.device("cpu")
+SHOTS = (1, 3)
+EPISODIC = ["prototype", "ridge", "r2d2", "svm"]
+
+
+@pytest.fixture(scope="module")
+def episodes(tiny_store):
+    return draw(tiny_store, 30)
+
+
+def draw(store, count):
+    sizes = store.split("test").class_sizes
+    return draw_episodes(0, "test", np.arange(count), n_way=3, n_shot=3, n_query=4, class_sizes=sizes)
+
+
+def score(experiments, store, episodes, learners=None):
+    learners = learners or [learner_of(experiment) for experiment in experiments]
+    return score_episodes(learners, store.split("test"), episodes, SHOTS, preprocess_of(experiments[0]), CPU)
+
+
+def logits_one_by_one(experiment, store, episodes, shot):
+    """Return the scores (E, Q, M) of each episode in a forward pass of its own."""
+    learner, split, preprocess = learner_of(experiment).eval(), store.split("test"), preprocess_of(experiment)
+    rows = []
+    for number in range(len(episodes.ids)):
+        raw = gather_batch(split.images, split.class_starts, scoring.part_of(episodes, slice(number, number + 1)), shot)
+        rows.append(learner.logits(preprocess(raw, training=False)))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("learner", EPISODIC)
+@pytest.mark.parametrize("shot", SHOTS)
+def test_cached_embeddings_give_the_logits_of_each_episode(learner, shot, tiny_experiment, tiny_store, episodes):
+    experiment = tiny_experiment(learner)
+    model, split = learner_of(experiment).eval(), tiny_store.split("test")
+
+    with torch.no_grad():
+        cached = scoring._classified([model], split, episodes, [shot], preprocess_of(experiment), CPU)
+        found = torch.cat([logits for _, logits in cached])
+
+    torch.testing.assert_close(found, logits_one_by_one(experiment, tiny_store, episodes, shot), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("learner", "backbone"), [("prototype", "conv4"), ("ridge", "pixels"), ("maml", "conv4_maml")])
+def test_accuracies_are_those_of_each_episode(learner, backbone, tiny_experiment, tiny_store, episodes):
+    experiment = tiny_experiment(learner, backbone)
+
+    scores = score([experiment], tiny_store, episodes)
+
+    for shot in SHOTS:
+        answers = logits_one_by_one(experiment, tiny_store, episodes, shot).argmax(-1).numpy()
+        assert np.array_equal(scores[shot].predictions, answers)
+        assert np.array_equal(scores[shot].accuracies, (answers == np.repeat([0, 1, 2], 4)).mean(1))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"EMBEDDING_BYTES": 1},
+        {"EMBEDDING_BYTES": 7 * 4 * 16 * 21},
+        {"CLASSIFY_BYTES": 1},
+        {"CLASSIFY_BYTES": 2000},
+        {"IMAGES_PER_FORWARD": 5},
+        {"EMBEDDING_BYTES": 2000, "CLASSIFY_BYTES": 1, "IMAGES_PER_FORWARD": 1},
+    ],
+    ids=str,
+)
+def test_blocks_change_nothing(sizes, tiny_experiment, tiny_store, episodes, monkeypatch):
+    experiment = tiny_experiment("ridge")
+    whole = score([experiment], tiny_store, episodes)
+    for name, value in sizes.items():
+        monkeypatch.setattr(scoring, name, value)
+
+    cut = score([experiment], tiny_store, episodes)
+
+    for shot in SHOTS:
+        assert np.array_equal(cut[shot].predictions, whole[shot].predictions)
+
+
+def test_blocks_of_adapted_episodes_change_nothing(tiny_experiment, tiny_store, episodes, monkeypatch):
+    experiment = tiny_experiment("maml", "conv4_maml")
+    whole = score([experiment], tiny_store, episodes)
+    monkeypatch.setattr(scoring, "ADAPT_EPISODES", 7)
+
+    cut = score([experiment], tiny_store, episodes)
+
+    assert np.array_equal(cut[1].predictions, whole[1].predictions)
+
+
+def test_fewer_episodes_are_a_prefix(tiny_experiment, tiny_store):
+    long, short = (score([tiny_experiment()], tiny_store, draw(tiny_store, count)) for count in (30, 8))
+
+    assert np.array_equal(long[1].accuracies[:8], short[1].accuracies)
+
+
+def test_ensemble_averages_scores(tiny_experiment, tiny_store, episodes):
+    experiments = [tiny_experiment("ridge", seed=seed) for seed in range(3)]
+
+    scores = score(experiments, tiny_store, episodes)
+
+    mean = torch.stack([logits_one_by_one(e, tiny_store, episodes, 3) for e in experiments]).mean(0)
+    assert np.array_equal(scores[3].predictions, mean.argmax(-1).numpy())
+
+
+def test_ensemble_of_one_model_thrice_is_that_model(tiny_experiment, tiny_store, episodes):
+    experiment = tiny_experiment("prototype")
+
+    one, three = score([experiment], tiny_store, episodes), score([experiment] * 3, tiny_store, episodes)
+
+    assert np.array_equal(one[1].predictions, three[1].predictions)
+
+
+def test_certificates_have_a_value_an_episode(tiny_experiment, tiny_store, episodes):
+    scores = score([tiny_experiment("svm")], tiny_store, episodes)
+
+    assert all(values.shape == (30,) for values in scores[1].certificates.values())
+    assert scores[1].certificates["converged"].all()
+
+
+def test_evaluation_reads_single_and_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
+    for name in ("out", "checkpoints"):
+        (tmp_path / name).mkdir()
+    train(experiment, tiny_store, tmp_path / "out", tmp_path / "checkpoints", CPU, 1e9)
+
+    learners = load_learners(experiment, tmp_path / "out", CPU)
+    rows, arrays = evaluate(experiment, learners, tiny_store.split("test"), episodes, CPU)
+
+    assert [(row["selection"], row["shot"]) for row in rows] == [
+        ("single", 1), ("single", 3), ("ensemble", 1), ("ensemble", 3),
+    ]  # fmt: skip
+    assert rows[0]["accuracy"] == arrays["accuracy/single/1shot"].mean()
+    assert arrays["sheet/3shot/support_rows"].shape == (4, 9)
+    assert arrays["sheet/3shot/predictions"].shape == (4, 12)
+
+
+@pytest.mark.parametrize("count", [2, 30, 1000])
+def test_interval_is_that_of_the_statistics(count):
+    accuracies = np.random.default_rng(count).uniform(0, 1, count)
+
+    mean, ci95 = mean_ci95(accuracies)
+
+    estimate = over_episodes(accuracies)
+    assert mean == pytest.approx(estimate.mean, rel=1e-12)
+    assert ci95 == pytest.approx(estimate.ci95, rel=1e-9)
+
+
+def test_interval_of_known_numbers():
+    mean, ci95 = mean_ci95(np.array([0.5, 0.7, 0.6]))
+
+    assert mean == pytest.approx(0.6)
+    assert ci95 == pytest.approx(4.302652729696142 * 0.1 / np.sqrt(3))  # t quantile 0.975 with 2 degrees of freedom
+
+
+def test_one_episode_has_no_interval():
+    assert mean_ci95(np.array([0.5])) == (0.5, np.inf)
+
+
+def test_labels_of_scores_follow_the_classes(tiny_experiment, tiny_store):
+    episodes = draw(tiny_store, 4)
+    swapped = EpisodeIndices(episodes.classes[:, ::-1], episodes.images[:, ::-1], 4, episodes.ids)
+
+    straight, mirrored = (score([tiny_experiment()], tiny_store, item)[3] for item in (episodes, swapped))
+
+    assert np.array_equal(straight.accuracies, mirrored.accuracies)

@@ -1,0 +1,278 @@
+"""An export stands by itself: it is loaded in another process, classifies, and says what is wrong with it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fewshot
+from fewshot.backbones import BACKBONES
+from fewshot.errors import CheckpointError, DataError, FewshotError
+from fewshot.files import read_json, write_json
+from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS
+from fewshot.sharing.export import export
+from fewshot.training.train import learner_of
+
+ADAPTIVE = {"backbone": "conv4_maml"}
+
+
+def test_loaded_learner_has_the_weights(finished_job, project):
+    job, evaluations = finished_job("ridge")
+    export(job, evaluations, project / "model")
+    loaded = fewshot.load(project / "model").learner.state_dict()
+    trained = learner_of(job.experiment).state_dict()
+    assert all(torch.equal(loaded[name].cpu(), trained[name]) for name in trained)
+
+
+@pytest.mark.parametrize("learner", EPISODIC_LEARNERS)
+def test_learner_with_a_head_takes_any_number_of_classes(exported, coloured_images, learner):
+    model = fewshot.load(exported(learner, backbone="pixels"))
+    for n_way in (2, 4):
+        colours = list(range(n_way)) * 3
+        answers = model.classify(coloured_images(colours), colours, coloured_images(range(n_way), seed=1))
+        assert answers == list(range(n_way))
+
+
+@pytest.mark.parametrize("learner", ADAPTIVE_LEARNERS)
+def test_learner_that_adapts_answers_at_its_number_of_classes(exported, coloured_images, learner):
+    model = fewshot.load(exported(learner, **ADAPTIVE))
+    colours = [0, 1, 2] * 2
+    scores = model.scores(coloured_images(colours), colours, coloured_images([2, 0, 1, 1], seed=1))
+    assert scores.shape == (4, 3)
+    assert scores.isfinite().all()
+
+
+def test_learner_that_adapts_tells_easy_classes_apart(exported, coloured_images):
+    model = fewshot.load(
+        exported("maml", **ADAPTIVE, **{"learner.inner_steps": 20, "learner.inner_learning_rate": 0.1})
+    )
+    colours = [0, 1, 2] * 3
+    assert model.classify(coloured_images(colours), colours, coloured_images(colours, seed=1)) == colours
+
+
+def test_learner_that_adapts_refuses_another_number_of_classes(exported, coloured_images):
+    model = fewshot.load(exported("cxgrad", **ADAPTIVE))
+    with pytest.raises(DataError, match="exactly 3 classes apart, not 4"):
+        model.classify(coloured_images(range(4)), list(range(4)), coloured_images([0]))
+
+
+def test_labels_may_be_names(exported, coloured_images):
+    model = fewshot.load(exported("prototype", backbone="pixels"))
+    answers = model.classify(coloured_images([0, 1, 0, 1]), ["red", "green"] * 2, coloured_images([1, 0], seed=1))
+    assert answers == ["green", "red"]
+
+
+def test_columns_of_scores_are_the_sorted_labels(exported, coloured_images):
+    model = fewshot.load(exported("prototype", backbone="pixels"))
+    scores = model.scores(coloured_images([0, 1]), ["red", "green"], coloured_images([0], seed=1))
+    assert scores.argmax(1).tolist() == [1]
+
+
+def test_labels_may_be_a_tensor(exported, coloured_images):
+    model = fewshot.load(exported("prototype", backbone="pixels"))
+    assert model.classify(coloured_images([0, 1]), torch.tensor([7, 3]), coloured_images([1, 0], seed=1)) == [3, 7]
+
+
+def test_paths_pictures_and_arrays_of_any_size_are_the_same(exported, coloured_images, tmp_path):
+    model = fewshot.load(exported("prototype", backbone="conv4"))
+    support, query = coloured_images([0, 1]), coloured_images([0, 1, 2], seed=1, size=24)
+    for number, array in enumerate(query):
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    from_arrays = model.scores(support, [0, 1], query)
+    from_pictures = model.scores(support, [0, 1], [Image.fromarray(array) for array in query])
+    from_paths = model.scores(support, [0, 1], [tmp_path / "0.png", str(tmp_path / "1.png"), tmp_path / "2.png"])
+    assert torch.equal(from_pictures, from_arrays)
+    assert torch.equal(from_paths, from_arrays)
+
+
+def test_answer_does_not_depend_on_the_other_queries(exported, coloured_images):
+    model = fewshot.load(exported("svm"))
+    support, query = coloured_images([0, 1, 2]), coloured_images([0, 1, 2, 0], seed=1)
+    together = model.scores(support, [0, 1, 2], query)
+    alone = torch.cat([model.scores(support, [0, 1, 2], [image]) for image in query])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_loading_leaves_random_numbers_alone(exported):
+    folder = exported("ridge")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fewshot.load(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("support", "labels", "query", "message"),
+    [
+        (2, [0], 1, "2 support images but 1 labels"),
+        (2, [0, 0], 1, "1 classes among the support images"),
+        (2, [0, "a"], 1, "several kinds"),
+        (2, [0, 1], 0, "no query images"),
+        (0, [], 1, "0 classes"),
+    ],
+)
+def test_images_and_labels_must_go_together(exported, coloured_images, support, labels, query, message):
+    model = fewshot.load(exported("prototype"))
+    with pytest.raises(DataError, match=message):
+        model.classify(coloured_images([0] * support), labels, coloured_images([0] * query))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((16, 16)), r"query image 0 is float64 of shape \(16, 16\)"),
+        (np.zeros((3, 16, 16), np.uint8), "allowed: a path, a PIL image"),
+        ("gone.png", "gone.png cannot be read"),
+        (None, "query image 0 is object"),
+    ],
+)
+def test_what_is_no_image_is_named(exported, coloured_images, image, message):
+    model = fewshot.load(exported("prototype"))
+    with pytest.raises(DataError, match=message):
+        model.classify(coloured_images([0, 1]), [0, 1], [image])
+
+
+def test_damaged_picture_is_named(exported, coloured_images, tmp_path):
+    model = fewshot.load(exported("prototype"))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    with pytest.raises(DataError, match=r"query image 0 .*bad\.png"):
+        model.classify(coloured_images([0, 1]), [0, 1], [tmp_path / "bad.png"])
+
+
+def test_card_shows_the_numbers_of_the_exported_state_only(finished_job, project):
+    job, evaluations = finished_job("ridge")
+    results = [
+        {"shot": 1, "selection": selection, "accuracy": accuracy, "ci95": 0.01, "episodes": 20}
+        for selection, accuracy in (("single", 0.5), ("ensemble", 0.6))
+    ]
+    evaluations[0].dir.mkdir(parents=True)
+    record = {"target": "glyphs", "batch_norm": "running", "results": results}
+    write_json(evaluations[0].outputs["json"], record)
+    export(job, evaluations, project / "model")
+    card = (project / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| glyphs | 1 | 50.00 ± 1.00 | 20 | running |" in card
+    assert "60.00" not in card
+    assert "3-way accuracy" in card
+
+
+def test_untrained_experiment_is_not_exported(finished_job, project):
+    job, evaluations = finished_job("ridge")
+    job.outputs["weights"].unlink()
+    with pytest.raises(CheckpointError, match=f"snakemake --cores 1 {job.name}"):
+        export(job, evaluations, project / "model")
+
+
+def test_place_that_cannot_be_written_is_named(finished_job, project):
+    job, evaluations = finished_job("ridge")
+    (project / "model").write_text("a file")
+    with pytest.raises(FewshotError, match="cannot be written"):
+        export(job, evaluations, project / "model")
+
+
+def test_exporting_again_gives_the_same_bytes(finished_job, project):
+    job, evaluations = finished_job("ridge")
+    found = []
+    for _ in range(2):
+        export(job, evaluations, project / "model")
+        found.append({file.name: file.read_bytes() for file in (project / "model").iterdir()})
+    assert sorted(found[0]) == ["README.md", "model.json", "weights.safetensors"]
+    assert found[0] == found[1]
+
+
+CHANGES = {
+    "no folder": (None, "no export"),
+    "no JSON": (b"{", "damaged"),
+    "not text": (b"\xff\xfe\x00", "damaged"),
+    "nested without end": (b"[" * 100_000, "damaged"),
+    "a list": ([], "format 'list'"),
+    "another format": ({"format": 99}, "format 99"),
+    "format as text": ({"format": "1"}, "format '1'"),
+    "a key too many": ({"code": "import os"}, "unknown key 'code'"),
+    "no settings": ({"train": {}}, "the key 'dataset' is missing"),
+    "unknown backbone": ({"train.backbone": {"name": "conv5"}}, r"unknown backbone 'conv5'.*Did you mean 'conv4'"),
+    "nameless learner": ({"train.learner": {"ridge": 1.0}}, r"train\.learner\.name"),
+    "module in place of a name": ({"train.learner": {"name": "os:system"}}, "unknown learner 'os:system'"),
+    "learner out of range": ({"train.learner": {"name": "ridge", "ridge": -1.0}}, r"train\.learner\.ridge: -1\.0"),
+    "huge network": ({"train.backbone": {"name": "conv4", "filters": 10**9}}, r"train\.backbone\.filters: 1000000000"),
+    "recipe of another type": ({"train.recipe": {"n_way": "five"}}, r"train\.recipe\.n_way"),
+    "no image size": ({"train.recipe": {}}, "image_size"),
+    "tiny images": ({"train.recipe": {"image_size": 8}}, "image_size 8 is too small"),
+    "parts that do not fit": ({"train.learner": {"name": "maml"}}, "needs conv4_maml"),
+    "negative seed": ({"train.seed": -1}, "seed"),
+    "wrong checksum": ({"weights_sha256": "0" * 64}, "sha256 differs"),
+    "no checksum": ({"weights_sha256": "x"}, "weights_sha256"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_damaged_description_is_refused_with_the_reason(exported, tmp_path, case):
+    change, message = CHANGES[case]
+    folder = exported("ridge") if change is not None else tmp_path / "nowhere"
+    if isinstance(change, bytes):
+        (folder / "model.json").write_bytes(change)
+    elif isinstance(change, list):
+        write_json(folder / "model.json", change)
+    elif change is not None:
+        record = read_json(folder / "model.json")
+        for place, value in change.items():
+            section, _, key = place.rpartition(".")
+            (record[section] if section else record)[key] = value
+        write_json(folder / "model.json", record)
+    with pytest.raises(CheckpointError, match=message):
+        fewshot.load(folder)
+
+
+def test_damaged_weights_are_refused(exported):
+    folder = exported("ridge")
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="sha256 differs"):
+        fewshot.load(folder)
+
+
+def test_missing_weights_are_named(exported):
+    folder = exported("ridge")
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: nothing is there"):
+        fewshot.load(folder)
+
+
+def test_weights_of_another_model_are_refused(exported):
+    folder = exported("ridge")
+    record = read_json(folder / "model.json")
+    record["train"]["backbone"]["filters"] = 5
+    write_json(folder / "model.json", record)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        fewshot.load(folder)
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "conv4_maml"])
+def test_every_backbone_comes_back(exported, backbone):
+    assert fewshot.load(exported("prototype", backbone=backbone, recipe={"image_size": 32})).experiment.image_size == 32
+
+
+IN_ANOTHER_PROCESS = """
+import sys, numpy as np, fewshot
+model = fewshot.load(sys.argv[1])
+support, query = np.load(sys.argv[2])["support"], np.load(sys.argv[2])["query"]
+print(model.scores(support, [0, 1, 2], query).tolist())
+"""
+
+
+@pytest.mark.parametrize(("learner", "parts"), [("svm", {}), ("cxgrad", ADAPTIVE)])
+def test_fresh_process_gives_the_same_scores(exported, coloured_images, tmp_path, learner, parts):
+    folder = exported(learner, **parts)
+    support, query = coloured_images([0, 1, 2]), coloured_images([0, 1, 2], seed=1)
+    np.savez(tmp_path / "images.npz", support=support, query=query)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(folder), str(tmp_path / "images.npz")]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300, check=True)
+    here = fewshot.load(folder).scores(support, [0, 1, 2], query)
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), here, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,72 @@
+"""A training on several devices claims as many, all different; numbers stand for GPUs here."""
+
+import threading
+
+import pytest
+import torch
+
+from fewshot.errors import ResourceError
+from fewshot.training.devices import claim_devices, claim_slot
+
+
+@pytest.fixture(autouse=True)
+def three_gpus(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+
+
+def gpus(*numbers):
+    return [torch.device("cuda", number) for number in numbers]
+
+
+def test_devices_are_different_though_one_is_in_use(tmp_path):
+    other_job = claim_slot(["0", "1", "2"], 2, tmp_path)
+
+    devices, _ = claim_devices("auto", 3, 2, tmp_path)
+
+    assert other_job[0] == "0"
+    assert devices == gpus(0, 1, 2)
+
+
+def test_two_jobs_that_need_all_devices_do_not_wait_for_each_other_forever(tmp_path):
+    _, other_job = claim_slot(["0", "1", "2"], 1, tmp_path)
+    got = []
+
+    def job():
+        devices, locks = claim_devices("cuda", 3, 1, tmp_path)
+        got.append(devices)
+        for lock in locks.values():
+            lock.release()
+
+    jobs = [threading.Thread(target=job) for _ in range(2)]
+    for thread in jobs:
+        thread.start()
+    jobs[0].join(timeout=1)
+    assert not got
+
+    other_job.release()
+    for thread in jobs:
+        thread.join(timeout=30)
+    assert got == [gpus(0, 1, 2)] * 2
+
+
+def test_more_devices_than_there_are(tmp_path):
+    with pytest.raises(ResourceError, match=r"devices: 4 needs 4 GPUs, but torch sees 3; .*CUDA_VISIBLE_DEVICES"):
+        claim_devices("auto", 4, 1, tmp_path)
+
+
+def test_nothing_is_claimed_on_a_cpu(tmp_path):
+    devices, lock = claim_devices("cpu", 2, 1, tmp_path)
+
+    assert devices == [torch.device("cpu")] * 2
+    assert lock is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_wanted_must_be_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(ResourceError, match="torch sees no GPU"):
+        claim_devices("cuda", 2, 1, tmp_path)

@@ -1,0 +1,377 @@
+"""The training loop: exact resume from anywhere, model selection, schedule, and clear stops."""
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewshot.errors import CheckpointError, NumericalError
+from fewshot.experiments.params import Recipe
+from fewshot.learners.episodic import smoothed_cross_entropy
+from fewshot.training.train import Interrupted, _Run, learner_of, rate_multiplier, train, training_batch
+from fewshot.workflow.plan import load_plan
+
+CPU = torch.device("cpu")
+NEVER = 1e9
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def run(tiny_store, tmp_path):
+    """Return a function that trains in folders of its own (`name`) and returns the folder of results."""
+
+    def train_in(experiment, name="run", checkpoint_seconds=NEVER):
+        out, checkpoints = tmp_path / name / "out", tmp_path / name / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        out.mkdir(exist_ok=True)
+        train(experiment, tiny_store, out, checkpoints, CPU, checkpoint_seconds)
+        return out
+
+    return train_in
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Return a function that makes something happen within the outer step of a given number (from 0), once."""
+
+    def arrange(number, happening):
+        def drawn(experiment, split, step):
+            if step == number and waiting.pop("here", False):
+                happening()
+            return training_batch(experiment, split, step)
+
+        waiting = {"here": True}
+        monkeypatch.setattr("fewshot.training.train.training_batch", drawn)
+
+    return arrange
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def fail():
+    raise RuntimeError("killed")
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def history(out):
+    with (out / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+LEARNERS = [("prototype", "conv4"), ("ridge", "r2d2"), ("maml", "conv4_maml")]
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 11])
+def test_stop_and_resume_gives_the_same_bytes(step, tiny_experiment, run, at_step):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
+    whole = run(experiment, "whole")
+    at_step(step, terminate)
+
+    with pytest.raises(Interrupted, match=f"SIGTERM: stopped after step {step + 1}"):
+        run(experiment, "stopped")
+    resumed = run(experiment, "stopped")
+
+    assert files(resumed) == files(whole)
+
+
+@pytest.mark.parametrize(("learner", "backbone"), LEARNERS)
+def test_every_kind_of_learner_resumes_exactly(learner, backbone, tiny_experiment, run, at_step):
+    experiment = tiny_experiment(learner, backbone, recipe={"augmentation": {"crop_padding": 2, "flip": True}})
+    whole = run(experiment, "whole")
+    at_step(5, terminate)
+
+    with pytest.raises(Interrupted):
+        run(experiment, "stopped")
+
+    assert files(run(experiment, "stopped")) == files(whole)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("checkpoint_seconds", [0, NEVER])
+def test_kill_without_notice_gives_the_same_bytes(checkpoint_seconds, optimizer, tiny_experiment, run, at_step):
+    experiment = tiny_experiment(recipe={"optimizer": optimizer, "learning_rate": 0.01})
+    whole = run(experiment, "whole")
+    at_step(6, fail)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(experiment, "killed", checkpoint_seconds)
+
+    assert files(run(experiment, "killed", checkpoint_seconds)) == files(whole)
+
+
+def test_kill_between_kept_weights_and_checkpoint(tiny_experiment, run, monkeypatch):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 3})
+    whole = run(experiment, "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("fewshot.training.train.save_checkpoint", lambda path, state: fail())
+        with pytest.raises(RuntimeError, match="killed"):
+            run(experiment, "killed")
+
+    assert files(run(experiment, "killed")) == files(whole)
+
+
+def test_stop_again_and_again(tiny_experiment, run, at_step):
+    experiment = tiny_experiment()
+    whole = run(experiment, "whole")
+    for step in (1, 2, 7):
+        at_step(step, terminate)
+        with pytest.raises(Interrupted):
+            run(experiment, "stopped")
+
+    assert files(run(experiment, "stopped")) == files(whole)
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from fewshot.datasets.store import open_store
+from fewshot.experiments.matrix import suite_experiments
+from fewshot.experiments.params import Params, check
+from fewshot.training.train import train
+torch.set_num_threads(1)
+values, store, folder = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
+train(experiment, open_store(store), folder / "out", folder / "checkpoints", torch.device("cpu"), 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_signal_to_a_process(stop, tiny_params, tiny_experiment, tiny_store, run, tmp_path):
+    recipe = {"epochs": 10, "steps_per_epoch": 10}
+    whole = run(tiny_experiment(recipe=recipe), "whole")
+    folder = tmp_path / "stopped"
+    for name in ("out", "checkpoints"):
+        (folder / name).mkdir(parents=True)
+    arguments = [json.dumps(tiny_params(recipe=recipe)), str(tiny_store.directory), str(folder)]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    while not (folder / "checkpoints" / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+
+    process.send_signal(stop)
+    errors = process.communicate(timeout=60)[1]
+
+    assert process.returncode != 0
+    assert stop == signal.SIGKILL or f"{stop.name}: stopped after step" in errors
+    assert files(run(tiny_experiment(recipe=recipe), "stopped")) == files(whole)
+
+
+def test_checkpoints_never_change_the_result(tiny_experiment, run):
+    often, never = (run(tiny_experiment(), str(seconds), seconds) for seconds in (0, NEVER))
+
+    assert files(often) == files(never)
+
+
+def test_seed_decides_the_weights(tiny_experiment, run):
+    first, again, other = (run(tiny_experiment(seed=seed), f"{i}") for i, seed in enumerate((0, 0, 1)))
+
+    assert files(first) == files(again)
+    assert files(first)["weights.safetensors"] != files(other)["weights.safetensors"]
+
+
+def test_untrained_is_the_seeded_start(tiny_experiment, run):
+    experiment = tiny_experiment(recipe={"epochs": 0})
+
+    weights = load_file(run(experiment) / "weights.safetensors")
+
+    start = learner_of(experiment).state_dict()
+    assert weights.keys() == start.keys()
+    assert all(torch.equal(weights[name], start[name]) for name in start)
+
+
+def test_training_learns(tiny_experiment, run):
+    rows = history(run(tiny_experiment(recipe={"epochs": 6, "steps_per_epoch": 10})))
+
+    assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["validation_accuracy"]) > 0.6
+
+
+def test_history_has_a_row_an_epoch(tiny_experiment, run):
+    rows = history(run(tiny_experiment(recipe={"schedule": [[1, 0.5], [2, 0.25]]})))
+
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert [float(row["learning_rate"]) for row in rows] == [0.1, 0.05, 0.025]
+
+
+def test_kept_checkpoints_are_the_best_epochs(tiny_experiment, run):
+    out = run(tiny_experiment(recipe={"epochs": 5, "keep_checkpoints": 2}))
+
+    rows = sorted(history(out), key=lambda row: (-float(row["validation_accuracy"]), int(row["epoch"])))
+    best, second = (out / "ensemble" / f"epoch-{row['epoch']}.safetensors" for row in rows[:2])
+    assert sorted((out / "ensemble").iterdir()) == sorted([best, second])
+    assert (out / "weights.safetensors").read_bytes() == best.read_bytes()
+
+
+def test_without_validation_the_last_state_is_kept(tiny_experiment, run):
+    all_kept = run(tiny_experiment(recipe={"keep_checkpoints": 3}), "kept")
+    last = run(tiny_experiment(recipe={"validation": {"episodes": 0}}), "last")
+
+    expected = all_kept / "ensemble" / "epoch-3.safetensors"
+    assert (last / "weights.safetensors").read_bytes() == expected.read_bytes()
+    assert [row["validation_accuracy"] for row in history(last)] == ["", "", ""]
+
+
+def test_trainval_trains_on_classes_of_both_splits(tiny_experiment, tiny_store, run):
+    experiment = tiny_experiment(
+        recipe={"train_split": "trainval", "validation": {"episodes": 0}, "n_way": 14, "n_query": 1}
+    )
+
+    batch = training_batch(experiment, tiny_store.split("trainval"), 0)
+
+    assert batch.support_images.shape == (2, 28, 3, 16, 16)
+    assert len(history(run(experiment))) == 3
+
+
+@pytest.mark.parametrize(("learner", "backbone"), [("ridge", "pixels"), ("maml", "conv4_maml")])
+def test_chunks_of_episodes_give_the_step_of_the_whole_batch(learner, backbone, tiny_experiment, tiny_store, tmp_path):
+    def parameters_after_a_step(episodes_per_backward):
+        recipe = {"meta_batch": 5, "episodes_per_backward": episodes_per_backward}
+        experiment = tiny_experiment(learner, backbone, recipe=recipe)
+        run = _Run(experiment, tiny_store, learner_of(experiment).double(), tmp_path, CPU, NEVER)
+        prepare = run.preprocess
+        run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
+        run._step(0)
+        return torch.cat([value.detach().flatten() for value in run.learner.parameters()])
+
+    whole, pairs = parameters_after_a_step(5), parameters_after_a_step(2)
+
+    torch.testing.assert_close(pairs, whole, rtol=1e-12, atol=1e-12)
+
+
+def in_double(batch):
+    return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
+
+
+def test_schedule_of_metaoptnet():
+    recipe = load_plan(SHIPPED, suite="metaoptnet").train[0].experiment.recipe
+
+    rates = [recipe.learning_rate * rate_multiplier(recipe, epoch * recipe.steps_per_epoch) for epoch in range(60)]
+
+    assert rates == pytest.approx([0.1] * 20 + [0.006] * 20 + [0.0012] * 10 + [0.00024] * 10)
+    last_step_of_epoch_20 = 20 * recipe.steps_per_epoch - 1
+    assert rate_multiplier(recipe, last_step_of_epoch_20) == 1
+
+
+def test_cosine_schedule():
+    recipe = Recipe(epochs=10, steps_per_epoch=100, schedule="cosine")
+
+    assert rate_multiplier(recipe, 0) == 1
+    assert rate_multiplier(recipe, 500) == pytest.approx(0.5)
+    assert rate_multiplier(recipe, 1000) == pytest.approx(0)
+
+
+def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store, tmp_path):
+    experiment = tiny_experiment(recipe={"label_smoothing": 0.25, "meta_batch": 1})
+    run = _Run(experiment, tiny_store, learner_of(experiment), tmp_path, CPU, NEVER)
+    batch = run.preprocess(training_batch(experiment, run.split, 0), training=True)
+    expected = smoothed_cross_entropy(run.learner.train().logits(batch), batch.query_labels, 0.25)
+
+    run._step(0)
+
+    assert run.progress.loss_sum == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny_store, tmp_path):
+    experiment = tiny_experiment(recipe={"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
+    run = _Run(experiment, tiny_store, learner_of(experiment), tmp_path, CPU, NEVER)
+    before = run.learner.head.scale.item()
+
+    run._step(0)
+
+    assert abs(run.learner.head.scale.item() - before) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_divergence_is_stopped_and_names_the_rate(tiny_experiment, run):
+    experiment = tiny_experiment(recipe={"learning_rate": 100.0, "weight_decay": 1.0, "epochs": 9})
+
+    with pytest.raises(NumericalError, match=r"(?s)lower.*recipes\.quick\.learning_rate"):
+        run(experiment)
+
+
+@pytest.mark.parametrize("episodes", [0, 6])
+def test_weights_that_diverge_in_the_last_step_are_not_published(episodes, tiny_experiment, run, monkeypatch):
+    monkeypatch.setattr("fewshot.training.train.rate_multiplier", lambda recipe, step: math.inf if step == 11 else 1.0)
+
+    with pytest.raises(NumericalError, match=r"is not finite \(after 12 steps, .*learning_rate"):
+        run(tiny_experiment(recipe={"validation": {"episodes": episodes, "n_query": 3}}))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 3000])
+def test_truncated_checkpoint(kept, tiny_experiment, run, tmp_path):
+    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: .*delete it to train from the start"):
+        run(tiny_experiment())
+
+
+def test_checkpoint_of_another_model(tiny_experiment, run, tmp_path):
+    stopped_run(tiny_experiment(), run, tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: does not fit the model; .*of another shape"):
+        run(tiny_experiment(**{"backbone.filters": 8}))
+
+
+def test_checkpoint_of_another_optimizer(tiny_experiment, run, tmp_path):
+    stopped_run(tiny_experiment(), run, tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: incomplete"):
+        run(tiny_experiment(recipe={"optimizer": "adam"}))
+
+
+def test_checkpoint_without_parts(tiny_experiment, run, tmp_path):
+    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
+    torch.save({"format": 1, "learner": {}}, checkpoint)
+
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: "):
+        run(tiny_experiment())
+
+
+def test_kept_weights_that_vanished(tiny_experiment, run, tmp_path):
+    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
+    for file in checkpoint.parent.glob("epoch-*.safetensors"):
+        file.unlink()
+
+    with pytest.raises(CheckpointError, match="to train from the start"):
+        run(tiny_experiment())
+
+
+def test_checkpoint_is_read_without_executing_code(tiny_experiment, run, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
+    torch.save({"format": 1, "learner": Hostile()}, checkpoint)
+
+    with pytest.raises(CheckpointError):
+        run(tiny_experiment())
+    assert not (tmp_path / "executed").exists()
+
+
+def stopped_run(experiment, run, tmp_path):
+    """Train to the end and return the last checkpoint, which `run` alone leaves in place."""
+    run(experiment)
+    return tmp_path / "run" / "checkpoints" / "checkpoint.pt"

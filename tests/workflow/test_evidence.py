@@ -1,0 +1,123 @@
+"""A document never shows another table than the committed one, and that one is a copy of a run's."""
+
+import json
+
+import pytest
+
+from fewshot.cli import main
+from fewshot.errors import DataError
+from fewshot.experiments.params import Params, check
+from fewshot.files import write_json
+from fewshot.workflow.evidence import embedded, take, update_documents
+from fewshot.workflow.plan import make_plan
+
+TABLE = "| learner | accuracy |\n| --- | --- |\n| ridge | 50.00 |\n"
+DOCUMENT = "# Title\n\n<!-- evidence: tiny -->\n<!-- end of evidence -->\n\nMore.\n"
+
+
+@pytest.fixture
+def plan(tiny_params):
+    return make_plan(check(Params, tiny_params("ridge"), where=""), "tiny")
+
+
+@pytest.fixture
+def finished(plan, project):
+    """Leave in the project's folder what a finished suite leaves; return its plan."""
+    tables = plan.tables_dir
+    (tables / "figures").mkdir(parents=True)
+    (tables / "manifest.json").write_text("{}")
+    (tables / "results.md").write_text(TABLE)
+    (tables / "results.csv").write_text("learner,accuracy\nridge,0.5\n")
+    for figure in ("accuracy.svg", "learning_curves.svg", "shots.svg"):
+        (tables / "figures" / figure).write_text("<svg/>")
+    for job in plan.train:
+        job.dir.mkdir(parents=True)
+        record = {"machine": {"python": "3.11"}, "seconds": 1.5, "train": job.settings}
+        write_json(job.outputs["run"], record)
+    (project / "README.md").write_text(DOCUMENT)
+    return plan
+
+
+def test_tables_are_taken_with_their_settings(finished, project):
+    folder = take(finished)
+    assert folder.resolve() == project / "docs" / "evidence" / "tiny"
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"results.md", "results.csv", "accuracy.svg", "learning_curves.svg", "settings.json"}
+    assert (folder / "results.md").read_text() == TABLE
+    record = json.loads((folder / "settings.json").read_text())
+    (name,) = record["experiments"]
+    assert record["experiments"][name] == json.loads(json.dumps(finished.train[0].settings))
+    assert record["training_seconds"] == {name: 1.5}
+    assert record["machine"]["processor"]
+
+
+def test_document_shows_the_taken_table(finished, project):
+    take(finished)
+    assert [str(path) for path in update_documents(check=True)] == ["README.md"]
+    assert (project / "README.md").read_text() == DOCUMENT
+    assert [str(path) for path in update_documents(check=False)] == ["README.md"]
+    assert f"<!-- evidence: tiny -->\n{TABLE}<!-- end of evidence -->\n\nMore.\n" in (project / "README.md").read_text()
+    assert update_documents(check=True) == []
+
+
+def test_changed_number_is_noticed_and_put_right(finished, project):
+    take(finished)
+    update_documents(check=False)
+    right = (project / "README.md").read_text()
+    (project / "README.md").write_text(right.replace("50.00", "60.00"))
+    assert update_documents(check=True)
+    update_documents(check=False)
+    assert (project / "README.md").read_text() == right
+
+
+def test_pages_of_docs_show_evidence_too(finished, project):
+    take(finished)
+    update_documents(check=False)
+    (project / "docs" / "deep").mkdir()
+    (project / "docs" / "deep" / "page.md").write_text(DOCUMENT)
+    assert [str(path) for path in update_documents(check=False)] == ["docs/deep/page.md"]
+
+
+def test_missing_evidence_names_document_and_command(finished):
+    with pytest.raises(DataError, match=r"README\.md: .*no such evidence; 'fewshot evidence --take --suite tiny'"):
+        update_documents(check=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- evidence: tiny -->\nno end", "<!-- evidence: a b -->\n<!-- end of evidence -->"]
+)
+def test_block_that_is_not_closed_is_an_error(project, text):
+    with pytest.raises(DataError, match="not closed"):
+        embedded(text)
+
+
+def test_second_block_is_not_swallowed_by_an_open_one(finished):
+    take(finished)
+    with pytest.raises(DataError, match="not closed"):
+        embedded("<!-- evidence: tiny -->\n" + DOCUMENT)
+
+
+def test_suite_that_has_not_run_is_not_taken(plan, project):
+    with pytest.raises(DataError, match="no tables there; run: snakemake"):
+        take(plan)
+    assert not (project / "docs").exists()
+
+
+def test_incomplete_tables_leave_the_evidence_as_it_was(finished, project):
+    take(finished)
+    (finished.tables_dir / "results.md").write_text("other")
+    (finished.tables_dir / "figures" / "accuracy.svg").unlink()
+    with pytest.raises(DataError, match=r"accuracy\.svg: not there"):
+        take(finished)
+    assert (project / "docs" / "evidence" / "tiny" / "results.md").read_text() == TABLE
+
+
+def test_command_fails_when_a_document_shows_other_numbers(finished, project, tiny_params, capsys):
+    (project / "params.yaml").write_text(json.dumps(tiny_params("ridge")))
+    main(["evidence", "--take"])
+    main(["evidence", "--check"])
+    (project / "README.md").write_text(DOCUMENT.replace("Title", "Title\n" + DOCUMENT))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evidence", "--check"])
+    assert stopped.value.code == 2
+    assert "README.md: shows other numbers than docs/evidence" in capsys.readouterr().err

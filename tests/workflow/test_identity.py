@@ -1,0 +1,395 @@
+"""A key changes exactly when the result can: with settings, code by meaning, data; not with words, layout or order."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fewshot.errors import DataError, ParamsError
+from fewshot.experiments.matrix import suite_experiments
+from fewshot.experiments.params import Params, check
+from fewshot.learners.settings import FOMAMLSettings
+from fewshot.workflow import identity
+from fewshot.workflow.plan import make_plan
+
+SOURCE = Path(identity.PACKAGE_DIR)
+PACKAGE = sorted(SOURCE.rglob("*.py"))
+CACHES = (identity._tree, identity._source_file, identity._imports, identity._meaning)
+LEARNERS = ["prototype", "ridge", "svm"]
+
+
+def forget():
+    for cached in CACHES:
+        cached.cache_clear()
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Return a copy of the package that can be edited; keys are those of the copy."""
+    copy = tmp_path / "fewshot"
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(identity, "PACKAGE_DIR", copy)
+    forget()
+    yield copy
+    forget()
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    forget()
+
+
+@pytest.fixture
+def plan_of(tiny_params):
+    """Return a function that plans the tiny suite; arguments as those of `tiny_params`."""
+
+    def planned(learner=LEARNERS, **changes):
+        return make_plan(check(Params, tiny_params(learner, **changes), where=""), "tiny")
+
+    return planned
+
+
+def keys(plan, stage="train"):
+    return {job.name: job.key for job in plan.jobs(stage)}
+
+
+def changed(before, after):
+    return sorted(name for name in before if before[name] != after[name])
+
+
+WORDS = {
+    "comment": ('"""Stage train', '# a comment\n"""Stage train'),
+    "docstring": ("Stage train: episodes -> learner", "Stage train, in other words"),
+    "docstring of a function": ("Take one outer step", "Do one outer step"),
+    "blank lines": ("\nclass _Run:", "\n\n\n\nclass _Run:"),
+    "layout": ("loss = accuracy = 0.0", "loss = (\n            accuracy\n        ) = 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_and_layout_change_no_key(name, source, plan_of):
+    before = [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")]
+
+    edit(source / "training" / "train.py", *WORDS[name])
+
+    assert [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")] == before
+
+
+def test_an_expression_in_the_loop_changes_every_training_and_no_data(source, plan_of):
+    before = plan_of()
+
+    edit(source / "training" / "train.py", "loss = accuracy = 0.0", "loss = accuracy = 0.5")
+
+    after = plan_of()
+    assert len(changed(keys(before), keys(after))) == len(before.train)
+    assert len(changed(keys(before, "evaluate"), keys(after, "evaluate"))) == len(before.train)
+    assert keys(before, "prepare") == keys(after, "prepare")
+
+
+def test_evaluation_code_changes_no_training(source, plan_of):
+    before = plan_of()
+
+    edit(source / "evaluation" / "evaluate.py", "SHEET_EPISODES = 4", "SHEET_EPISODES = 5")
+
+    after = plan_of()
+    assert keys(before) == keys(after)
+    assert len(changed(keys(before, "evaluate"), keys(after, "evaluate"))) == len(before.train)
+
+
+def test_a_head_changes_only_what_uses_it(source, plan_of):
+    before = plan_of()
+
+    edit(source / "heads" / "svm.py", "class SvmHead", "ADDED = 1\n\n\nclass SvmHead")
+
+    after = plan_of()
+    assert changed(keys(before), keys(after)) == ["glyphs-conv4-svm-quick-s0"]
+    assert changed(keys(before, "evaluate"), keys(after, "evaluate")) == ["glyphs-conv4-svm-quick-s0"]
+
+
+def test_what_a_head_imports_counts_too(source, plan_of):
+    before = plan_of()
+
+    path = source / "solvers" / "multiclass_svm.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
+    forget()
+
+    assert changed(keys(before), keys(plan_of())) == ["glyphs-conv4-svm-quick-s0"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cli",
+        "workflow/plan",
+        "workflow/listing",
+        "workflow/jobs",
+        "workflow/results",
+        "report/tables",
+        "report/figures",
+    ],
+)
+def test_tools_and_tables_change_no_training_and_no_evaluation(module, source, plan_of):
+    before = plan_of()
+
+    path = source / f"{module}.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
+    forget()
+
+    after = plan_of()
+    assert keys(before) == keys(after)
+    assert keys(before, "evaluate") == keys(after, "evaluate")
+
+
+def test_drawing_code_changes_the_tables(source, plan_of):
+    before = plan_of().report_key
+
+    edit(source / "report" / "tables.py", '"""', '"""Other words. ')
+    assert plan_of().report_key == before
+    path = source / "report" / "tables.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
+    forget()
+
+    assert plan_of().report_key != before
+
+
+@pytest.mark.parametrize("change", [{"recipe": {"learning_rate": 0.2}}, {"seed": 1}, {"backbone.filters": 8}])
+def test_training_settings_change_training_and_evaluation(change, plan_of):
+    before, after = plan_of(), plan_of(**change)
+
+    assert not set(keys(before).values()) & set(keys(after).values())
+    assert not set(keys(before, "evaluate").values()) & set(keys(after, "evaluate").values())
+    assert keys(before, "prepare") == keys(after, "prepare")
+
+
+@pytest.mark.parametrize("change", [{"episodes": 10}, {"shots": [1]}, {"seed": 1}, {"n_query": 5}, {"n_way": 4}])
+def test_protocol_changes_no_training(change, plan_of):
+    before, after = plan_of(), plan_of(evaluate=change)
+
+    assert keys(before) == keys(after)
+    assert not set(keys(before, "evaluate").values()) & set(keys(after, "evaluate").values())
+
+
+def test_a_default_that_is_written_out_changes_nothing(plan_of):
+    assert keys(plan_of()) == keys(plan_of(recipe={"label_smoothing": 0.0, "momentum": 0.9}))
+
+
+def test_runtime_settings_change_nothing(tiny_params):
+    values = tiny_params()
+    plans = [
+        make_plan(check(Params, {**values, "train": train}, where=""), "tiny")
+        for train in ({}, {"threads": 4, "device": "cpu", "checkpoint_seconds": 1.0, "jobs_per_gpu": 3})
+    ]
+
+    assert keys(plans[0]) == keys(plans[1])
+    assert keys(plans[0], "evaluate") == keys(plans[1], "evaluate")
+
+
+def test_order_of_the_suite_changes_no_key(plan_of):
+    assert keys(plan_of(LEARNERS)) == keys(plan_of(LEARNERS[::-1]))
+
+
+def data_key(tiny_params, **settings):
+    values = tiny_params(dataset="mine", recipe={"image_size": 32})
+    params = check(Params, {**values, "prepare": {"mine": {"base": "cifar_fs", **settings}}}, where="")
+    return make_plan(params, "tiny").prepare[0].data_key
+
+
+def test_mirrors_and_checksums_do_not_change_the_data(tiny_params):
+    plain = data_key(tiny_params)
+
+    assert data_key(tiny_params, mirrors=["https://example.org/"]) == plain
+    assert data_key(tiny_params, sha256="none") == plain
+
+
+def test_a_given_file_counts_by_content_not_by_name_or_date(tiny_params, tmp_path):
+    first, second = tmp_path / "first.tar", tmp_path / "second.tar"
+    first.write_bytes(b"pixels")
+    second.write_bytes(b"pixels")
+    before = data_key(tiny_params, path=str(first))
+
+    os.utime(first, (1, 1))
+    assert data_key(tiny_params, path=str(first)) == before
+    assert data_key(tiny_params, path=str(second)) == before
+    second.write_bytes(b"pixelz")
+    assert data_key(tiny_params, path=str(second)) != before
+
+
+def test_a_given_folder_counts_by_names_and_contents(tiny_params, tmp_path):
+    folder = tmp_path / "images"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"pixels")
+    before = data_key(tiny_params, path=str(folder))
+
+    (folder / "cat").rename(folder / "dog")
+
+    assert data_key(tiny_params, path=str(folder)) != before
+
+
+def test_a_class_list_counts(source, tiny_params, monkeypatch):
+    monkeypatch.setattr("fewshot.workflow.plan.PACKAGE_DIR", source)
+    before = data_key(tiny_params)
+
+    path = source / "datasets" / "splits" / "cifar_fs.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+
+    assert data_key(tiny_params) != before
+
+
+@pytest.mark.parametrize("path", ["nowhere.tar", "x" * 300, "a\0b", "nowhere/" * 1000])
+def test_a_given_file_that_cannot_be_read(path, tiny_params):
+    with pytest.raises((DataError, ParamsError)):
+        data_key(tiny_params, path=path)
+
+
+PROGRAM = """
+import json, sys
+from fewshot.experiments.params import Params, check
+from fewshot.workflow.plan import make_plan
+plan = make_plan(check(Params, json.loads(sys.argv[1]), where=""), "tiny")
+stages = ("prepare", "train", "evaluate")
+print(json.dumps({stage: {job.name: job.key for job in plan.jobs(stage)} for stage in stages}))
+heavy = sorted({"torch", "numpy", "pandas", "scipy", "numba", "matplotlib", "snakemake"} & sys.modules.keys())
+print(json.dumps(heavy))
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_another_process_gives_the_same_keys_without_heavy_imports(hash_seed, tiny_params, plan_of, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(tiny_params(LEARNERS))],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found, heavy = map(json.loads, run.stdout.splitlines())
+    assert found == {stage: keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")}
+    assert heavy == []
+    assert list(tmp_path.iterdir()) == []
+
+
+JOBS = """
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+values, store_dir, scratch = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+from fewshot.learners import LEARNERS
+names = list(LEARNERS)
+
+def run(name):
+    from fewshot.datasets.store import open_store
+    from fewshot.episodes.draw import draw_episodes
+    from fewshot.evaluation.evaluate import evaluate, load_learners
+    from fewshot.experiments.matrix import suite_experiments
+    from fewshot.workflow.identity import NEUTRAL, imported_modules
+    from fewshot.learners import EPISODIC_LEARNERS
+    from fewshot.experiments.params import Params, check
+    from fewshot.workflow.plan import STAGE_MODULES, part_modules
+    from fewshot.training.train import train
+    values["suites"]["tiny"][0].update(learner=name, backbone="conv4" if name in EPISODIC_LEARNERS else "conv4_maml")
+    experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
+    store, device = open_store(store_dir), torch.device("cpu")
+    out, checkpoints = scratch / name / "out", scratch / name / "checkpoints"
+    out.mkdir(parents=True), checkpoints.mkdir()
+    train(experiment, store, out, checkpoints, device, 0)
+    split = store.split("test")
+    episodes = draw_episodes(0, "test", np.arange(2), n_way=3, n_shot=3, n_query=4, class_sizes=split.class_sizes)
+    evaluate(experiment, load_learners(experiment, out, device), split, episodes, device)
+    keyed = imported_modules([*STAGE_MODULES["train"], *STAGE_MODULES["evaluate"], *part_modules(experiment)])
+    used = {module for module in sys.modules if module.partition(".")[0] == "fewshot"}
+    return sorted(used - set(keyed) - NEUTRAL), sorted(set(keyed) - used)
+
+found = {}
+for name in names:
+    for module in [module for module in sys.modules if module.partition(".")[0] == "fewshot"]:
+        del sys.modules[module]
+    found[name] = run(name)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp_path):
+    values = tiny_params(recipe={"epochs": 1, "steps_per_epoch": 1})
+
+    run = subprocess.run(
+        [sys.executable, "-c", JOBS, json.dumps(values), str(tiny_store.directory), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = json.loads(run.stdout)
+    assert {learner: used for learner, (used, _) in found.items() if used} == {}
+
+
+def test_imports_are_written_so_that_they_are_found():
+    trees = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE}
+    relative = {name for name, tree in trees.items() for node in ast.walk(tree) if getattr(node, "level", 0)}
+    by_name = {
+        name for name, tree in trees.items() if "import_module" in ast.dump(tree) or "__import__" in ast.dump(tree)
+    }
+
+    assert relative == set()
+    assert by_name == {"registry.py"}  # what it loads stands in `Part.target` and `Part.uses`
+
+
+def test_a_constant_of_the_settings_changes_the_key(plan_of, monkeypatch):
+    before = keys(plan_of("fomaml", backbone="conv4_maml"))
+
+    monkeypatch.setattr(FOMAMLSettings, "second_order", True)
+
+    assert changed(before, keys(plan_of("fomaml", backbone="conv4_maml"))) == list(before)
+
+
+@pytest.mark.parametrize("module", sorted(identity.NEUTRAL))
+def test_neutral_modules_exist(module):
+    """Of these only the outcome can enter a result: choices and names (as settings in the key), places, messages."""
+    assert identity._source_file(module).is_file()
+
+
+def test_experiments_are_planned_in_linear_time(tiny_params, monkeypatch):
+    calls = []
+    digest = identity.digest
+    monkeypatch.setattr("fewshot.workflow.plan.digest", lambda value: calls.append(1) or digest(value))
+    monkeypatch.setattr("fewshot.workflow.plan.code_digest", lambda modules: calls.append(1) or "code")
+
+    def count(seeds):
+        calls.clear()
+        params = check(Params, tiny_params(LEARNERS, seed=list(range(seeds))), where="")
+        assert len(make_plan(params, "tiny").train) == 3 * seeds
+        return len(calls)
+
+    small, large = count(33), count(333)
+    assert large < 11 * small
+
+
+def test_source_is_read_once_for_a_thousand_experiments(tiny_params, monkeypatch):
+    read = []
+    parse = identity.ast.parse
+    monkeypatch.setattr(identity.ast, "parse", lambda text: read.append(1) or parse(text))
+    forget()
+    params = check(Params, tiny_params(LEARNERS, seed=list(range(334))), where="")
+
+    make_plan(params, "tiny")
+
+    assert 0 < len(read) < 120
+
+
+def test_names_are_unique_and_safe(tiny_params):
+    params = check(Params, tiny_params(LEARNERS, seed=[0, 1], n_shot=[1, 2], optimizer=["sgd", "adam"]), where="")
+
+    names = [experiment.name for experiment in suite_experiments(params, "tiny")]
+
+    assert len(set(names)) == 24
+    assert "glyphs-conv4-ridge-quick-2shot-adam-s1" in names
+    assert all(name.replace("-", "").replace("_", "").isalnum() for name in names)

@@ -1,0 +1,287 @@
+"""A finished result is published whole, kept in the cache, and restored from there; nothing finished is ever lost."""
+
+import errno
+import os
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fewshot.errors import ResourceError
+from fewshot.workflow.results import complete, run_job, tidy
+
+TARGET = Path("results/train/job/key")
+CACHE = Path("cache/train/job/key")
+
+
+def write(out, checkpoints):
+    (out / "weights").write_text("numbers")
+    (out / "ensemble").mkdir()
+    (out / "ensemble" / "epoch-1").write_text("more")
+
+
+def never(out, checkpoints):
+    raise AssertionError("the work was done again")
+
+
+def run(work=write):
+    return run_job("train", "job", "key", work)
+
+
+def content(folder):
+    """Return the files of a folder, without the list of their hashes."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "sha256.json")
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+RESULT = {"weights": "numbers", "ensemble/epoch-1": "more"}
+
+
+def test_result_is_published_and_kept(project):
+    assert run() == "made"
+
+    assert content(TARGET) == RESULT
+    assert content(CACHE / "result") == RESULT
+
+
+def test_finished_result_is_restored_not_remade(project):
+    run()
+    shutil.rmtree("results")
+
+    assert run(never) == "restored"
+    assert content(TARGET) == RESULT
+
+
+def test_lost_and_changed_files_are_restored(project):
+    run()
+    (TARGET / "weights").write_text("changed")
+    (TARGET / "ensemble" / "epoch-1").unlink()
+
+    assert run(never) == "restored"
+    assert content(TARGET) == RESULT
+
+
+@pytest.mark.parametrize("lost", ["ensemble/epoch-1", "sha256.json"])
+def test_reader_gets_back_what_is_missing(lost, project):
+    run()
+    (TARGET / lost).unlink()
+
+    complete("train", "job", "key")
+
+    assert content(TARGET) == RESULT
+    assert (TARGET / "sha256.json").exists()
+
+
+def test_nothing_to_bring_back(project):
+    complete("train", "job", "key")
+
+    assert not Path("results").exists()
+
+
+def test_results_may_lie_elsewhere(project, monkeypatch):
+    monkeypatch.setattr("fewshot.paths.RESULTS", Path("storage/results"))
+
+    run()
+
+    assert content("storage" / TARGET) == RESULT
+    assert not Path("results").exists()
+
+
+def test_two_at_once_do_the_work_once(project):
+    started = threading.Barrier(2)
+    done = []
+
+    def slow(out, checkpoints):
+        done.append(1)
+        time.sleep(0.2)
+        write(out, checkpoints)
+
+    def job(_):
+        started.wait()
+        return run(slow)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = sorted(pool.map(job, range(2)))
+
+    assert outcomes == ["made", "restored"]
+    assert done == [1]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no hashes", "broken hashes", "hashes of nothing"])
+def test_damaged_cache_is_not_believed(damage, project):
+    run()
+    shutil.rmtree("results")
+    result = CACHE / "result"
+    if damage == "truncated":
+        (result / "weights").write_text("num")
+    elif damage == "missing":
+        (result / "weights").unlink()
+    else:
+        (result / "sha256.json").write_text(
+            {"no hashes": "", "broken hashes": "[1]", "hashes of nothing": "{}"}[damage]
+        )
+
+    assert run() == "made"
+    assert content(TARGET) == RESULT
+
+
+def test_crash_leaves_no_result_but_the_checkpoints(project):
+    def crash(out, checkpoints):
+        (out / "weights").write_text("half")
+        (checkpoints / "checkpoint.pt").write_text("state")
+        raise RuntimeError("killed")
+
+    def resume(out, checkpoints):
+        assert not any(out.iterdir())
+        assert (checkpoints / "checkpoint.pt").read_text() == "state"
+        write(out, checkpoints)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(crash)
+    assert content(TARGET) == {}
+
+    assert run(resume) == "made"
+    assert content(TARGET) == RESULT
+    assert not (CACHE / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("moment", ["pathlib.Path.rename", "shutil.copyfile"])
+def test_crash_while_publishing(moment, project, monkeypatch):
+    def crash(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(moment, crash)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert content(TARGET) == {}
+
+    run()
+    assert content(TARGET) == RESULT
+
+
+def test_no_file_appears_half_written(project, monkeypatch):
+    seen = []
+    copy = shutil.copyfile
+    monkeypatch.setattr("shutil.copyfile", lambda source, place: seen.append(Path(place).name) or copy(source, place))
+
+    run()
+
+    assert all(name.startswith(".") for name in seen)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(project):
+    Path("results").mkdir(mode=0o555)
+
+    with pytest.raises(ResourceError, match=r"results/train/job/key: cannot be written \(Permission denied\)"):
+        run()
+
+
+def refuse(code):
+    def touch(self, *arguments, **settings):
+        raise OSError(code, os.strerror(code), str(self))
+
+    return touch
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_folder_that_cannot_be_written_is_found_before_the_work(code, project, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.touch", refuse(code))
+
+    with pytest.raises(ResourceError, match=r"cache/train/job/key: cannot be written .*write permission"):
+        run(never)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_at_the_start(code, project, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.touch", refuse(code))
+
+    with pytest.raises(ResourceError, match=r"the disk is full .*free some space"):
+        run(never)
+
+
+def test_full_disk_during_the_work_keeps_the_checkpoint(project):
+    def fill(out, checkpoints):
+        (checkpoints / "checkpoint.pt").write_text("state")
+        raise OSError(errno.ENOSPC, "No space left on device", "weights")
+
+    with pytest.raises(ResourceError, match=r"the disk is full \(weights\)"):
+        run(fill)
+    assert (CACHE / "checkpoints" / "checkpoint.pt").read_text() == "state"
+
+
+def test_other_errors_are_not_hidden(project):
+    def fail(out, checkpoints):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        run(fail)
+
+
+def test_results_place_taken_by_a_file(project):
+    Path("results").write_text("a file")
+
+    with pytest.raises(ResourceError, match="cannot be written"):
+        run()
+
+
+def test_tidy_moves_what_is_not_asked_for(project):
+    run()
+    run_job("train", "other", "key", write)
+
+    assert tidy("train", {TARGET}) == [Path("results/train/other/key")]
+
+    assert content(TARGET) == RESULT
+    assert not Path("results/train/other").exists()
+    assert run_job("train", "other", "key", never) == "restored"
+
+
+def test_tidy_keeps_results_that_came_without_a_cache(project):
+    run()
+    shutil.rmtree("cache")
+
+    tidy("train", set())
+
+    assert not TARGET.exists()
+    assert run(never) == "restored"
+    assert content(TARGET) == RESULT
+
+
+def test_tidy_never_moves_half_a_result(project):
+    run()
+    shutil.rmtree("cache")
+    (TARGET / "weights").unlink()
+
+    tidy("train", set())
+
+    assert content(CACHE / "incomplete") == {"ensemble/epoch-1": "more"}
+    assert run() == "made"
+    assert content(TARGET) == RESULT
+
+
+def test_tidy_keeps_the_checkpoints_of_a_begun_job(project):
+    run()
+    shutil.rmtree(CACHE / "result")
+    (CACHE / "checkpoints").mkdir()
+    (CACHE / "checkpoints" / "checkpoint.pt").write_text("state")
+
+    tidy("train", set())
+
+    assert (CACHE / "checkpoints" / "checkpoint.pt").read_text() == "state"
+
+
+def test_tidy_without_results(project):
+    assert tidy("train", set()) == []
+
+
+def test_tidy_leaves_strange_files_alone(project):
+    Path("results/train/job").mkdir(parents=True)
+    Path("results/train/job/note.txt").write_text("mine")
+
+    tidy("train", set())
+
+    assert Path("results/train/job/note.txt").read_text() == "mine"

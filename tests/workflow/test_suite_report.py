@@ -1,0 +1,20 @@
+"""How the report names the parts of a suite."""
+
+from fewshot.experiments.params import Params, check
+from fewshot.workflow.plan import make_plan
+from fewshot.workflow.suite_report import suite_report
+
+
+def shown_learners(tiny_params, learners: list[str]) -> list[str]:
+    values = tiny_params(learner=learners)
+    values["learners"] = {"wide": {"base": "ridge", "ridge": 5.0}, "narrow": {"base": "ridge", "ridge": 500.0}}
+    plan = make_plan(check(Params, values, where=""), "tiny")
+    return [entry.learner for entry in suite_report(plan).entries]
+
+
+def test_a_part_used_once_has_its_registered_name(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["wide", "prototype"]) == ["ridge", "prototype"]
+
+
+def test_a_part_with_several_settings_has_its_labels(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["wide", "narrow"]) == ["wide", "narrow"]
