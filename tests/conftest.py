@@ -9,7 +9,8 @@ import torch
 
 from fewshot.datasets.store import SplitPlan, Store, write_store
 from fewshot.experiments.matrix import Experiment, suite_experiments
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 
 IMAGE_SIZE = 16
 IMAGES_A_CLASS = 12
@@ -64,7 +65,7 @@ def tiny_experiment(tiny_params):
     """Return a function that gives one typed experiment; arguments as those of `tiny_params`."""
 
     def experiment(*arguments, **changes) -> Experiment:
-        params = check(Params, tiny_params(*arguments, **changes), where="")
+        params = parse_as(Params, tiny_params(*arguments, **changes), where="")
         return suite_experiments(params, "tiny")[0]
 
     return experiment

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fewshot import paths
+from fewshot.digests import remember_digests
 from fewshot.errors import FewshotError
 from fewshot.experiments.params import PARAMS_FILE, read_params, schema_text
-from fewshot.workflow.identity import remember_digests
 from fewshot.workflow.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -1,7 +1,8 @@
-"""Where everything lies, relative to the project's folder. Every other module asks here."""
+"""Where everything is, relative to the project folder (the package apart). Every other module asks here."""
 
 from pathlib import Path
 
+PACKAGE_DIR = Path(__file__).parent
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 RESULTS = Path("results")  # `fewshot --results` sets another, for jobs whose files a storage keeps

@@ -1,31 +1,18 @@
-"""What a registry entry is: where the class of a part lies, and which settings it takes.
+"""Registry entries: import path and settings type of a component.
 
-The registries themselves stand in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`).
-Neither this module nor those import torch: the plan reads them all, and has to start fast.
+The registries themselves are in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`).
+Neither this module nor those import torch: the plan reads them all and has to start fast.
 """
 
-import difflib
 import importlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from fewshot.errors import ParamsError
+from fewshot.errors import ParamsError, allowed_values, quoted
+from fewshot.settings import NoSettings, Settings, parse_as
 
 PartType = TypeVar("PartType")
-
-
-class Settings(BaseModel):
-    """Base of every typed section: unknown keys are refused, values not converted silently, instances frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class NoSettings(Settings):
-    """Settings of a part that has none."""
 
 
 @dataclass(frozen=True)
@@ -58,49 +45,22 @@ class Part:
         """All modules whose code decides what the part computes."""
         return (self.module, *self.uses)
 
-    def typed(self, settings: Mapping[str, Any]) -> Any:
+    def typed(self, settings: Mapping[str, Any], *, where: str = "") -> Any:
         """Return plain values (as JSON or YAML hold them) as the part's settings.
 
+        Args:
+            settings: fields of the settings type; missing ones take their defaults.
+            where: dotted path of the values, for messages.
+
         Raises:
-            pydantic.ValidationError: if a setting is unknown or out of range.
+            ParamsError: if a setting is unknown or out of range; lists the allowed ones and the nearest spelling.
         """
-        return self.settings.model_validate_json(json.dumps(dict(settings)))
+        return parse_as(self.settings, dict(settings), where=where)
 
     def load(self) -> Any:
         """Import the module and return the class."""
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
-
-
-MAX_SHOWN = 60
-MAX_LISTED = 250
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message quotes it: as in YAML, and short."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def shown_key(key: str) -> str:
-    """Return a key or a place as a message names it: plain, on one line, short."""
-    text = key if key.isprintable() else repr(key)
-    return text if len(text) <= 2 * MAX_SHOWN else f"{text[: 2 * MAX_SHOWN - 3]}..."
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean X?' for the known word closest to `word`, or ''."""
-    match = difflib.get_close_matches(word[:MAX_SHOWN], list(known), n=1, cutoff=0.5)
-    return f" Did you mean {match[0]!r}?" if match else ""
-
-
-def allowed(word: str, known: Iterable[str]) -> str:
-    """Return 'allowed: ...', the known words (as many as fit in a line), and the one closest to `word`."""
-    words = list(known)
-    text = ", ".join(words) or "nothing"
-    if len(text) > MAX_LISTED:
-        text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and others ({len(words)} in all)"
-    return f"allowed: {text}.{nearest(word, words)}"
 
 
 def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
@@ -110,5 +70,21 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
         ParamsError: if the name is unknown; lists the known ones and the nearest spelling.
     """
     if name not in known:
-        raise ParamsError(f"unknown {kind} {shown(name)}; {allowed(name, known)}")
+        raise ParamsError(f"unknown {kind} {quoted(name)}; {allowed_values(name, known)}")
     return known[name]
+
+
+def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`: a class is imported when it is first asked for, so that the package stays light.
+
+    Args:
+        package: name of the package.
+        modules: name of each exported class or function -> full name of its module.
+    """
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return load

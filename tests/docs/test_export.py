@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fewshot.datasets.store import open_store
+from fewshot.experiments.build import initial_learner
 from fewshot.files import write_json
-from fewshot.training.train import learner_of
 from fewshot.weights.checkpoint import save_weights
 from fewshot.workflow.plan import load_plan
 
@@ -30,7 +30,7 @@ def reader(project_copy, root):
     folder = project_copy()
     job = load_plan(root / "params.yaml", suite="quickstart").find("train", EXPERIMENT)
     (folder / job.dir).mkdir(parents=True)
-    save_weights(folder / job.outputs["weights"], learner_of(job.experiment))
+    save_weights(folder / job.outputs["weights"], initial_learner(job.experiment))
     write_json(folder / job.outputs["run"], {"data_hash": "d" * 64})
     for name, number in [(name, number) for name in COLOURS for number in range(3)]:
         labelled = folder / "examples" / name / f"{number}.png"

@@ -8,8 +8,9 @@ from fewshot.episodes.draw import EpisodeIndices, draw_episodes, gather_batch
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.report.stats import over_episodes
-from fewshot.training.train import learner_of, preprocess_of, train
+from fewshot.training.train import train
 
 CPU = torch.device("cpu")
 SHOTS = (1, 3)
@@ -27,13 +28,13 @@ def draw(store, count):
 
 
 def score(experiments, store, episodes, learners=None):
-    learners = learners or [learner_of(experiment) for experiment in experiments]
-    return score_episodes(learners, store.split("test"), episodes, SHOTS, preprocess_of(experiments[0]), CPU)
+    learners = learners or [initial_learner(experiment) for experiment in experiments]
+    return score_episodes(learners, store.split("test"), episodes, SHOTS, preprocessing(experiments[0]), CPU)
 
 
 def logits_one_by_one(experiment, store, episodes, shot):
     """Return the scores (E, Q, M) of each episode in a forward pass of its own."""
-    learner, split, preprocess = learner_of(experiment).eval(), store.split("test"), preprocess_of(experiment)
+    learner, split, preprocess = initial_learner(experiment).eval(), store.split("test"), preprocessing(experiment)
     rows = []
     for number in range(len(episodes.ids)):
         raw = gather_batch(split.images, split.class_starts, scoring.part_of(episodes, slice(number, number + 1)), shot)
@@ -45,10 +46,10 @@ def logits_one_by_one(experiment, store, episodes, shot):
 @pytest.mark.parametrize("shot", SHOTS)
 def test_cached_embeddings_give_the_logits_of_each_episode(learner, shot, tiny_experiment, tiny_store, episodes):
     experiment = tiny_experiment(learner)
-    model, split = learner_of(experiment).eval(), tiny_store.split("test")
+    model, split = initial_learner(experiment).eval(), tiny_store.split("test")
 
     with torch.no_grad():
-        cached = scoring._classified([model], split, episodes, [shot], preprocess_of(experiment), CPU)
+        cached = scoring._classified([model], split, episodes, [shot], preprocessing(experiment), CPU)
         found = torch.cat([logits for _, logits in cached])
 
     torch.testing.assert_close(found, logits_one_by_one(experiment, tiny_store, episodes, shot), rtol=1e-5, atol=1e-5)

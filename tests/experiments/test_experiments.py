@@ -4,7 +4,8 @@ import pytest
 
 from fewshot.errors import ParamsError
 from fewshot.experiments.matrix import Experiment, suite_experiments
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def first(tiny_params):
     def experiment(recipes=None, **block) -> Experiment:
         values = tiny_params(**block)
         values["recipes"] |= recipes or {}
-        return suite_experiments(check(Params, values, where=""), "tiny")[0]
+        return suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
 
     return experiment
 
@@ -29,7 +30,7 @@ def test_base_is_merged_section_by_section(tiny_params) -> None:
     values["recipes"]["longer"] = {"base": "quick", "validation": {"episodes": 9}}
     values["suites"]["tiny"][0]["recipe"] = "longer"
 
-    experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
+    experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
 
     assert experiment.recipe.validation.model_dump() == {"episodes": 9, "n_shot": 2, "n_query": 3}
 

@@ -23,7 +23,7 @@ def context(**changes):
     return LearnerContext(**{"n_way": 3, "image_size": 16, "steps_per_epoch": 10, **changes})
 
 
-def learner_of(name="prototype", backbone="conv4", backbone_settings=None, **changes):
+def initial_learner(name="prototype", backbone="conv4", backbone_settings=None, **changes):
     torch.manual_seed(0)
     if backbone == "conv4":
         backbone_settings = {"filters": 8, **(backbone_settings or {})}
@@ -78,7 +78,7 @@ def test_smoothing_takes_from_the_true_class_and_gives_to_the_others():
 @pytest.mark.parametrize("name", EPISODIC_LEARNERS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_loss_reaches_every_parameter(name, precision):
-    learner = learner_of(name, precision=precision)
+    learner = initial_learner(name, precision=precision)
 
     output = learner.loss(batch_of(), step=0)
     output.loss.backward()
@@ -90,7 +90,7 @@ def test_loss_reaches_every_parameter(name, precision):
 
 @pytest.mark.parametrize("name", EPISODIC_LEARNERS)
 def test_bright_classes_are_learnt(name):
-    learner = learner_of(name)
+    learner = initial_learner(name)
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.05, momentum=0.9)
     first = learner.loss(batch_of(), step=0).loss.item()
     for step in range(5):
@@ -103,7 +103,7 @@ def test_bright_classes_are_learnt(name):
 
 @pytest.mark.parametrize("name", EPISODIC_LEARNERS)
 def test_logits_equal_embed_and_classify(name):
-    learner, batch = learner_of(name).eval(), batch_of()
+    learner, batch = initial_learner(name).eval(), batch_of()
     with torch.no_grad():
         support = learner.embed(batch.support_images.flatten(0, 1)).unflatten(0, (2, -1))
         query = learner.embed(batch.query_images.flatten(0, 1)).unflatten(0, (2, -1))
@@ -120,7 +120,7 @@ def test_logits_equal_embed_and_classify(name):
 
 def test_support_and_query_have_statistics_of_their_own_unless_joined():
     def updates(joint_forward):
-        learner = learner_of(joint_forward=joint_forward)
+        learner = initial_learner(joint_forward=joint_forward)
         learner.loss(batch_of(), step=0)
         return learner.backbone.encoder[0].block[1].num_batches_tracked.item()
 
@@ -129,14 +129,14 @@ def test_support_and_query_have_statistics_of_their_own_unless_joined():
 
 
 def test_joined_forward_gives_the_same_in_evaluation():
-    apart, joined = learner_of().eval(), learner_of(joint_forward=True).eval()
+    apart, joined = initial_learner().eval(), initial_learner(joint_forward=True).eval()
 
     torch.testing.assert_close(apart.logits(batch_of()), joined.logits(batch_of()))
 
 
 def test_step_reaches_the_schedule_of_the_backbone():
     settings = {"dropblock_ramp_steps": 10}
-    learner = learner_of(backbone="resnet12", backbone_settings=settings, image_size=32)
+    learner = initial_learner(backbone="resnet12", backbone_settings=settings, image_size=32)
     seen = []
     learner.backbone.set_step = seen.append
 
@@ -146,7 +146,7 @@ def test_step_reaches_the_schedule_of_the_backbone():
 
 
 def test_bfloat16_is_near_float32_and_returns_float32():
-    single, half = learner_of().eval(), learner_of(precision="bfloat16").eval()
+    single, half = initial_learner().eval(), initial_learner(precision="bfloat16").eval()
     images = batch_of().query_images.flatten(0, 1)
 
     embeddings = half.embed(images)
@@ -157,7 +157,7 @@ def test_bfloat16_is_near_float32_and_returns_float32():
 
 
 def test_double_precision_passes_through():
-    learner, batch = learner_of().double(), batch_of()
+    learner, batch = initial_learner().double(), batch_of()
     double = EpisodeBatch(
         batch.support_images.double(),
         batch.support_labels,
@@ -175,14 +175,14 @@ def test_certificates_come_from_the_head():
         def take_certificates(self):
             return {"kkt_residual": np.zeros(2)}
 
-    with_certificates = EpisodicLearner(learner_of().backbone, Certified(), context())
+    with_certificates = EpisodicLearner(initial_learner().backbone, Certified(), context())
 
     assert list(with_certificates.take_certificates()) == ["kkt_residual"]
-    assert learner_of("prototype").take_certificates() == {}
+    assert initial_learner("prototype").take_certificates() == {}
 
 
 def test_pixels_train_the_scale_alone():
-    learner = learner_of(backbone="pixels")
+    learner = initial_learner(backbone="pixels")
 
     learner.loss(batch_of(), step=0).loss.backward()
 
@@ -234,7 +234,7 @@ def test_memory_estimate_is_within_a_factor_of_two(backbone, precision, episodes
 
 @pytest.mark.parametrize("backbone", ["conv4", "resnet12", "pixels"])
 def test_memory_estimate_grows_with_the_episodes_and_changes_nothing(backbone):
-    learner = learner_of(backbone=backbone, image_size=32)
+    learner = initial_learner(backbone=backbone, image_size=32)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     random_state = torch.get_rng_state()
 

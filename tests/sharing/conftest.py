@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.build import initial_learner
+from fewshot.experiments.params import Params
 from fewshot.files import write_json
+from fewshot.settings import parse_as
 from fewshot.sharing.export import export
-from fewshot.training.train import learner_of
 from fewshot.weights.checkpoint import save_weights
 from fewshot.workflow.plan import make_plan
 
@@ -17,10 +18,10 @@ def finished_job(project, tiny_params):
     """Return a function that gives a job whose outputs exist, and its evaluations; arguments as of `tiny_params`."""
 
     def make(*arguments, **changes):
-        plan = make_plan(check(Params, tiny_params(*arguments, **changes), where=""), "tiny")
+        plan = make_plan(parse_as(Params, tiny_params(*arguments, **changes), where=""), "tiny")
         job = plan.train[0]
         job.dir.mkdir(parents=True, exist_ok=True)
-        save_weights(job.outputs["weights"], learner_of(job.experiment))
+        save_weights(job.outputs["weights"], initial_learner(job.experiment))
         write_json(job.outputs["run"], {"data_hash": "d" * 64})
         return job, plan.of_experiment(job.name)
 

@@ -12,10 +12,10 @@ from PIL import Image
 import fewshot
 from fewshot.backbones import BACKBONES
 from fewshot.errors import CheckpointError, DataError, FewshotError
+from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
 from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS
 from fewshot.sharing.export import export
-from fewshot.training.train import learner_of
 
 ADAPTIVE = {"backbone": "conv4_maml"}
 
@@ -24,7 +24,7 @@ def test_loaded_learner_has_the_weights(finished_job, project):
     job, evaluations = finished_job("ridge")
     export(job, evaluations, project / "model")
     loaded = fewshot.load(project / "model").learner.state_dict()
-    trained = learner_of(job.experiment).state_dict()
+    trained = initial_learner(job.experiment).state_dict()
     assert all(torch.equal(loaded[name].cpu(), trained[name]) for name in trained)
 
 

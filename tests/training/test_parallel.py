@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from fewshot.errors import NumericalError, ParamsError, ResourceError
+from fewshot.experiments.build import initial_learner
 from fewshot.training.launch import train_on_devices
-from fewshot.training.parallel import ALONE
-from fewshot.training.train import Interrupted, _Run, learner_of, train, training_batch
+from fewshot.training.parallel import SINGLE_PROCESS
+from fewshot.training.train import Interrupted, _Run, train, training_batch
 
 CPU = torch.device("cpu")
 NEVER = 1e9
@@ -35,9 +36,11 @@ from pathlib import Path
 import torch
 from fewshot.datasets.store import open_store
 from fewshot.experiments.matrix import suite_experiments
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 from fewshot.training.parallel import joined
-from fewshot.training.train import _Run, learner_of
+from fewshot.experiments.build import initial_learner
+from fewshot.training.train import _Run
 torch.set_num_threads(1)
 suites, store = json.loads(sys.argv[1]), open_store(Path(sys.argv[2]))
 folder, rank = Path(sys.argv[3]), int(sys.argv[4])
@@ -47,8 +50,8 @@ def in_double(batch):
     return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
 
 def one_step(values, group):
-    experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
-    run = _Run(experiment, store, learner_of(experiment).double(), folder, CPU, 1e9, group)
+    experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
+    run = _Run(experiment, store, initial_learner(experiment).double(), folder, CPU, 1e9, group)
     prepare = run.preprocess
     run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
     run._step(0)
@@ -91,7 +94,7 @@ def in_double(batch):
 
 def one_process(experiment, store, folder):
     """Return a run in float64 of one process that goes through the shares one after the other."""
-    run = _Run(experiment, store, learner_of(experiment).double(), folder, CPU, NEVER)
+    run = _Run(experiment, store, initial_learner(experiment).double(), folder, CPU, NEVER)
     prepare = run.preprocess
     run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
     return run
@@ -253,7 +256,7 @@ def test_devices_must_divide_the_meta_batch(devices, tiny_experiment):
 def test_a_single_process_sends_nothing(tiny_experiment, tiny_store):
     batch = training_batch(tiny_experiment(), tiny_store.split("train"), 0)
 
-    assert len(ALONE.share(batch)) == len(batch)
-    assert ALONE.sum(0.25, 1.0) == [0.25, 1.0]
-    assert ALONE.agree_to_stop(None) is None
+    assert len(SINGLE_PROCESS.share(batch)) == len(batch)
+    assert SINGLE_PROCESS.sum(0.25, 1.0) == [0.25, 1.0]
+    assert SINGLE_PROCESS.agree_to_stop(None) is None
     assert not torch.distributed.is_initialized()

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from fewshot.errors import CheckpointError, NumericalError
+from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
 from fewshot.learners.episodic import smoothed_cross_entropy
-from fewshot.training.train import Interrupted, _Run, learner_of, rate_multiplier, train, training_batch
+from fewshot.training.train import Interrupted, _Run, rate_multiplier, train, training_batch
 from fewshot.workflow.plan import load_plan
 
 CPU = torch.device("cpu")
@@ -141,11 +142,12 @@ from pathlib import Path
 import torch
 from fewshot.datasets.store import open_store
 from fewshot.experiments.matrix import suite_experiments
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 from fewshot.training.train import train
 torch.set_num_threads(1)
 values, store, folder = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
+experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
 train(experiment, open_store(store), folder / "out", folder / "checkpoints", torch.device("cpu"), 0)
 """
 
@@ -195,7 +197,7 @@ def test_untrained_is_the_seeded_start(tiny_experiment, run):
 
     weights = load_file(run(experiment) / "weights.safetensors")
 
-    start = learner_of(experiment).state_dict()
+    start = initial_learner(experiment).state_dict()
     assert weights.keys() == start.keys()
     assert all(torch.equal(weights[name], start[name]) for name in start)
 
@@ -249,7 +251,7 @@ def test_chunks_of_episodes_give_the_step_of_the_whole_batch(learner, backbone, 
     def parameters_after_a_step(episodes_per_backward):
         recipe = {"meta_batch": 5, "episodes_per_backward": episodes_per_backward}
         experiment = tiny_experiment(learner, backbone, recipe=recipe)
-        run = _Run(experiment, tiny_store, learner_of(experiment).double(), tmp_path, CPU, NEVER)
+        run = _Run(experiment, tiny_store, initial_learner(experiment).double(), tmp_path, CPU, NEVER)
         prepare = run.preprocess
         run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
         run._step(0)
@@ -284,7 +286,7 @@ def test_cosine_schedule():
 
 def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store, tmp_path):
     experiment = tiny_experiment(recipe={"label_smoothing": 0.25, "meta_batch": 1})
-    run = _Run(experiment, tiny_store, learner_of(experiment), tmp_path, CPU, NEVER)
+    run = _Run(experiment, tiny_store, initial_learner(experiment), tmp_path, CPU, NEVER)
     batch = run.preprocess(training_batch(experiment, run.split, 0), training=True)
     expected = smoothed_cross_entropy(run.learner.train().logits(batch), batch.query_labels, 0.25)
 
@@ -295,7 +297,7 @@ def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store, tmp_path)
 
 def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny_store, tmp_path):
     experiment = tiny_experiment(recipe={"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
-    run = _Run(experiment, tiny_store, learner_of(experiment), tmp_path, CPU, NEVER)
+    run = _Run(experiment, tiny_store, initial_learner(experiment), tmp_path, CPU, NEVER)
     before = run.learner.head.scale.item()
 
     run._step(0)

@@ -3,18 +3,18 @@ import torch
 from safetensors.torch import save_file
 
 from fewshot.errors import CheckpointError
-from fewshot.training.train import learner_of
+from fewshot.experiments.build import initial_learner
 from fewshot.weights.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 
 
 @pytest.fixture
 def learner(tiny_experiment):
-    return learner_of(tiny_experiment())
+    return initial_learner(tiny_experiment())
 
 
 def test_weights_are_read_as_written(learner, tiny_experiment, tmp_path):
     save_weights(tmp_path / "weights", learner)
-    other = learner_of(tiny_experiment(seed=1))
+    other = initial_learner(tiny_experiment(seed=1))
 
     load_weights(tmp_path / "weights", other)
 

@@ -6,8 +6,9 @@ import pytest
 
 from fewshot.cli import main
 from fewshot.errors import DataError
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
 from fewshot.files import write_json
+from fewshot.settings import parse_as
 from fewshot.workflow.evidence import embedded, take, update_documents
 from fewshot.workflow.plan import make_plan
 
@@ -17,7 +18,7 @@ DOCUMENT = "# Title\n\n<!-- evidence: tiny -->\n<!-- end of evidence -->\n\nMore
 
 @pytest.fixture
 def plan(tiny_params):
-    return make_plan(check(Params, tiny_params("ridge"), where=""), "tiny")
+    return make_plan(parse_as(Params, tiny_params("ridge"), where=""), "tiny")
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 
 from fewshot.errors import DataError, ParamsError
 from fewshot.experiments.matrix import suite_experiments
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
 from fewshot.learners.settings import FOMAMLSettings
+from fewshot.settings import parse_as
 from fewshot.workflow import identity
 from fewshot.workflow.plan import make_plan
 
@@ -51,7 +52,7 @@ def plan_of(tiny_params):
     """Return a function that plans the tiny suite; arguments as those of `tiny_params`."""
 
     def planned(learner=LEARNERS, **changes):
-        return make_plan(check(Params, tiny_params(learner, **changes), where=""), "tiny")
+        return make_plan(parse_as(Params, tiny_params(learner, **changes), where=""), "tiny")
 
     return planned
 
@@ -183,7 +184,7 @@ def test_a_default_that_is_written_out_changes_nothing(plan_of):
 def test_runtime_settings_change_nothing(tiny_params):
     values = tiny_params()
     plans = [
-        make_plan(check(Params, {**values, "train": train}, where=""), "tiny")
+        make_plan(parse_as(Params, {**values, "train": train}, where=""), "tiny")
         for train in ({}, {"threads": 4, "device": "cpu", "checkpoint_seconds": 1.0, "jobs_per_gpu": 3})
     ]
 
@@ -197,7 +198,7 @@ def test_order_of_the_suite_changes_no_key(plan_of):
 
 def data_key(tiny_params, **settings):
     values = tiny_params(dataset="mine", recipe={"image_size": 32})
-    params = check(Params, {**values, "prepare": {"mine": {"base": "cifar_fs", **settings}}}, where="")
+    params = parse_as(Params, {**values, "prepare": {"mine": {"base": "cifar_fs", **settings}}}, where="")
     return make_plan(params, "tiny").prepare[0].data_key
 
 
@@ -250,9 +251,10 @@ def test_a_given_file_that_cannot_be_read(path, tiny_params):
 
 PROGRAM = """
 import json, sys
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 from fewshot.workflow.plan import make_plan
-plan = make_plan(check(Params, json.loads(sys.argv[1]), where=""), "tiny")
+plan = make_plan(parse_as(Params, json.loads(sys.argv[1]), where=""), "tiny")
 stages = ("prepare", "train", "evaluate")
 print(json.dumps({stage: {job.name: job.key for job in plan.jobs(stage)} for stage in stages}))
 heavy = sorted({"torch", "numpy", "pandas", "scipy", "numba", "matplotlib", "snakemake"} & sys.modules.keys())
@@ -292,11 +294,12 @@ def run(name):
     from fewshot.experiments.matrix import suite_experiments
     from fewshot.workflow.identity import NEUTRAL, imported_modules
     from fewshot.learners import EPISODIC_LEARNERS
-    from fewshot.experiments.params import Params, check
+    from fewshot.experiments.params import Params
+    from fewshot.settings import parse_as
     from fewshot.workflow.plan import STAGE_MODULES, part_modules
     from fewshot.training.train import train
     values["suites"]["tiny"][0].update(learner=name, backbone="conv4" if name in EPISODIC_LEARNERS else "conv4_maml")
-    experiment = suite_experiments(check(Params, values, where=""), "tiny")[0]
+    experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
     store, device = open_store(store_dir), torch.device("cpu")
     out, checkpoints = scratch / name / "out", scratch / name / "checkpoints"
     out.mkdir(parents=True), checkpoints.mkdir()
@@ -365,7 +368,7 @@ def test_experiments_are_planned_in_linear_time(tiny_params, monkeypatch):
 
     def count(seeds):
         calls.clear()
-        params = check(Params, tiny_params(LEARNERS, seed=list(range(seeds))), where="")
+        params = parse_as(Params, tiny_params(LEARNERS, seed=list(range(seeds))), where="")
         assert len(make_plan(params, "tiny").train) == 3 * seeds
         return len(calls)
 
@@ -378,7 +381,7 @@ def test_source_is_read_once_for_a_thousand_experiments(tiny_params, monkeypatch
     parse = identity.ast.parse
     monkeypatch.setattr(identity.ast, "parse", lambda text: read.append(1) or parse(text))
     forget()
-    params = check(Params, tiny_params(LEARNERS, seed=list(range(334))), where="")
+    params = parse_as(Params, tiny_params(LEARNERS, seed=list(range(334))), where="")
 
     make_plan(params, "tiny")
 
@@ -386,7 +389,7 @@ def test_source_is_read_once_for_a_thousand_experiments(tiny_params, monkeypatch
 
 
 def test_names_are_unique_and_safe(tiny_params):
-    params = check(Params, tiny_params(LEARNERS, seed=[0, 1], n_shot=[1, 2], optimizer=["sgd", "adam"]), where="")
+    params = parse_as(Params, tiny_params(LEARNERS, seed=[0, 1], n_shot=[1, 2], optimizer=["sgd", "adam"]), where="")
 
     names = [experiment.name for experiment in suite_experiments(params, "tiny")]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fewshot.errors import ResourceError
-from fewshot.workflow.results import complete, run_job, tidy
+from fewshot.workflow.results import restore_missing, run_job, tidy
 
 TARGET = Path("results/train/job/key")
 CACHE = Path("cache/train/job/key")
@@ -69,14 +69,14 @@ def test_reader_gets_back_what_is_missing(lost, project):
     run()
     (TARGET / lost).unlink()
 
-    complete("train", "job", "key")
+    restore_missing("train", "job", "key")
 
     assert content(TARGET) == RESULT
     assert (TARGET / "sha256.json").exists()
 
 
 def test_nothing_to_bring_back(project):
-    complete("train", "job", "key")
+    restore_missing("train", "job", "key")
 
     assert not Path("results").exists()
 
@@ -278,7 +278,7 @@ def test_tidy_without_results(project):
     assert tidy("train", set()) == []
 
 
-def test_tidy_leaves_strange_files_alone(project):
+def test_tidy_leaves_strange_files_job_lock(project):
     Path("results/train/job").mkdir(parents=True)
     Path("results/train/job/note.txt").write_text("mine")
 

@@ -1,6 +1,7 @@
 """How the report names the parts of a suite."""
 
-from fewshot.experiments.params import Params, check
+from fewshot.experiments.params import Params
+from fewshot.settings import parse_as
 from fewshot.workflow.plan import make_plan
 from fewshot.workflow.suite_report import suite_report
 
@@ -8,7 +9,7 @@ from fewshot.workflow.suite_report import suite_report
 def shown_learners(tiny_params, learners: list[str]) -> list[str]:
     values = tiny_params(learner=learners)
     values["learners"] = {"wide": {"base": "ridge", "ridge": 5.0}, "narrow": {"base": "ridge", "ridge": 500.0}}
-    plan = make_plan(check(Params, values, where=""), "tiny")
+    plan = make_plan(parse_as(Params, values, where=""), "tiny")
     return [entry.learner for entry in suite_report(plan).entries]
 
 

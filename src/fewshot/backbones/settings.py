@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 
 class Conv4Settings(Settings):

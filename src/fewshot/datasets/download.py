@@ -11,7 +11,7 @@ from fewshot.datasets.releases import RELEASES, Release, RemoteFile, manual_step
 from fewshot.datasets.settings import SourceSettings
 from fewshot.datasets.transfer import Checksum, check_file, fetch_file
 from fewshot.errors import DataError, ParamsError, ResourceError
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from fewshot.datasets.contact_sheet import draw_contact_sheet
 from fewshot.datasets.download import describe_files, download
 from fewshot.datasets.store import Store, open_store, write_store
 from fewshot.errors import DataError
-from fewshot.registry import Settings, find_part
+from fewshot.registry import find_part
+from fewshot.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 Checksum = Annotated[str, Field(pattern=r"^(published|none|[0-9a-f]{64})$")]
 

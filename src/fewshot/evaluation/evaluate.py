@@ -12,12 +12,12 @@ from fewshot.episodes.draw import EpisodeIndices, episodes_hash, gather_batch
 from fewshot.errors import CheckpointError
 from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
 from fewshot.evaluation.scoring import Scores, embed_rows, mean_ci95, part_of, score_episodes
+from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import write_json, write_npz
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 from fewshot.progress import say
-from fewshot.training.train import learner_of, preprocess_of
 from fewshot.weights.checkpoint import load_weights
 
 SHEET_EPISODES = 4
@@ -43,7 +43,7 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
     for selection, paths in files.items():
         found[selection] = []
         for path in paths:
-            learner = learner_of(experiment)
+            learner = initial_learner(experiment)
             load_weights(path, learner)
             found[selection].append(learner.to(device).eval())
     return found
@@ -74,7 +74,7 @@ def evaluate(
     Returns:
         The rows of "results" in the evaluation file, and the arrays beside it (names: docs/protocol.md).
     """
-    preprocess = preprocess_of(experiment)
+    preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
     for selection, models in learners.items():
         scores = score_episodes(models, split, episodes, experiment.shots, preprocess, device)

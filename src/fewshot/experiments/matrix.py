@@ -9,12 +9,13 @@ from typing import Any
 
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
-from fewshot.errors import ParamsError
-from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe, check
+from fewshot.digests import path_digest
+from fewshot.errors import ParamsError, allowed_values, quoted
+from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe
 from fewshot.learners import LEARNERS
 from fewshot.learners.context import LearnerContext
-from fewshot.registry import Part, allowed, find_part, shown
-from fewshot.workflow.identity import path_digest
+from fewshot.registry import Part, find_part
+from fewshot.settings import parse_as
 
 MAX_EXPERIMENTS = 20_000
 MAX_BASE_HOPS = 2
@@ -126,7 +127,7 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
         ParamsError: unknown names, settings out of range, duplicates, more ways than classes, more shots than images.
     """
     if suite not in params.suites:
-        raise ParamsError(f"suite: unknown suite {shown(suite)}; {allowed(suite, params.suites)}")
+        raise ParamsError(f"suite: unknown suite {quoted(suite)}; {allowed_values(suite, params.suites)}")
     _check_sections(params)
     experiments: dict[str, Experiment] = {}
     for number, matrix in enumerate(params.suites[suite]):
@@ -173,11 +174,11 @@ def _check_override(key: str, value: Any, where: str) -> None:
     known = [*Matrix.model_fields, *Recipe.model_fields]
     if section not in (*Recipe.model_fields, *OTHER_SECTIONS) or bool(dot) != bool(setting):
         others = [f"{other}.<setting>" for other in OTHER_SECTIONS]
-        raise ParamsError(f"{where}: unknown key {shown(key)}; {allowed(key, [*known, *others])}")
+        raise ParamsError(f"{where}: unknown key {quoted(key)}; {allowed_values(key, [*known, *others])}")
     if section in OTHER_SECTIONS and not dot:
-        raise ParamsError(f"{where}: unknown key {shown(key)}; write {section}.<setting>")
+        raise ParamsError(f"{where}: unknown key {quoted(key)}; write {section}.<setting>")
     if dot and section in Recipe.model_fields and section not in RECIPE_SECTIONS:
-        raise ParamsError(f"{where}: unknown key {shown(key)}; {section} has no settings of its own")
+        raise ParamsError(f"{where}: unknown key {quoted(key)}; {section} has no settings of its own")
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) for item in items):
         raise ParamsError(f"{where}.{key}: only plain values or lists of them can stand in a suite; write a recipe")
@@ -191,7 +192,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
     given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_own(overrides, "evaluate")}
-    evaluate = check(Evaluate, protocol, where=f"{where}.evaluate")
+    evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
     experiment = Experiment(
         dataset=dataset,
         backbone=_choice(
@@ -211,8 +212,8 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     )
     if len(experiment.name) > MAX_NAME:
         raise ParamsError(
-            f"{where}: the name {shown(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} fit "
-            "in a file name: write a recipe in place of overrides"
+            f"{where}: the name {quoted(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} "
+            "fit in a file name: write a recipe instead of overrides"
         )
     _check_parts(experiment, where)
     _check_fits(experiment, where)
@@ -253,11 +254,13 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
         values = _merged({key: value for key, value in section.items() if key != "base"}, values)
         following = section.get("base")
         if following is not None and not isinstance(following, str):
-            raise ParamsError(f"recipes.{chain[-1]}.base: {shown(following)} is not allowed: give the name of a recipe")
+            raise ParamsError(
+                f"recipes.{chain[-1]}.base: {quoted(following)} is not allowed: give the name of a recipe"
+            )
     for key, value in overrides.items():
         section, _, nested = key.partition(".")
         values = _merged(values, {section: {nested: value}} if nested else {key: value})
-    return check(Recipe, values, where=f"recipes.{name}" if not overrides else where)
+    return parse_as(Recipe, values, where=f"recipes.{name}" if not overrides else where)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,11 +302,11 @@ def _choice(
     section = dict(sections.get(label, {}))
     name = section.pop("base", label)
     if not isinstance(name, str):
-        raise ParamsError(f"{place}.{label}.base: {shown(name)} is not allowed: give the name of a {kind}")
+        raise ParamsError(f"{place}.{label}.base: {quoted(name)} is not allowed: give the name of a {kind}")
     if label in registry and name != label:
         raise ParamsError(f"{place}.{label}.base: {label!r} is itself a registered {kind}; choose another name")
     part = _in_place(f"{place}.{label}.base", find_part, kind, name, registry)
-    settings = check(
+    settings = parse_as(
         part.settings, {**section, **overrides}, where=f"{where}.{kind}" if overrides else f"{place}.{label}"
     )
     return Choice(label, name, settings.model_dump(mode="json"))
@@ -333,7 +336,7 @@ def _check_parts(experiment: Experiment, where: str) -> None:
     learner, backbone = experiment.learner, experiment.backbone
     part = LEARNERS[learner.name]
     if part.check is not None:
-        settings = check(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
+        settings = parse_as(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
         _in_place(where, part.check, learner.name, settings, backbone.name, backbone.settings, experiment.context)
     if part.fixed_ways and experiment.evaluate.n_way != experiment.recipe.n_way:
         raise ParamsError(

@@ -3,17 +3,16 @@
 import json
 import math
 import re
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, Field, model_validator
 
-from fewshot.errors import ParamsError
-from fewshot.registry import Settings, allowed, shown, shown_key
+from fewshot.errors import ParamsError, quoted
+from fewshot.settings import Settings, parse_as
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -173,9 +172,9 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             where = f"line {key_node.start_mark.line + 1}"
             if not isinstance(key, str):
-                raise ParamsError(f"{where}: the key {shown(key)} is not text; write it in quotes")
+                raise ParamsError(f"{where}: the key {quoted(key)} is not text; write it in quotes")
             if key in seen:
-                raise ParamsError(f"{where}: the key {shown(key)} stands twice in one section; remove one")
+                raise ParamsError(f"{where}: the key {quoted(key)} stands twice in one section; remove one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -183,7 +182,9 @@ class _Loader(yaml.SafeLoader):
         """Read a number; the text may carry an explicit tag and be none."""
         kind, text = node.tag.rpartition(":")[2], str(node.value)
         if not any(name == kind and re.match(pattern, text) for name, pattern, _ in _YAML_1_2):
-            raise yaml.constructor.ConstructorError(None, None, f"{shown(text)} is not of type {kind}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{quoted(text)} is not of type {kind}", node.start_mark
+            )
         if len(text) > MAX_DIGITS:
             raise ParamsError(f"line {node.start_mark.line + 1}: a number of {len(text)} characters; write it shorter")
         return int(text) if kind == "int" else float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
@@ -191,14 +192,14 @@ class _Loader(yaml.SafeLoader):
     def construct_boolean(self, node: yaml.ScalarNode) -> bool:
         """Read true or false."""
         if node.value.lower() not in ("true", "false"):
-            problem = f"{shown(node.value)} is neither true nor false"
+            problem = f"{quoted(node.value)} is neither true nor false"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return bool(node.value.lower() == "true")
 
     def refuse(self, node: yaml.Node) -> None:
         """Refuse what is no plain value."""
         tag = node.tag.removeprefix("tag:yaml.org,2002:")
-        problem = f"the tag {shown(tag)} is not allowed; write plain text, numbers, lists and sections"
+        problem = f"the tag {quoted(tag)} is not allowed; write plain text, numbers, lists and sections"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -236,7 +237,6 @@ _yaml_1_2(_Loader)
 
 MAX_FILE_BYTES = 2**20
 MAX_VALUES = 100_000
-MAX_PROBLEMS_SHOWN = 20
 
 
 def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = None) -> Params:
@@ -251,7 +251,7 @@ def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = Non
     """
     values = read_yaml(path)
     with naming_file(path):
-        return check(Params, {**values, **(overrides or {})}, where="")
+        return parse_as(Params, {**values, **(overrides or {})}, where="")
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     with naming_file(path):
         values = _load_yaml(_read_text(path))
         if not isinstance(values, dict):
-            raise ParamsError(f"must hold sections ({', '.join(Params.model_fields)}), not {shown(values)}")
+            raise ParamsError(f"must hold sections ({', '.join(Params.model_fields)}), not {quoted(values)}")
         return values
 
 
@@ -327,90 +327,10 @@ def _check_plain(value: Any, where: tuple[str, ...], sizes: dict[int, int]) -> i
         if isinstance(value, float) and not math.isfinite(value):
             raise ParamsError(f"{'.'.join(where)}: {value} is not a finite number")
     if any(_SURROGATE.search(text) for text in (value, *where[-1:]) if isinstance(text, str)):
-        raise ParamsError(f"{'.'.join(where)}: {shown(value)} holds half a character (a surrogate); write it as UTF-8")
+        raise ParamsError(f"{'.'.join(where)}: {quoted(value)} holds half a character (a surrogate); write it as UTF-8")
     if size > MAX_VALUES:
         raise ParamsError(f"{'.'.join(where) or 'the file'}: more than {MAX_VALUES} values; are anchors multiplied?")
     return size
-
-
-ModelType = TypeVar("ModelType", bound=BaseModel)
-
-
-def check(model: type[ModelType], values: Any, *, where: str) -> ModelType:
-    """Give values their type.
-
-    Args:
-        model: the type.
-        values: plain values (dicts, lists, numbers, text).
-        where: dotted place of the values in the file, for messages; "" for the whole file.
-
-    Raises:
-        ParamsError: naming each wrong key, its value and what is allowed, a line each.
-    """
-    try:
-        return model.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
-        more = len(lines) - MAX_PROBLEMS_SHOWN
-        raise ParamsError("\n".join(lines[:MAX_PROBLEMS_SHOWN] + ([f"and {more} more"] if more > 0 else []))) from None
-
-
-def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
-    """Return (dotted place, what is wrong) of one problem."""
-    parts = _keys(values, detail)
-    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{shown_key(part)}" for part in parts)
-    place = place.removeprefix(".")
-    if detail["type"] == "extra_forbidden":
-        return place, f"unknown key {shown(parts[-1])}; {allowed(str(parts[-1]), _fields_at(model, parts[:-1]))}"
-    if detail["type"] == "missing":
-        return place, f"the key {shown(parts[-1])} is missing; add it"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    for technical, plain in _PLAIN_WORDS.items():
-        message = message.replace(technical, plain)
-    of_section = isinstance(detail["input"], dict) and detail["type"] == "value_error"
-    return place, message if of_section else f"{shown(detail['input'])} is not allowed: {message}"
-
-
-_PLAIN_WORDS = {
-    "a valid array": "a list",
-    "a valid dictionary": "a section",
-    "an object": "a section",
-    "Tuple should": "it should",
-    "String should": "it should",
-    "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
-    " after validation": "",
-}
-
-
-def _keys(values: Any, detail: ErrorDetails) -> list[str | int]:
-    """Return the keys that lead to a problem; pydantic's place also names the members of unions that it tried."""
-    keys: list[str | int] = []
-    for part in detail["loc"]:
-        indices: Container[str | int] = range(len(values)) if isinstance(values, list) else ()
-        if part in (values if isinstance(values, dict) else indices):
-            values = values[part]
-            keys.append(part)
-    return [*keys, detail["loc"][-1]] if detail["type"] == "missing" else keys
-
-
-def _fields_at(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
-    """Return the field names of the section that `parts` leads to."""
-    for part in parts:
-        field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return list(model.model_fields)
-
-
-def _merged(problems: list[tuple[str, str]]) -> list[str]:
-    """Join what several members of a union say of one value."""
-    by_place: dict[str, list[str]] = {}
-    for place, text in problems:
-        by_place.setdefault(place, []).append(text)
-    return [
-        f"{place}: {texts[0]}" + "".join(f"; or {text.partition(' is not allowed: ')[2] or text}" for text in texts[1:])
-        for place, texts in by_place.items()
-    ]
 
 
 def schema_text() -> str:

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fewshot.registry import Part, Settings, find_part
+from fewshot.registry import Part, find_part
+from fewshot.settings import Settings
 
 
 class HeadSettings(Settings):

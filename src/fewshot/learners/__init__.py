@@ -17,7 +17,8 @@ from fewshot.learners.settings import (
     MAMLPlusPlusSettings,
     MAMLSettings,
 )
-from fewshot.registry import Part, Settings, find_part
+from fewshot.registry import Part, find_part
+from fewshot.settings import Settings
 
 
 def _adaptive(target: str, settings: type[Settings], check: Callable[..., None] = check_adaptive) -> Part:

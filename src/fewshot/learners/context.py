@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewshot.backbones.settings import Conv4MAMLSettings
-from fewshot.errors import ParamsError
+from fewshot.errors import ParamsError, did_you_mean
 from fewshot.learners.settings import InnerLoopSettings
-from fewshot.registry import nearest
 
 CONV4_MAML_STAGES = 4
 
@@ -44,7 +43,7 @@ def check_adaptive(
     if backbone != "conv4_maml":
         raise ParamsError(
             f"learner {name!r} adapts the weights of its backbone and needs conv4_maml, not {backbone!r}; "
-            f"allowed: conv4_maml.{nearest(backbone, ['conv4_maml'])}"
+            f"allowed: conv4_maml.{did_you_mean(backbone, ['conv4_maml'])}"
         )
     if context.precision != "float32":
         raise ParamsError(

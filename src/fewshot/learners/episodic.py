@@ -22,7 +22,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.episodes.draw import EpisodeBatch
 from fewshot.heads import build_head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 
 class EpisodicLearner(Learner):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 BatchNormMode = Literal["transductive", "support", "per_query"]
 

@@ -1,10 +1,10 @@
 """Write a report: tables, metrics, curves and figures of one suite, whole or not at all."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fewshot.digests import sha256_of
 from fewshot.errors import ResourceError
 from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
@@ -87,7 +87,7 @@ def _write_manifest(contents: Contents, out: Path) -> None:
         "suite": contents.suite.suite,
         "key": contents.suite.key,
         "missing": [f"{entry.experiment} on {entry.target}" for entry in contents.missing],
-        "files": {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "files": {path.relative_to(out).as_posix(): sha256_of(path) for path in files},
     }
     tables.write_json(out / MANIFEST, manifest)
 

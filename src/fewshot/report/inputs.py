@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 
 class ReportSettings(Settings):

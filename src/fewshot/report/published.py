@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 EXPECTED_FILE = Path(__file__).with_name("expected.yaml")

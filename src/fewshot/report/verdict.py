@@ -44,7 +44,7 @@ class Verdict:
 
 def judge(row: Row, numbers: Iterable[Published]) -> Verdict:
     """Return the verdict on one row of the table."""
-    found = [(why_not(row, number), number) for number in numbers if is_same_cell(row, number)]
+    found = [(incomparability_reasons(row, number), number) for number in numbers if is_same_cell(row, number)]
     if not found:
         return Verdict("none published")
     found.sort(key=lambda pair: len(pair[0]))
@@ -80,7 +80,7 @@ def is_same_cell(row: Row, number: Published) -> bool:
     )
 
 
-def why_not(row: Row, number: Published) -> tuple[str, ...]:
+def incomparability_reasons(row: Row, number: Published) -> tuple[str, ...]:
     """Return the reasons why two numbers of the same cell cannot be compared."""
     train, recipe, protocol = row.protocol["train"], row.recipe, number.protocol
     reasons = [] if protocol.confirmed else ["unconfirmed source"]

@@ -30,9 +30,9 @@ from pydantic import Field
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.draw import EpisodeIndices, class_labels, episodes_hash
 from fewshot.errors import DataError, ParamsError
-from fewshot.experiments.params import PositiveInt, check
+from fewshot.experiments.params import PositiveInt
 from fewshot.files import write_atomic
-from fewshot.registry import Settings
+from fewshot.settings import Settings, parse_as
 
 FORMAT = "fewshot-episodes"
 VERSION = 1
@@ -176,7 +176,7 @@ def read_episode_list(path: Path) -> ListedEpisodes:
 
 def _typed(model: type[Any], line: bytes, where: str) -> Any:
     try:
-        return check(model, json.loads(line), where="")
+        return parse_as(model, json.loads(line), where="")
     except (ValueError, RecursionError, ParamsError) as error:
         raise DataError(f"{where}: not a line of an episode list: {error}") from None
 

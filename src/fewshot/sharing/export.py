@@ -5,7 +5,6 @@
 <folder>/README.md             model card with the numbers of its evaluations
 """
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,15 +17,17 @@ from torch import Tensor
 
 from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image, resize_square
+from fewshot.digests import sha256_of
 from fewshot.episodes.draw import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, FewshotError, ParamsError
+from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Choice, Experiment
-from fewshot.experiments.params import Evaluate, Recipe, Seed, check
+from fewshot.experiments.params import Evaluate, Recipe, Seed
 from fewshot.files import read_json, write_atomic, write_json
 from fewshot.learners import LEARNERS
 from fewshot.learners.base import Learner
-from fewshot.registry import Part, Settings, find_part
-from fewshot.training.train import learner_of, preprocess_of
+from fewshot.registry import Part, find_part
+from fewshot.settings import Settings, parse_as
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EvaluateJob, TrainJob
 
@@ -74,7 +75,7 @@ class Classifier:
         self.experiment = experiment
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.learner = learner.to(self.device).eval()
-        self.preprocess = preprocess_of(experiment)
+        self.preprocess = preprocessing(experiment)
         self.n_way = None if learner.caches_embeddings else experiment.recipe.n_way
 
     def classify(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> list[Any]:
@@ -183,14 +184,14 @@ def load(folder: str | Path) -> Classifier:
     folder = Path(folder)
     record = _read_record(folder)
     weights = folder / "weights.safetensors"
-    if weights.is_file() and _sha256(weights) != record.weights_sha256:
+    if weights.is_file() and sha256_of(weights) != record.weights_sha256:
         raise CheckpointError(
             f"{weights}: not the file that was exported (its sha256 differs); export or copy it again"
         )
     try:
         experiment = _experiment(record)
         with torch.random.fork_rng():  # building draws weights; the program that loads keeps its random numbers
-            learner = learner_of(experiment)
+            learner = initial_learner(experiment)
     except (ParamsError, DataError) as error:
         raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
     load_foreign_weights(weights, learner)
@@ -206,7 +207,7 @@ def _read_record(folder: Path) -> ExportRecord:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
             raise CheckpointError(f"{path}: an export of format {found!r}, this program reads {FORMAT}")
-        return check(ExportRecord, values, where="")
+        return parse_as(ExportRecord, values, where="")
     except (DataError, ParamsError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, export or copy it again ({error})") from None
 
@@ -214,7 +215,7 @@ def _read_record(folder: Path) -> ExportRecord:
 def _experiment(record: ExportRecord) -> Experiment:
     """Return the experiment that an export describes."""
     train = record.train
-    recipe = check(Recipe, train.recipe, where="train.recipe")
+    recipe = parse_as(Recipe, train.recipe, where="train.recipe")
     if recipe.image_size is None:
         raise ParamsError("train.recipe.image_size: the side of the images is missing")
     return Experiment(
@@ -237,7 +238,7 @@ def _choice(kind: str, values: Mapping[str, Any], registry: Mapping[str, Part]) 
     if not isinstance(name, str):
         raise ParamsError(f"train.{kind}.name: it must be the name of a {kind}")
     given = {key: value for key, value in values.items() if key != "name"}
-    settings = check(find_part(kind, name, registry).settings, given, where=f"train.{kind}")
+    settings = parse_as(find_part(kind, name, registry).settings, given, where=f"train.{kind}")
     return Choice(name, name, settings.model_dump())
 
 
@@ -258,7 +259,7 @@ def export(job: TrainJob, evaluations: Sequence[EvaluateJob], out: Path) -> None
         "recipe": experiment.recipe_name,
         "variant": experiment.variant,
         "train_key": job.key,
-        "weights_sha256": _sha256(weights),
+        "weights_sha256": sha256_of(weights),
         "train": job.settings,
     }
     card = _card(job, evaluations)
@@ -269,11 +270,6 @@ def export(job: TrainJob, evaluations: Sequence[EvaluateJob], out: Path) -> None
         write_json(out / "model.json", record)
     except OSError as error:
         raise FewshotError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 CARD = """# {name}

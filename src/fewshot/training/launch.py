@@ -29,7 +29,7 @@ from fewshot.errors import FewshotError, ResourceError
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
 from fewshot.training import devices as computing
-from fewshot.training.parallel import TIMEOUT, Group, LostContactError, joined
+from fewshot.training.parallel import TIMEOUT, LostContactError, ProcessGroup, joined
 from fewshot.training.train import Interrupted, stop_signals, train
 
 POLL_S = 0.2
@@ -117,7 +117,7 @@ def _rank(rank: int, task: _Task) -> None:
         os._exit(1)  # without waiting for messages from ranks that may have ended
 
 
-def _trained(task: _Task, group: Group) -> dict[str, Any]:
+def _trained(task: _Task, group: ProcessGroup) -> dict[str, Any]:
     """Return the facts of the run, or why it stopped."""
     store, device = open_store(task.store), task.devices[group.rank]
     try:

@@ -37,7 +37,7 @@ class LostContactError(ResourceError):
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """The ranks of a training, as one of them sees them; by default a single process, for which nothing is sent.
 
     Attributes:
@@ -128,13 +128,13 @@ class Group:
         return tensor
 
 
-ALONE = Group()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
 def joined(
     rank: int, size: int, device: torch.device, rendezvous: Path, timeout: timedelta = TIMEOUT
-) -> Iterator[Group]:
+) -> Iterator[ProcessGroup]:
     """Join the group of ranks; at the end of the block all wait for each other.
 
     If the block fails the group is left as it is: the process is expected to end, without waiting for ranks that may
@@ -158,7 +158,7 @@ def joined(
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except RuntimeError as error:
         raise _lost_contact(rank, error) from error
-    group = Group(rank, size, device)
+    group = ProcessGroup(rank, size, device)
     yield group
     group.sum(0.0)
     dist.destroy_process_group()

@@ -22,18 +22,15 @@ import torch
 
 from fewshot.datasets.store import SplitStore, Store
 from fewshot.episodes.draw import EpisodeBatch, draw_episodes, gather_batch
-from fewshot.episodes.philox import stream_key
 from fewshot.errors import CheckpointError, NumericalError, ResourceError
 from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.experiments.build import initial_learner, preprocessing, torch_seed
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.params import Recipe
 from fewshot.files import write_atomic
-from fewshot.images.normalization import NORMALIZATIONS
-from fewshot.images.preprocess import Preprocess
-from fewshot.learners import build_learner
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, duration, say
-from fewshot.training.parallel import ALONE, Group
+from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.weights.checkpoint import fit_state, load_checkpoint, load_weights, save_checkpoint, save_weights
 from fewshot.weights.foreign import load_foreign_weights
 
@@ -76,35 +73,6 @@ class Progress:
     kept: list[tuple[float, int]] = field(default_factory=list)
 
 
-def learner_of(experiment: Experiment) -> Learner:
-    """Build the untrained learner of an experiment; its weights depend on the seed alone.
-
-    Raises:
-        ParamsError: if backbone, learner and recipe do not go together.
-    """
-    torch.manual_seed(_seed(experiment, "weights"))
-    learner: Learner = build_learner(
-        experiment.learner.name,
-        backbone=experiment.backbone.name,
-        context=experiment.context,
-        backbone_settings=dict(experiment.backbone.settings),
-        **experiment.learner.settings,
-    )
-    return learner
-
-
-def preprocess_of(experiment: Experiment) -> Preprocess:
-    """Return the preparation of an experiment's images."""
-    mean, std = NORMALIZATIONS[experiment.recipe.normalization]
-    return Preprocess(
-        experiment.image_size,
-        mean=[value / 255 for value in mean],
-        std=[value / 255 for value in std],
-        **experiment.recipe.augmentation.model_dump(),
-        seed=experiment.seed,
-    )
-
-
 def train(
     experiment: Experiment,
     store: Store,
@@ -112,7 +80,7 @@ def train(
     checkpoints: Path,
     device: torch.device,
     checkpoint_seconds: float,
-    group: Group = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Train a learner, going on from the last checkpoint if there is one.
 
@@ -134,7 +102,7 @@ def train(
         CheckpointError: if a checkpoint is damaged.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
-    learner = learner_of(experiment).to(device)
+    learner = initial_learner(experiment).to(device)
     if experiment.weights is not None:
         return _take_over(experiment.weights, learner, out)
     run = _Run(experiment, store, learner, checkpoints, device, checkpoint_seconds, group)
@@ -164,13 +132,13 @@ class _Run:
         checkpoints: Path,
         device: torch.device,
         checkpoint_seconds: float,
-        group: Group = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.group = group
         self.experiment, self.recipe = experiment, experiment.recipe
         self.learner, self.device = learner, device
         self.split, self.store = store.split(self.recipe.train_split), store
-        self.preprocess = preprocess_of(experiment)
+        self.preprocess = preprocessing(experiment)
         self.optimizer = _optimizer(self.recipe, learner)
         self.folder, self.checkpoint_seconds = checkpoints, checkpoint_seconds
         self.progress = Progress()
@@ -202,7 +170,7 @@ class _Run:
 
     def _step(self, step: int) -> None:
         """Take one outer step: forward and backward in chunks of episodes, then the optimiser."""
-        torch.manual_seed(_seed(self.experiment, "step", step * self.group.size + self.group.rank))
+        torch.manual_seed(torch_seed(self.experiment, "step", step * self.group.size + self.group.rank))
         learning_rate = self.recipe.learning_rate * rate_multiplier(self.recipe, step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -424,12 +392,6 @@ def _optimizer(recipe: Recipe, learner: Learner) -> torch.optim.Optimizer:
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
-
-
-def _seed(experiment: Experiment, *purpose: int | str) -> int:
-    """Return the seed of one use of torch's generator."""
-    low, high = stream_key(experiment.seed, *purpose)
-    return int(low) + (int(high) << 31)
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -1,42 +1,31 @@
-"""What makes two jobs the same: digests of settings, of code by meaning, of given files and of package versions."""
+"""What makes two jobs the same: digests of code by meaning and of package versions."""
 
 import ast
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
-import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewshot.errors import DataError
-from fewshot.paths import CACHE
+from fewshot.digests import digest
+from fewshot.paths import PACKAGE_DIR
 
 PACKAGE = "fewshot"
-PACKAGE_DIR = Path(__file__).parents[1]
-KEY_LENGTH = 12
-REMEMBERED = CACHE / "digests.json"
 
 # Modules that cannot change a number: they choose, type and name jobs (the outcome enters the key as settings),
 # say where files lie, or word errors.
 NEUTRAL = frozenset(
     f"{PACKAGE}{suffix}"
     for suffix in (
-        "", ".errors", ".registry", ".paths", ".cli", ".progress",
+        "", ".errors", ".settings", ".registry", ".paths", ".digests", ".cli", ".progress",
         ".experiments", ".experiments.params", ".experiments.matrix",
         ".workflow", ".workflow.identity", ".workflow.plan",
         ".backbones", ".heads", ".learners", ".datasets",
         ".backbones.settings", ".learners.settings", ".datasets.settings",
     )
 )  # fmt: skip
-
-
-def digest(value: Any) -> str:
-    """Return the key of plain values: sha256 of their canonical JSON, shortened."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def code_digest(modules: Iterable[str]) -> str:
@@ -117,65 +106,3 @@ def _has_docstring(node: ast.AST) -> bool:
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Return the installed versions of packages whose version decides pixels."""
     return {name: importlib.metadata.version(name) for name in packages}
-
-
-def path_digest(path: Path) -> str:
-    """Return a digest of a file's content, or of a folder's file names and contents.
-
-    Raises:
-        DataError: if there is nothing at the path.
-    """
-    try:
-        if path.is_file():
-            return _file_digest(path, *_stamp(path))
-        if not path.is_dir():
-            raise DataError(f"{path}: nothing is there; correct the path in params.yaml or put the file there")
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return digest({file.relative_to(path).as_posix(): _file_digest(file, *_stamp(file)) for file in files})
-    except OSError as error:
-        raise DataError(
-            f"{str(path)[:200]}: cannot be read: {error.strerror}; correct the path in params.yaml"
-        ) from None
-
-
-def remember_digests() -> None:
-    """Note the digests computed by this process in `cache/`, so that large files are read once and not by every job.
-
-    A noted digest holds as long as size, modification time and inode of the file are the same.
-    """
-    if not _computed:
-        return
-    REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
-    scratch = REMEMBERED.with_name(f".{REMEMBERED.name}.{os.getpid()}")
-    scratch.write_text(json.dumps({**_remembered(), **_computed}), encoding="utf-8")
-    scratch.replace(REMEMBERED)
-
-
-_computed: dict[str, list[Any]] = {}
-
-
-@cache
-def _remembered() -> dict[str, list[Any]]:
-    try:
-        noted = json.loads(REMEMBERED.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return noted if isinstance(noted, dict) else {}
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-@cache
-def _file_digest(path: Path, *stamp: int) -> str:
-    name = os.path.abspath(path)
-    noted = _remembered().get(name)
-    if isinstance(noted, list) and noted[:-1] == list(stamp):
-        return str(noted[-1])
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if PACKAGE_DIR not in path.parents:
-        _computed[name] = [*stamp, sha256]
-    return sha256

@@ -12,23 +12,23 @@ from fewshot.datasets.store import Store
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
 from fewshot.errors import DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
-from fewshot.experiments.params import check
+from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
 from fewshot.progress import say
-from fewshot.registry import Settings
+from fewshot.settings import Settings
 from fewshot.sharing.episode_lists import check_episode_list, read_episode_list, write_episode_list
 from fewshot.sharing.export import export
 from fewshot.training import devices
 from fewshot.training.launch import train_on_devices
-from fewshot.training.train import learner_of, train
+from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
-from fewshot.workflow.results import complete, run_job
+from fewshot.workflow.results import restore_missing, run_job
 
 
 def dataset_settings(job: PrepareJob) -> Settings:
     """Return the typed settings of a job's data set."""
-    return check(DATASETS[job.dataset.name].settings, dict(job.dataset.settings), where=f"prepare.{job.name}")
+    return DATASETS[job.dataset.name].typed(job.dataset.settings, where=f"prepare.{job.name}")
 
 
 def download_job(job: PrepareJob) -> None:
@@ -175,7 +175,7 @@ def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
     experiment = job.train.experiment
     devices.limit_threads(plan.params.train.threads)
     device, lock = devices.claim_device(plan.params.train.device, plan.params.train.jobs_per_gpu)
-    learner = learner_of(experiment)
+    learner = initial_learner(experiment)
     load_foreign_weights(weights, learner)
     split = open_prepared(job.prepare).split(job.settings["split"])
     rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, frozen_episodes(job), device)
@@ -194,7 +194,7 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
     runtime, experiment = plan.params.train, job.train.experiment
     for read in (job.prepare, job.train):
-        complete(read.stage, read.name, read.key)
+        restore_missing(read.stage, read.name, read.key)
     store = open_prepared(job.prepare)
     split = store.split(job.settings["split"])
     episodes = frozen_episodes(job)

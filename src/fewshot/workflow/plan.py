@@ -13,12 +13,13 @@ from typing import Any
 from fewshot import paths
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS, DatasetPart
-from fewshot.errors import ParamsError
+from fewshot.digests import digest, path_digest
+from fewshot.errors import ParamsError, did_you_mean
 from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
 from fewshot.experiments.params import PARAMS_FILE, Params, naming_file, read_params
 from fewshot.learners import LEARNERS
-from fewshot.registry import nearest
-from fewshot.workflow.identity import PACKAGE_DIR, code_digest, digest, package_versions, path_digest
+from fewshot.paths import PACKAGE_DIR
+from fewshot.workflow.identity import code_digest, package_versions
 
 REPORT_DIR = PACKAGE_DIR / "report"
 REPORT_TEXTS = (".yaml", ".css", ".js", ".jinja")
@@ -233,7 +234,7 @@ class Plan:
             known = sorted(self._by_name[stage])
             raise ParamsError(
                 f"suite {self.suite!r} has no {stage} job {name!r}{f' on {target!r}' if target else ''};"
-                f"{nearest(name, known)} 'fewshot list --suite {self.suite}' shows all"
+                f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' shows all"
             )
         found = [job for job in named if key in (None, job.key)]
         if not found:

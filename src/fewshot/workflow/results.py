@@ -6,7 +6,6 @@ results/<stage>/<name>/<key>/             a copy of them, hashes last: what the 
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewshot import paths
+from fewshot.digests import sha256_of
 from fewshot.errors import ResourceError
 from fewshot.progress import say
 
@@ -44,7 +44,7 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
     with _clear_disk_errors():
         for folder in (cache, target):
             check_writable(folder)
-        with _alone(cache / ".lock"):
+        with _job_lock(cache / ".lock"):
             if _is_whole(cache / "result"):
                 _copy_result(cache / "result", target)
                 return "restored"
@@ -59,7 +59,7 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
             return "made"
 
 
-def complete(stage: str, name: str, key: str) -> None:
+def restore_missing(stage: str, name: str, key: str) -> None:
     """Bring back from the cache what `results/` lacks of a finished result that a job is about to read.
 
     A storage hands over only the files that a rule names, and anybody may delete one.
@@ -70,7 +70,7 @@ def complete(stage: str, name: str, key: str) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _job_lock(path: Path) -> Iterator[None]:
     """Hold a job's lock; say so if another process, such as one whose Snakemake was killed, has it."""
     lock = FileLock(path)
     try:
@@ -119,7 +119,7 @@ def _clear_disk_errors() -> Iterator[None]:
 
 def _finish(partial: Path, result: Path) -> None:
     """Record the hashes of the files, flush them to disk and move the folder into place."""
-    hashes = {file.relative_to(partial).as_posix(): _sha256(file) for file in _files(partial)}
+    hashes = {file.relative_to(partial).as_posix(): sha256_of(file) for file in _files(partial)}
     (partial / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
     for file in _files(partial):
         with file.open("rb") as opened:
@@ -130,7 +130,7 @@ def _finish(partial: Path, result: Path) -> None:
 
 def _is_whole(result: Path) -> bool:
     """Return whether a finished result lies there with every file as it was written."""
-    return _check_files(result, lambda file, sha256: _sha256(file) == sha256)
+    return _check_files(result, lambda file, sha256: sha256_of(file) == sha256)
 
 
 def _has_all_files(result: Path) -> bool:
@@ -151,7 +151,7 @@ def _copy_result(result: Path, target: Path) -> None:
     """Copy a finished result file by file, each appearing whole or not at all."""
     hashes = json.loads((result / HASHES).read_text())
     for name, sha256 in hashes.items():
-        if not (target / name).is_file() or _sha256(target / name) != sha256:
+        if not (target / name).is_file() or sha256_of(target / name) != sha256:
             _copy_file(result / name, target / name)
     _copy_file(result / HASHES, target / HASHES)
 
@@ -196,8 +196,3 @@ def tidy(stage: str, keep: set[Path]) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != HASHES)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from fewshot.paths import log_file
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Plan
-from fewshot.workflow.results import complete
+from fewshot.workflow.results import restore_missing
 from fewshot.workflow.tables_state import stamp_file
 
 
@@ -25,7 +25,7 @@ def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
     """Return what the report is made from."""
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
-            complete(stage, job.name, job.key)
+            restore_missing(stage, job.name, job.key)
     settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
     backbones = _shown_names([job.experiment.backbone for job in plan.train])
     learners = _shown_names([job.experiment.learner for job in plan.train])

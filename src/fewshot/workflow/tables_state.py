@@ -4,10 +4,10 @@ Tables have a stable place, so their key stands in a file beside them: `.key-<ke
 tables and leave that file behind; a stamp is believed only if the manifest holds its key and describes the tables.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
+from fewshot.digests import sha256_of
 from fewshot.workflow.plan import Plan
 
 MANIFEST = "manifest.json"
@@ -34,12 +34,7 @@ def forget_foreign_tables(plan: Plan) -> None:
 def _belongs(stamp: Path) -> bool:
     try:
         manifest = json.loads((stamp.parent / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(_sha256(stamp.parent / name) == sha256 for name, sha256 in manifest["files"].items())
+        whole = all(sha256_of(stamp.parent / name) == sha256 for name, sha256 in manifest["files"].items())
         return whole and stamp.name == f".key-{manifest['key']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot.workflow import identity
-from fewshot.workflow.identity import path_digest, remember_digests
+from fewshot import digests
+from fewshot.digests import path_digest, remember_digests
 
 
 @pytest.fixture
@@ -24,17 +24,17 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """Be a new process."""
-    identity._computed.clear()
-    identity._remembered.cache_clear()
-    identity._file_digest.cache_clear()
+    digests._computed.clear()
+    digests._remembered.cache_clear()
+    digests._file_digest.cache_clear()
 
 
 def test_noted_digest_is_used_by_the_next_process(archive: Path) -> None:
     path_digest(archive)
     remember_digests()
-    noted = json.loads(identity.REMEMBERED.read_text())
+    noted = json.loads(digests.REMEMBERED.read_text())
     noted[str(archive)][-1] = "as noted"
-    identity.REMEMBERED.write_text(json.dumps(noted))
+    digests.REMEMBERED.write_text(json.dumps(noted))
     forget()
 
     assert path_digest(archive) == "as noted"
@@ -65,8 +65,8 @@ def test_replaced_file_of_the_same_size_and_date_is_read_again(archive: Path) ->
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"x": 1}', "{"])
 def test_damaged_notes_are_ignored(archive: Path, damage: str) -> None:
-    identity.REMEMBERED.parent.mkdir()
-    identity.REMEMBERED.write_text(damage)
+    digests.REMEMBERED.parent.mkdir()
+    digests.REMEMBERED.write_text(damage)
 
     assert path_digest(archive) == hashlib.sha256(b"pixels").hexdigest()
 
@@ -74,4 +74,4 @@ def test_damaged_notes_are_ignored(archive: Path, damage: str) -> None:
 def test_planning_alone_writes_nothing(archive: Path) -> None:
     path_digest(archive)
 
-    assert not identity.REMEMBERED.exists()
+    assert not digests.REMEMBERED.exists()

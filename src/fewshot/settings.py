@@ -1,0 +1,105 @@
+"""Typed settings: the base of every section and every part's settings, and errors that name what is allowed."""
+
+import json
+from collections.abc import Container, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from fewshot.errors import ParamsError, allowed_values, quoted, quoted_key
+
+MAX_PROBLEMS_LISTED = 20
+
+
+class Settings(BaseModel):
+    """Base of every typed section: unknown keys are refused, values not converted silently, instances frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NoSettings(Settings):
+    """Settings of a part that has none."""
+
+
+ModelType = TypeVar("ModelType", bound=BaseModel)
+
+
+def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
+    """Give values their type.
+
+    Args:
+        model: the type.
+        values: plain values (dicts, lists, numbers, text).
+        where: dotted path of the values, for messages; "" for the whole file.
+
+    Raises:
+        ParamsError: naming each wrong key, its value and what is allowed, a line each.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
+        more = len(lines) - MAX_PROBLEMS_LISTED
+        raise ParamsError("\n".join(lines[:MAX_PROBLEMS_LISTED] + ([f"and {more} more"] if more > 0 else []))) from None
+
+
+def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
+    """Return (dotted place, what is wrong) of one problem."""
+    parts = _keys(values, detail)
+    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{quoted_key(part)}" for part in parts)
+    place = place.removeprefix(".")
+    if detail["type"] == "extra_forbidden":
+        return (
+            place,
+            f"unknown key {quoted(parts[-1])}; {allowed_values(str(parts[-1]), _fields_at(model, parts[:-1]))}",
+        )
+    if detail["type"] == "missing":
+        return place, f"the key {quoted(parts[-1])} is missing; add it"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    for technical, plain in _PLAIN_WORDS.items():
+        message = message.replace(technical, plain)
+    of_section = isinstance(detail["input"], dict) and detail["type"] == "value_error"
+    return place, message if of_section else f"{quoted(detail['input'])} is not allowed: {message}"
+
+
+_PLAIN_WORDS = {
+    "a valid array": "a list",
+    "a valid dictionary": "a section",
+    "an object": "a section",
+    "Tuple should": "it should",
+    "String should": "it should",
+    "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
+    " after validation": "",
+}
+
+
+def _keys(values: Any, detail: ErrorDetails) -> list[str | int]:
+    """Return the keys that lead to a problem; pydantic's place also names the members of unions that it tried."""
+    keys: list[str | int] = []
+    for part in detail["loc"]:
+        indices: Container[str | int] = range(len(values)) if isinstance(values, list) else ()
+        if part in (values if isinstance(values, dict) else indices):
+            values = values[part]
+            keys.append(part)
+    return [*keys, detail["loc"][-1]] if detail["type"] == "missing" else keys
+
+
+def _fields_at(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
+    """Return the field names of the section that `parts` leads to."""
+    for part in parts:
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
+
+
+def _merged(problems: list[tuple[str, str]]) -> list[str]:
+    """Join what several members of a union say of one value."""
+    by_place: dict[str, list[str]] = {}
+    for place, text in problems:
+        by_place.setdefault(place, []).append(text)
+    return [
+        f"{place}: {texts[0]}" + "".join(f"; or {text.partition(' is not allowed: ')[2] or text}" for text in texts[1:])
+        for place, texts in by_place.items()
+    ]
