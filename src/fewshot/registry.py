@@ -75,7 +75,7 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__`: a class is imported when it is first asked for, so that the package stays light.
+    """Return the `__getattr__` of a package that imports each exported class only when it is first asked for.
 
     Args:
         package: name of the package.
