@@ -14,6 +14,7 @@ from PIL import Image
 
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.draw import EpisodeIndices, class_labels, draw_episodes
+from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation.scoring import part_of, score_episodes
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners import build_learner
@@ -120,8 +121,7 @@ def build(name: str, settings: dict) -> EpisodicLearner:
 
 def episode_list(split: SplitStore, n: int) -> EpisodeIndices:
     """Draw the first n episodes of a test list."""
-    form = {"n_way": N_WAY, "n_shot": max(SHOTS), "n_query": N_QUERY, "class_sizes": split.class_sizes}
-    return draw_episodes(0, split.name, np.arange(n), **form)
+    return draw_episodes(0, split.name, np.arange(n), EpisodeForm(N_WAY, max(SHOTS), N_QUERY), split.class_sizes)
 
 
 def photographs() -> SplitStore:

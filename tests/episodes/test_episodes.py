@@ -16,6 +16,7 @@ from fewshot.episodes.draw import (
     read_episodes,
     write_episodes,
 )
+from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import DataError
 from fewshot.files import write_npz
 
@@ -24,9 +25,7 @@ GOLDEN = "1d9f601c4ee69d6cc586f389239fdbaecd1adf625fbef4162c6ef6287098eccf"
 
 
 def draw(indices, seed=0, split="test", n_way=5, n_shot=3, n_query=4, class_sizes=SIZES):
-    return draw_episodes(
-        seed, split, np.asarray(indices), n_way=n_way, n_shot=n_shot, n_query=n_query, class_sizes=class_sizes
-    )
+    return draw_episodes(seed, split, np.asarray(indices), EpisodeForm(n_way, n_shot, n_query), class_sizes)
 
 
 def same(a, b):
@@ -40,8 +39,9 @@ def test_frozen_list_keeps_its_hash():
 def test_other_process_draws_the_same():
     code = (
         "import numpy as np; from fewshot.episodes.draw import draw_episodes, episodes_hash;"
-        f"print(episodes_hash(draw_episodes(0, 'test', np.arange(100), n_way=5, n_shot=3, n_query=4,"
-        f" class_sizes=np.array({SIZES.tolist()}))))"
+        "from fewshot.episodes.form import EpisodeForm;"
+        f"print(episodes_hash(draw_episodes(0, 'test', np.arange(100), EpisodeForm(5, 3, 4),"
+        f" np.array({SIZES.tolist()}))))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

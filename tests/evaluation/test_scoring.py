@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes, gather_batch
+from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import mean_ci95, score_episodes
@@ -24,7 +25,7 @@ def episodes(tiny_store):
 
 def draw(store, count):
     sizes = store.split("test").class_sizes
-    return draw_episodes(0, "test", np.arange(count), n_way=3, n_shot=3, n_query=4, class_sizes=sizes)
+    return draw_episodes(0, "test", np.arange(count), EpisodeForm(3, 3, 4), sizes)
 
 
 def score(experiments, store, episodes, learners=None):

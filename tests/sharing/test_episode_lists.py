@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fewshot.episodes.draw import draw_episodes, episodes_hash
+from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import DataError
 from fewshot.sharing.episode_lists import check_episode_list, read_episode_list, write_episode_list
 
@@ -15,7 +16,7 @@ from fewshot.sharing.episode_lists import check_episode_list, read_episode_list,
 def drawn(tiny_store):
     """Return 5 episodes, 3 ways, 2 shots, 4 queries, of the test split."""
     sizes = tiny_store.split("test").class_sizes
-    return draw_episodes(0, "test", np.arange(5), n_way=3, n_shot=2, n_query=4, class_sizes=sizes)
+    return draw_episodes(0, "test", np.arange(5), EpisodeForm(3, 2, 4), sizes)
 
 
 @pytest.fixture

@@ -290,6 +290,7 @@ names = list(LEARNERS)
 def run(name):
     from fewshot.datasets.store import open_store
     from fewshot.episodes.draw import draw_episodes
+    from fewshot.episodes.form import EpisodeForm
     from fewshot.evaluation.evaluate import evaluate, load_learners
     from fewshot.experiments.matrix import suite_experiments
     from fewshot.workflow.identity import NEUTRAL, imported_modules
@@ -305,7 +306,7 @@ def run(name):
     out.mkdir(parents=True), checkpoints.mkdir()
     train(experiment, store, out, checkpoints, device, 0)
     split = store.split("test")
-    episodes = draw_episodes(0, "test", np.arange(2), n_way=3, n_shot=3, n_query=4, class_sizes=split.class_sizes)
+    episodes = draw_episodes(0, "test", np.arange(2), EpisodeForm(3, 3, 4), split.class_sizes)
     evaluate(experiment, load_learners(experiment, out, device), split, episodes, device)
     keyed = imported_modules([*STAGE_MODULES["train"], *STAGE_MODULES["evaluate"], *part_modules(experiment)])
     used = {module for module in sys.modules if module.partition(".")[0] == "fewshot"}

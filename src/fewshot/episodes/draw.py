@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.episodes.form import EpisodeForm
 from fewshot.episodes.philox import philox_block, stream_key
 from fewshot.errors import DataError
 from fewshot.files import write_npz
@@ -111,10 +112,7 @@ def draw_episodes(
     seed: int,
     split: str,
     indices: np.ndarray,
-    *,
-    n_way: int,
-    n_shot: int,
-    n_query: int,
+    form: EpisodeForm,
     class_sizes: np.ndarray,
 ) -> EpisodeIndices:
     """Draw the episodes with the given indices: classes, then images of each class, both without replacement.
@@ -123,32 +121,30 @@ def draw_episodes(
         seed: of the experiment (training) or of the protocol (test lists).
         split: name of the split; other splits have other streams.
         indices: (T,) non-negative; in training `step * meta_batch + i`.
-        n_way: classes an episode.
-        n_shot: support images a class.
-        n_query: query images a class.
+        form: ways, shots and queries.
         class_sizes: (number of classes,) images in each class of the split.
 
     Raises:
         DataError: if the split has fewer classes than `n_way`, or a class fewer images than `n_shot + n_query`.
     """
-    check_episode_fits(split, n_way=n_way, n_shot=n_shot, n_query=n_query, class_sizes=class_sizes)
+    check_episode_fits(split, form, class_sizes)
     ids = np.asarray(indices, dtype=np.int64)
-    classes = np.empty((len(ids), n_way), np.int32)
-    images = np.empty((len(ids), n_way, n_query + n_shot), np.int32)
+    classes = np.empty((len(ids), form.n_way), np.int32)
+    images = np.empty((len(ids), form.n_way, form.images_per_class), np.int32)
     key = stream_key(seed, split, "episodes")
     _draw(key[0], key[1], ids, class_sizes.astype(np.int64), classes, images)
-    return EpisodeIndices(classes, images, n_query, ids)
+    return EpisodeIndices(classes, images, form.n_query, ids)
 
 
-def check_episode_fits(split: str, *, n_way: int, n_shot: int, n_query: int, class_sizes: np.ndarray) -> None:
+def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray) -> None:
     """Raise `DataError` unless the split can give episodes of this form."""
-    if n_way > len(class_sizes):
-        raise DataError(f"{n_way} ways asked for, but split {split!r} has {len(class_sizes)} classes; lower n_way")
+    if form.n_way > len(class_sizes):
+        raise DataError(f"{form.n_way} ways asked for, but split {split!r} has {len(class_sizes)} classes; lower n_way")
     smallest = int(class_sizes.min())
-    if n_shot + n_query > smallest:
+    if form.images_per_class > smallest:
         raise DataError(
-            f"{n_shot} shots + {n_query} queries a class asked for, but the smallest class of split {split!r} has "
-            f"{smallest} images; lower n_shot or n_query"
+            f"{form.n_shot} shots + {form.n_query} queries per class asked for, but the smallest class of split "
+            f"{split!r} has {smallest} images; lower n_shot or n_query"
         )
 
 

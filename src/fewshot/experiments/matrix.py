@@ -10,6 +10,7 @@ from typing import Any
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import path_digest
+from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, allowed_values, quoted
 from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe
 from fewshot.learners import LEARNERS
@@ -87,6 +88,11 @@ class Experiment:
     def shots(self) -> tuple[int, ...]:
         """Shots it is tested at."""
         return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
+
+    @property
+    def test_form(self) -> EpisodeForm:
+        """Form of a test episode at the most shots it is tested at."""
+        return EpisodeForm(self.evaluate.n_way, max(self.shots), self.evaluate.n_query)
 
     @property
     def context(self) -> LearnerContext:
@@ -347,27 +353,25 @@ def _check_parts(experiment: Experiment, where: str) -> None:
 
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
-    recipe, evaluate = experiment.recipe, experiment.evaluate
-    wanted: list[tuple[Choice, str, int, int, int, str]] = [
-        (experiment.dataset, recipe.train_split, recipe.n_way, recipe.n_shot, recipe.n_query, "training")
+    recipe, tested = experiment.recipe, experiment.evaluate.split
+    wanted: list[tuple[Choice, str, EpisodeForm, str]] = [
+        (experiment.dataset, recipe.train_split, recipe.form, "training")
     ]
     if recipe.validation.episodes and recipe.epochs:
-        shot, query = recipe.validation.n_shot, recipe.validation.n_query
-        wanted.append((experiment.dataset, "validation", recipe.n_way, shot, query, "validation"))
-    most = max(experiment.shots)
-    wanted += [
-        (target, evaluate.split, evaluate.n_way, most, evaluate.n_query, "evaluation") for target in experiment.targets
-    ]
-    for dataset, split, n_way, n_shot, n_query, use in wanted:
+        wanted.append((experiment.dataset, "validation", recipe.validation_form, "validation"))
+    wanted += [(target, tested, experiment.test_form, "evaluation") for target in experiment.targets]
+    for dataset, split, form, use in wanted:
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
         parts = ("train", "validation") if split == "trainval" else (split,)
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
-        if n_way > classes:
-            raise ParamsError(f"{where}: {use} with n_way {n_way}, but {dataset.label} has {classes} {split} classes")
-        if n_shot + n_query > smallest:
+        if form.n_way > classes:
             raise ParamsError(
-                f"{where}: {use} with n_shot {n_shot} and n_query {n_query} needs {n_shot + n_query} images a class, "
-                f"but the smallest {split} class of {dataset.label} has {smallest}"
+                f"{where}: {use} with n_way {form.n_way}, but {dataset.label} has {classes} {split} classes"
+            )
+        if form.images_per_class > smallest:
+            raise ParamsError(
+                f"{where}: {use} with n_shot {form.n_shot} and n_query {form.n_query} needs {form.images_per_class} "
+                f"images per class, but the smallest {split} class of {dataset.label} has {smallest}"
             )

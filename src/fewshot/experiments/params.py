@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
+from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, quoted
 from fewshot.settings import Settings, parse_as
 
@@ -72,6 +73,16 @@ class Recipe(Settings):
     validation: Validation = Field(Validation(), description="how the best epoch is chosen")
     keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs kept; above 1 they form an ensemble")
     train_split: Literal["train", "trainval"] = Field("train", description="classes to train on")
+
+    @property
+    def form(self) -> EpisodeForm:
+        """Form of a training episode."""
+        return EpisodeForm(self.n_way, self.n_shot, self.n_query)
+
+    @property
+    def validation_form(self) -> EpisodeForm:
+        """Form of a validation episode."""
+        return EpisodeForm(self.n_way, self.validation.n_shot, self.validation.n_query)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

@@ -250,10 +250,8 @@ class _Run:
             self.experiment.seed,
             "validation",
             np.arange(wanted.episodes),
-            n_way=self.recipe.n_way,
-            n_shot=wanted.n_shot,
-            n_query=wanted.n_query,
-            class_sizes=split.class_sizes,
+            self.recipe.validation_form,
+            split.class_sizes,
         )
         scores = score_episodes([self.learner], split, episodes, [wanted.n_shot], self.preprocess, self.device)
         return mean_ci95(scores[wanted.n_shot].accuracies)
@@ -364,10 +362,8 @@ def training_batch(experiment: Experiment, split: SplitStore, step: int) -> Epis
         experiment.seed,
         recipe.train_split,
         np.arange(first, first + recipe.meta_batch),
-        n_way=recipe.n_way,
-        n_shot=recipe.n_shot,
-        n_query=recipe.n_query,
-        class_sizes=split.class_sizes,
+        recipe.form,
+        split.class_sizes,
     )
     return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
 

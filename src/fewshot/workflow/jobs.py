@@ -66,15 +66,8 @@ def prepare_job(job: PrepareJob) -> str:
         hashes = {}
         for wanted in job.lists:
             split = store.split(wanted.split)
-            episodes = draw_episodes(
-                wanted.seed,
-                wanted.split,
-                np.arange(wanted.episodes),
-                n_way=wanted.n_way,
-                n_shot=wanted.n_shot,
-                n_query=wanted.n_query,
-                class_sizes=split.class_sizes,
-            )
+            indices = np.arange(wanted.episodes)
+            episodes = draw_episodes(wanted.seed, wanted.split, indices, wanted.form, split.class_sizes)
             write_episodes(out / wanted.file_name, episodes)
             hashes[wanted.file_name] = episodes_hash(episodes)
         draw_contact_sheet(store, out / "contact_sheet.png")
@@ -98,7 +91,7 @@ def export_episodes(job: PrepareJob, file: Path) -> str:
     """Write the frozen test episodes of a data set for other programs; says what was written."""
     prepare_job(job)
     wanted, store = _tested_list(job), open_prepared(job)
-    episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
     split = store.split(wanted.split)
     write_episode_list(file, episodes, split, dataset=job.name, content_hash=store.content_hash)
     return f"{file}: {wanted.episodes} episodes of {job.name} {wanted.split}, episodes_hash {episodes_hash(episodes)}"
@@ -114,7 +107,7 @@ def check_episodes(job: PrepareJob, file: Path) -> str:
     wanted, store = _tested_list(job), open_prepared(job)
     listed = read_episode_list(file)
     check_episode_list(listed, store.split(wanted.split), store.content_hash)
-    frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
     same = listed.header.episodes_hash == episodes_hash(frozen)
     which = "the frozen list of this suite" if same else "not the frozen list of this suite"
     return f"{file}: whole, fits {job.name}; {listed.header.episodes} episodes, {which}"
@@ -166,7 +159,7 @@ def train_job(job: TrainJob, plan: Plan) -> str:
 def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
     """Return the frozen episodes that an evaluation reads."""
     wanted = job.episodes
-    return read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.n_shot, episodes=wanted.episodes)
+    return read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
 
 
 def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:

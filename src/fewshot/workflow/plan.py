@@ -5,7 +5,7 @@ Importing or making a plan writes nothing and imports neither torch nor pandas.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fewshot import paths
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS, DatasetPart
 from fewshot.digests import digest, path_digest
+from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, did_you_mean
 from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
 from fewshot.experiments.params import PARAMS_FILE, Params, naming_file, read_params
@@ -39,16 +40,19 @@ class EpisodeList:
     """A frozen list of test episodes; fewer episodes or shots are a prefix of it."""
 
     split: str
-    n_way: int
-    n_query: int
+    form: EpisodeForm
     seed: int
-    n_shot: int
     episodes: int
 
     @property
     def file_name(self) -> str:
         """Name of the file in the data set's `results/prepare` folder."""
-        return f"episodes-{self.split}-{self.n_way}way-{self.n_query}query-seed{self.seed}.npz"
+        return f"episodes-{self.split}-{self.form.n_way}way-{self.form.n_query}query-seed{self.seed}.npz"
+
+    def joined(self, other: "EpisodeList") -> "EpisodeList":
+        """Return the list of which this one and `other`, of the same file name, are prefixes."""
+        form = replace(self.form, n_shot=max(self.form.n_shot, other.form.n_shot))
+        return replace(self, form=form, episodes=max(self.episodes, other.episodes))
 
 
 @dataclass(frozen=True)
@@ -293,26 +297,19 @@ def _prepare_jobs(experiments: Iterable[Experiment]) -> dict[str, PrepareJob]:
             datasets.setdefault(target.label, target)
             wanted = _episode_list(experiment)
             of_target = lists.setdefault(target.label, {})
-            of_target[wanted.file_name] = _longer(wanted, of_target.get(wanted.file_name, wanted))
+            of_target[wanted.file_name] = wanted.joined(of_target.get(wanted.file_name, wanted))
     return {label: _prepare_job(dataset, tuple(lists.get(label, {}).values())) for label, dataset in datasets.items()}
 
 
 def _episode_list(experiment: Experiment) -> EpisodeList:
     protocol = experiment.evaluate
-    return EpisodeList(
-        protocol.split, protocol.n_way, protocol.n_query, protocol.seed, max(experiment.shots), protocol.episodes
-    )
-
-
-def _longer(a: EpisodeList, b: EpisodeList) -> EpisodeList:
-    """Return the list of which both are prefixes."""
-    return EpisodeList(a.split, a.n_way, a.n_query, a.seed, max(a.n_shot, b.n_shot), max(a.episodes, b.episodes))
+    return EpisodeList(protocol.split, experiment.test_form, protocol.seed, protocol.episodes)
 
 
 def _prepare_job(dataset: Choice, lists: tuple[EpisodeList, ...]) -> PrepareJob:
     part = DATASETS[dataset.name]
     data_key = digest(["data", dataset.name, _content_settings(dataset, part), _dataset_files(part)])
-    key = digest(["prepare", data_key, [vars(item) for item in lists], code_digest(STAGE_MODULES["lists"])])
+    key = digest(["prepare", data_key, [asdict(item) for item in lists], code_digest(STAGE_MODULES["lists"])])
     return PrepareJob(dataset, data_key, key, lists)
 
 
