@@ -61,8 +61,8 @@ endif
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
-# Renews the lock files from requirements.in and requirements-cloud.in; needs the network and `pip install uv`.
+# Renews the lock files from pyproject.toml and requirements-cloud.in; needs the network and `pip install uv`.
 lock:
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
-	uv pip compile requirements.in --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock
+	uv pip compile pyproject.toml --all-extras --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock
 	uv pip compile requirements-cloud.in -c requirements.lock --universal --python-version 3.11 --no-header -o requirements-cloud.lock
