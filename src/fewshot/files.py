@@ -1,16 +1,17 @@
-"""Files of numbers: arrays whose bytes depend on their content alone, and JSON."""
+"""Files of numbers whose bytes depend on their content alone: arrays, JSON and CSV."""
 
+import csv
 import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, ResourceError
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray | np.generic]) -> None:
@@ -46,6 +47,26 @@ def write_atomic(path: Path, content: bytes) -> None:
     scratch.replace(path)
 
 
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """Return the error to raise when the system refuses to write at a path."""
+    return ResourceError(f"cannot write {path}: {error}; free some disk space or fix the directory's permissions")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as JSON with sorted keys."""
     write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_csv(path: Path, records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write records as CSV with a header; None and missing values are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the records of a CSV file with a header; all values are text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

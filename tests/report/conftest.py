@@ -1,6 +1,5 @@
 """Synthetic evaluations in the form that `fewshot evaluate` writes."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ import numpy as np
 import pytest
 
 from fewshot.datasets.store import SplitPlan, write_store
-from fewshot.report import ReportEntry, ReportSettings, SuiteReport
+from fewshot.experiments.params import Report
+from fewshot.files import write_csv
+from fewshot.report import ReportEntry, SuiteReport
 
 EPISODES, CLASSES, PER_CLASS = 60, 6, 24
 
@@ -120,26 +121,18 @@ class SuiteMaker:
 
     def _history(self, entry: ReportEntry, accuracy: float) -> None:
         entry.train_dir.mkdir(parents=True, exist_ok=True)
-        columns = [
-            "epoch",
-            "step",
-            "train_loss",
-            "train_accuracy",
-            "learning_rate",
-            "validation_accuracy",
-            "validation_ci95",
-        ]
-        with (entry.train_dir / "history.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for epoch in range(1, 4):
-                writer.writerow([epoch, 10 * epoch, 1 / epoch, 0.5, 0.1, accuracy - 0.3 / epoch, 0.01])
+        epochs = [
+            {"epoch": epoch, "step": 10 * epoch, "train_loss": 1 / epoch, "train_accuracy": 0.5, "learning_rate": 0.1,
+             "validation_accuracy": accuracy - 0.3 / epoch, "validation_ci95": 0.01}
+            for epoch in range(1, 4)
+        ]  # fmt: skip
+        write_csv(entry.train_dir / "history.csv", epochs, list(epochs[0]))
         record = {"seconds": 12.5, "device": "cpu", "versions": {"torch": "2"}}
         (entry.train_dir / "run.json").write_text(json.dumps(record))
 
     def suite(self, **settings: Any) -> SuiteReport:
         """Return everything added so far."""
-        return SuiteReport("quickstart", "f" * 64, tuple(self.entries), ReportSettings(**settings))
+        return SuiteReport("quickstart", "f" * 64, tuple(self.entries), Report(**settings))
 
 
 def sheet_arrays(rng: np.random.Generator, shot: int) -> dict[str, np.ndarray]:

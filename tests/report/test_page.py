@@ -138,7 +138,7 @@ def test_the_page_shows_every_section(report: Path) -> None:
 def test_a_partial_page_says_so(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     maker.add("prototype").evaluation.unlink()
-    write_report(maker.suite(allow_missing=True), tmp_path / "out")
+    write_report(maker.suite(), tmp_path / "out", allow_missing=True)
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "This report is partial" in text
     assert "snakemake glyphs-conv4-prototype-quick-s0" in text

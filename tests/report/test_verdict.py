@@ -11,13 +11,14 @@ import pytest
 from fewshot.backbones import BACKBONES
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Recipe, read_params
+from fewshot.files import write_csv
 from fewshot.learners import LEARNERS
 from fewshot.report.contents import Cell, counterpart, read_contents
 from fewshot.report.expected import write_expected
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run, group_rows, read_runs
 from fewshot.report.published import PUBLISHED_FILE, Published, published_numbers, read_expected_file
-from fewshot.report.tables import result_record, write_csv
+from fewshot.report.tables import result_record
 from fewshot.report.verdict import Verdict, difference, judge
 
 METAOPTNET = {
@@ -124,7 +125,8 @@ def test_expected_values_of_several_seeds_serve_as_published(maker: Any, tmp_pat
     for seed in range(3):
         maker.add("ridge", 0.6 + 0.01 * seed, seed=seed)
     cells = read_contents(maker.suite()).cells
-    write_csv(tmp_path / "results.csv", [result_record(cell) for cell in cells])
+    records = [result_record(cell) for cell in cells]
+    write_csv(tmp_path / "results.csv", records, list(records[0]))
     source = {"title": "glyphs evidence", "version": "1", "address": ""}
     write_expected(tmp_path / "results.csv", source, tmp_path / "expected.yaml")
     numbers = read_expected_file(tmp_path / "expected.yaml")

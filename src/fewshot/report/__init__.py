@@ -1,17 +1,17 @@
-"""The report of a suite: our numbers with their errors beside the printed ones."""
+"""The report of a suite: our numbers with their intervals, next to the published ones."""
 
 from pathlib import Path
 
-from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport, Summary
+from fewshot.report.inputs import ReportEntry, SuiteReport, Summary
 
-__all__ = ["ReportEntry", "ReportSettings", "SuiteReport", "Summary", "write_report"]
+__all__ = ["ReportEntry", "SuiteReport", "Summary", "write_report"]
 
 
-def write_report(suite: SuiteReport, out: Path) -> Summary:
-    """Write all files of a report into `out`, as `fewshot.report.build.write_report` says.
+def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) -> Summary:
+    """Write all files of a report into `out`; see `fewshot.report.build.write_report`.
 
-    Imported when it is called: drawing takes a second to load, and the jobs of other stages need not wait for it.
+    The drawing modules take a second to import, so they are imported here and not by the jobs of other stages.
     """
     from fewshot.report import build
 
-    return build.write_report(suite, out)
+    return build.write_report(suite, out, allow_missing=allow_missing)

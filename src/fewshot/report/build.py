@@ -1,14 +1,16 @@
-"""Write a report: tables, metrics, curves and figures of one suite, whole or not at all."""
+"""Write a report: tables, metrics, curves and figures of one suite, complete or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fewshot.digests import sha256_of
-from fewshot.errors import ResourceError
+from fewshot.files import cannot_write, write_csv, write_json
 from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
+from fewshot.report.curves import write_curves
 from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport, Summary
 from fewshot.report.latex import latex
@@ -18,24 +20,25 @@ from fewshot.report.sheets import sheet_pictures
 from fewshot.report.style import Picture, common_style, save
 
 MANIFEST = "manifest.json"
-# Times differ from run to run: this file is neither in the manifest nor promised to be reproducible.
+# Times differ from run to run, so this file is neither in the manifest nor reproducible.
 UNTRACKED = ("runtimes.csv",)
 
 
-def write_report(suite: SuiteReport, out: Path) -> Summary:
-    """Write all files of a report into `out`, replacing what lies there.
+def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) -> Summary:
+    """Write all files of a report into `out`, replacing its previous content.
 
-    The files are made in a folder beside `out` and moved when they are whole: a failure leaves the old report.
+    The files are written to a folder next to `out` that takes its place when complete: a failure leaves the old report.
 
     Args:
         suite: the entries to show.
         out: folder of the report.
+        allow_missing: make a partial report from the results that exist, and list what is missing.
 
     Raises:
-        DataError: if results are missing and `settings.allow_missing` is off, or a result is damaged.
+        DataError: if results are missing and not `allow_missing`, or a result is damaged.
         ResourceError: if the folder cannot be written.
     """
-    contents = read_contents(suite)
+    contents = read_contents(suite, allow_missing=allow_missing)
     text = _summary_text(contents)
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -45,7 +48,7 @@ def write_report(suite: SuiteReport, out: Path) -> Summary:
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except OSError as error:
-        raise ResourceError(f"cannot write {out}: {error}; free some disk or mend the folder's rights") from error
+        raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Summary(text, out, bool(contents.missing))
@@ -71,13 +74,17 @@ def pictures(contents: Contents) -> Iterator[Picture]:
 
 
 def _write_tables(contents: Contents, out: Path) -> None:
-    tables.write_csv(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
-    tables.write_csv(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
+    _write_records(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
+    _write_records(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
     (out / "results.tex").write_text(latex(contents), encoding="utf-8")
-    tables.write_json(out / "metrics.json", tables.metrics(contents.cells))
-    tables.write_curves(out / "curves", contents.finished)
+    write_json(out / "metrics.json", tables.metrics(contents.cells))
+    write_curves(out / "curves", contents.finished)
     write_runtimes(contents, out / "runtimes.csv")
+
+
+def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    write_csv(path, records, list(records[0]) if records else ["experiment"])
 
 
 def _write_manifest(contents: Contents, out: Path) -> None:
@@ -89,7 +96,7 @@ def _write_manifest(contents: Contents, out: Path) -> None:
         "missing": [f"{entry.experiment} on {entry.target}" for entry in contents.missing],
         "files": {path.relative_to(out).as_posix(): sha256_of(path) for path in files},
     }
-    tables.write_json(out / MANIFEST, manifest)
+    write_json(out / MANIFEST, manifest)
 
 
 def _summary_text(contents: Contents) -> str:

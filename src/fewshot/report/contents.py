@@ -126,14 +126,14 @@ def counterpart(cells: Iterable[Cell]) -> str:
     return "expected" if numbers and all(number.settings_hash is not None for number in numbers) else "published"
 
 
-def read_contents(suite: SuiteReport) -> Contents:
+def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Contents:
     """Read all evaluations of a suite and compare them.
 
     Raises:
-        DataError: if one is missing and the settings do not allow it, or one is damaged.
+        DataError: if one is missing and not `allow_missing`, or one is damaged.
     """
     missing = tuple(entry for entry in suite.entries if not entry.exists)
-    if missing and not suite.settings.allow_missing:
+    if missing and not allow_missing:
         raise DataError(f"results are missing; make them first:\n{describe_missing(missing)}")
     runs = tuple(run for entry in suite.entries if entry not in missing for run in read_runs(entry))
     rows = group_rows(runs)

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from fewshot.files import read_csv
 from fewshot.report.published import EXPECTED_FILE
-from fewshot.report.tables import read_csv
 
 
 def expected_number(record: Mapping[str, str]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.compare import SIGNIFICANT, Comparison
 from fewshot.report.contents import Block, Cell, Contents, counterpart, method_name
+from fewshot.report.curves import read_history
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.style import COLORS, DIVERGING, MARKERS, PUBLISHED_COLOR, SEQUENTIAL, Picture, line_style
-from fewshot.report.tables import read_history
 
 MAX_MATRIX = 40
 

@@ -1,41 +1,32 @@
-"""What a report is made from, one entry for each evaluated model and target as the plan knows it, and what it gives."""
+"""Input of a report, one entry per evaluated model and target as the plan describes it, and the summary it returns."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-
-from fewshot.settings import Settings
-
-
-class ReportSettings(Settings):
-    """What is drawn; no number depends on it."""
-
-    allow_missing: bool = Field(False, description="make a partial table from what exists, and list what is missing")
-    sheets: bool = Field(True, description="draw a sheet of test episodes with right and wrong answers per learner")
+from fewshot.experiments.params import Report
 
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """One trained model on one target: where its files are, and how they are made.
+    """One trained model on one target: where its files are and how to make them.
 
     Attributes:
         experiment: name with the seed, "glyphs-conv4-ridge-s0".
         group: name without the seed; the seeds of a group are averaged.
         recipe: name of the training settings.
-        variant: what else differs from the sibling experiments; "" if nothing.
+        variant: what else differs from the other experiments of the suite; "" if nothing.
         dataset: trained on.
         target: tested on.
         backbone: registered name.
         learner: registered name.
-        seed: of training.
-        evaluation: the evaluation's JSON file; the arrays lie beside it as .npz.
-        train_dir: holds history.csv and run.json.
-        prepare_dir: holds the target's frozen episodes.
+        seed: training seed.
+        evaluation: the evaluation's JSON file; its arrays are in the .npz file next to it.
+        train_dir: contains history.csv and run.json.
+        prepare_dir: contains the target's frozen episodes.
         store_dir: the target's image store.
-        log: of the job that makes `evaluation`.
-        command: what to type to make this entry.
+        log: log of the job that makes `evaluation`.
+        command: shell command that makes this entry.
     """
 
     experiment: str
@@ -56,7 +47,7 @@ class ReportEntry:
 
     @property
     def arrays(self) -> Path:
-        """The per-episode arrays beside the evaluation."""
+        """File of the per-episode arrays."""
         return self.evaluation.with_suffix(".npz")
 
     @property
@@ -70,26 +61,26 @@ class SuiteReport:
     """Everything one report shows.
 
     Attributes:
-        suite: its name.
+        suite: name of the suite.
         key: identity of the report, written into its manifest.
         entries: in the order of the suite.
-        settings: what is drawn.
+        settings: section `report` of params.yaml; no number depends on it.
     """
 
     suite: str
     key: str
     entries: tuple[ReportEntry, ...]
-    settings: ReportSettings
+    settings: Report
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the command line says in the end.
+    """What the command line prints at the end.
 
     Attributes:
-        text: the tables for a terminal and what is missing.
+        text: the tables for a terminal, and what is missing.
         out: the report's folder.
-        partial: whether results were missing.
+        partial: whether results are missing.
     """
 
     text: str

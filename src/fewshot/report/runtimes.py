@@ -1,15 +1,15 @@
-"""runtimes.csv: how long each training took, and on what. Outside the manifest, because times never repeat."""
+"""runtimes.csv: duration and hardware of each training; not in the manifest, because times are not reproducible."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from fewshot.files import write_csv
 from fewshot.report.contents import Contents
-from fewshot.report.tables import write_csv
 
 
 def write_runtimes(contents: Contents, path: Path) -> None:
-    """Write the scalar facts of each run.json that is there, a line an experiment."""
+    """Write the scalar facts of each existing run.json, one line per experiment."""
     records = []
     for entry in {entry.experiment: entry for entry in contents.finished}.values():
         facts = _facts(entry.train_dir / "run.json")
@@ -20,7 +20,7 @@ def write_runtimes(contents: Contents, path: Path) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Return the facts of a run that are single values; {} if the file is not there or not readable."""
+    """Return the facts of a run that are single values; {} if the file is missing or unreadable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,27 +1,12 @@
 """The tables: results.csv, runs.csv, results.md, results.tex, metrics.json, curves/*.csv and the terminal's text."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
-
-import pandas
 
 from fewshot.report import stats
 from fewshot.report.contents import Block, Cell, Contents
-from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run
-
-CURVE_COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "learning_rate",
-    "validation_accuracy",
-    "validation_ci95",
-)
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
@@ -32,18 +17,6 @@ def decimal(value: float | None, digits: int = 4) -> str:
 def percent(cell: Cell) -> str:
     """Return "82.10 ± 0.61"."""
     return f"{cell.accuracy_pct:.2f} ± {cell.ci95_pct:.2f}"
-
-
-def write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write records with a header; columns default to those of the first record, or to "experiment" alone."""
-    columns = columns or list(records[0] if records else ["experiment"])
-    pandas.DataFrame(list(records), columns=list(columns), dtype=object).to_csv(path, index=False, lineterminator="\n")
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read records as they were written, all as text."""
-    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def protocol_text(row: Row) -> str:
@@ -162,22 +135,6 @@ def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def read_history(entry: ReportEntry) -> list[dict[str, str]]:
-    """Read a training history; [] if there is none, or no epoch in it."""
-    path = entry.train_dir / "history.csv"
-    return read_csv(path) if path.is_file() else []
-
-
-def write_curves(folder: Path, entries: Iterable[ReportEntry]) -> None:
-    """Write the learning curve of each experiment, for `dvc plots`; one that was not trained has none."""
-    folder.mkdir()
-    for entry in {entry.experiment: entry for entry in entries}.values():
-        history = read_history(entry)
-        if history:
-            columns = [column for column in CURVE_COLUMNS if column in history[0]]
-            write_csv(folder / f"{entry.experiment}.csv", history, columns)
-
-
 MARKS = {"best": "**{}**", "tied": "{} †", "": "{}"}
 LEGEND = (
     "Accuracy in percent ± half width of the 95 % interval. Bold: best of its column; †: not significantly worse "
@@ -277,8 +234,3 @@ def _terminal_cell(cell: Cell | None) -> list[str]:
         return ["-", "", ""]
     symbol = {"best": "*", "tied": "†", "": " "}[cell.mark]
     return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.word if cell.verdict.number else ""]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON with a fixed order and a last newline."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

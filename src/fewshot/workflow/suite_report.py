@@ -7,7 +7,7 @@ from pathlib import Path
 from fewshot.experiments.matrix import Choice
 from fewshot.paths import log_file
 from fewshot.report import Summary, write_report
-from fewshot.report.inputs import ReportEntry, ReportSettings, SuiteReport
+from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Plan
 from fewshot.workflow.results import restore_missing
 from fewshot.workflow.tables_state import stamp_file
@@ -15,22 +15,21 @@ from fewshot.workflow.tables_state import stamp_file
 
 def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
     """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
-    summary = write_report(suite_report(plan, allow_missing=allow_missing), out)
+    summary = write_report(suite_report(plan), out, allow_missing=allow_missing)
     if out == plan.tables_dir and not summary.partial:
         stamp_file(plan).touch()
     return summary
 
 
-def suite_report(plan: Plan, *, allow_missing: bool = False) -> SuiteReport:
+def suite_report(plan: Plan) -> SuiteReport:
     """Return what the report is made from."""
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
             restore_missing(stage, job.name, job.key)
-    settings = ReportSettings(**plan.params.report.model_dump(), allow_missing=allow_missing)
     backbones = _shown_names([job.experiment.backbone for job in plan.train])
     learners = _shown_names([job.experiment.learner for job in plan.train])
     entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
-    return SuiteReport(plan.suite, plan.report_key, entries, settings)
+    return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
 def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
