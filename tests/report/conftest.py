@@ -1,4 +1,4 @@
-"""Synthetic evaluations in the form that `fewshot evaluate` writes."""
+"""Synthetic evaluations in the format that `fewshot evaluate` writes."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ RECIPE: dict[str, Any] = {
 
 
 def make_store(directory: Path) -> Path:
-    """Write a store of noise images, another brightness for each class."""
+    """Write a store of noise images with a different brightness per class."""
     rng = np.random.default_rng(0)
 
     def split(name: str) -> SplitPlan:
@@ -63,7 +63,7 @@ class SuiteMaker:
         arrays: dict[str, np.ndarray] | None = None,
         history: bool = True,
     ) -> ReportEntry:
-        """Write one evaluation whose mean accuracies at the shots are near `accuracy`, + 10 points a shot step."""
+        """Write one evaluation with a mean accuracy near `accuracy`, 10 points higher at each further shot."""
         target, backbone = target or dataset, backbone or {"name": "conv4", "filters": 64}
         group = f"{dataset}-{backbone['name']}-{learner}-{recipe_name}"
         entry = ReportEntry(
@@ -136,7 +136,7 @@ class SuiteMaker:
 
 
 def sheet_arrays(rng: np.random.Generator, shot: int) -> dict[str, np.ndarray]:
-    """Four episodes of 5 ways and 3 queries, a third of the answers wrong."""
+    """Return four 5-way episodes with 3 queries per class, a third of the predictions wrong."""
     classes = np.stack([rng.choice(CLASSES, 5, replace=False) for _ in range(4)])
     images = np.stack([[rng.choice(PER_CLASS, shot + 3, replace=False) for _ in range(5)] for _ in range(4)])
     rows = classes[:, :, None] * PER_CLASS + images
@@ -152,12 +152,12 @@ def sheet_arrays(rng: np.random.Generator, shot: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def maker(tmp_path: Path) -> SuiteMaker:
-    """A maker of one test's evaluations."""
+    """Maker of the evaluations of one test."""
     return SuiteMaker(tmp_path / "results", make_store(tmp_path / "store"))
 
 
 @pytest.fixture(scope="module")
 def lasting_maker(tmp_path_factory: pytest.TempPathFactory) -> SuiteMaker:
-    """A maker of evaluations that the tests of a module share."""
+    """Maker of evaluations shared by the tests of a module."""
     root = tmp_path_factory.mktemp("report")
     return SuiteMaker(root / "results", make_store(root / "store"))

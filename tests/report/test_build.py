@@ -1,4 +1,4 @@
-"""A whole report from synthetic evaluations: files, numbers, reproducibility, missing and damaged results."""
+"""A complete report from synthetic evaluations: files, numbers, reproducibility, missing and damaged results."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
 from fewshot.report.contents import read_contents
 
-DESIGNED_COLUMNS = [
+DOCUMENTED_COLUMNS = [
     "experiment", "train_dataset", "target", "backbone", "learner", "recipe", "variant", "train_shot", "way", "shot",
     "image_size", "selection", "batch_norm", "solver", "precision", "seeds", "episodes", "accuracy_pct", "ci95_pct",
     "published_pct", "published_ci95_pct", "published_source", "verdict", "protocol", "data_hash",
@@ -31,11 +31,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_results_hold_the_designed_columns_and_the_right_numbers(maker: Any, tmp_path: Path) -> None:
+def test_results_csv_has_the_documented_columns_and_correct_numbers(maker: Any, tmp_path: Path) -> None:
     entry = maker.add("ridge", 0.6)
     write_report(maker.suite(), tmp_path / "out")
     first, second = read_csv(tmp_path / "out" / "results.csv")
-    assert set(DESIGNED_COLUMNS) <= set(first)
+    assert set(DOCUMENTED_COLUMNS) <= set(first)
     with np.load(entry.arrays) as arrays:
         values = arrays["accuracy/single/5shot"]
     low, high = scipy_stats.t.interval(0.95, len(values) - 1, values.mean(), scipy_stats.sem(values))
@@ -44,8 +44,8 @@ def test_results_hold_the_designed_columns_and_the_right_numbers(maker: Any, tmp
     assert (first["shot"], second["shot"], second["seeds"], second["interval"]) == ("1", "5", "1", "episodes")
 
 
-def test_reasons_stand_once_below_the_table(maker: Any, tmp_path: Path) -> None:
-    """Both numbers of a line have the same reasons, and so one note; differences are ours - printed."""
+def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) -> None:
+    """Both numbers of a line have the same reasons and so share one note; differences are ours - published."""
     maker.add("prototype", 0.5, dataset="cifar_fs", learner_settings={"divide_by_dimension": False})
     write_report(maker.suite(), tmp_path / "out")
     text = (tmp_path / "out" / "results.md").read_text()
@@ -67,7 +67,7 @@ def test_metrics_are_nested_by_group_and_shot(maker: Any, tmp_path: Path) -> Non
     assert 0 < metrics["glyphs-conv4-ridge-quick"]["5shot"]["accuracy"] < 1
 
 
-def test_seeds_are_one_row_and_many_runs(maker: Any, tmp_path: Path) -> None:
+def test_seeds_share_one_row_and_have_one_run_each(maker: Any, tmp_path: Path) -> None:
     for seed in range(3):
         maker.add("ridge", 0.6 + 0.01 * seed, seed=seed)
     write_report(maker.suite(), tmp_path / "out")
@@ -81,7 +81,7 @@ def test_seeds_are_one_row_and_many_runs(maker: Any, tmp_path: Path) -> None:
     assert float(rows[0]["accuracy_pct"]) == pytest.approx(mean, abs=1e-3)
 
 
-def test_the_same_input_gives_the_same_bytes(maker: Any, tmp_path: Path) -> None:
+def test_the_same_evaluations_give_a_byte_identical_report(maker: Any, tmp_path: Path) -> None:
     for learner, accuracy in (("prototype", 0.6), ("ridge", 0.65)):
         maker.add(learner, accuracy, shots=(1, 5, 20))
     write_report(maker.suite(), tmp_path / "out")
@@ -90,7 +90,7 @@ def test_the_same_input_gives_the_same_bytes(maker: Any, tmp_path: Path) -> None
     assert contents(tmp_path / "out") == first
 
 
-def test_the_manifest_has_the_key_and_every_hash(maker: Any, tmp_path: Path) -> None:
+def test_the_manifest_lists_the_key_and_the_hash_of_every_file(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     write_report(maker.suite(), tmp_path / "out")
     files = contents(tmp_path / "out")
@@ -100,7 +100,7 @@ def test_the_manifest_has_the_key_and_every_hash(maker: Any, tmp_path: Path) -> 
     assert manifest["files"] == expected
 
 
-def test_figures_come_as_svg_and_png(maker: Any, tmp_path: Path) -> None:
+def test_every_figure_is_saved_as_svg_and_png(maker: Any, tmp_path: Path) -> None:
     for learner in ("prototype", "ridge"):
         maker.add(learner, shots=(1, 5, 20))
         maker.add(learner, 0.5, target="cub", shots=(1, 5, 20))
@@ -111,20 +111,20 @@ def test_figures_come_as_svg_and_png(maker: Any, tmp_path: Path) -> None:
     assert {"differences-glyphs-glyphs-5way-1shot", "episode-glyphs-conv4-ridge-quick-glyphs"} <= names
 
 
-def test_sheets_can_be_left_out(maker: Any, tmp_path: Path) -> None:
+def test_sheets_can_be_turned_off(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     write_report(maker.suite(sheets=False), tmp_path / "out")
     assert not list((tmp_path / "out" / "figures").glob("episode-*"))
 
 
-def test_images_that_are_not_here_leave_out_the_sheet_only(maker: Any, tmp_path: Path) -> None:
+def test_missing_images_only_omit_the_sheet(maker: Any, tmp_path: Path) -> None:
     maker.store = tmp_path / "nowhere"
     maker.add("ridge")
     write_report(maker.suite(), tmp_path / "out")
     assert (tmp_path / "out" / "figures" / "accuracy.svg").exists()
 
 
-def test_curves_are_the_histories_of_what_was_trained(maker: Any, tmp_path: Path) -> None:
+def test_curves_are_the_training_histories(maker: Any, tmp_path: Path) -> None:
     entry = maker.add("ridge")
     maker.add("prototype", history=False)
     write_report(maker.suite(), tmp_path / "out")
@@ -133,7 +133,7 @@ def test_curves_are_the_histories_of_what_was_trained(maker: Any, tmp_path: Path
     assert curve.read_bytes() == (entry.train_dir / "history.csv").read_bytes()
 
 
-def test_a_missing_result_is_an_error_with_its_command(maker: Any, tmp_path: Path) -> None:
+def test_a_missing_result_is_an_error_that_names_the_command(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     maker.add("prototype").evaluation.unlink()
     with pytest.raises(DataError, match="glyphs-conv4-prototype-quick-s0 on glyphs: no log yet; run: snakemake"):
@@ -141,7 +141,7 @@ def test_a_missing_result_is_an_error_with_its_command(maker: Any, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_partial_report_says_what_is_missing(maker: Any, tmp_path: Path) -> None:
+def test_a_partial_report_lists_what_is_missing(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     entry = maker.add("prototype")
     entry.evaluation.unlink()
@@ -154,7 +154,7 @@ def test_a_partial_report_says_what_is_missing(maker: Any, tmp_path: Path) -> No
     assert len(read_csv(tmp_path / "out" / "results.csv")) == 2
 
 
-def test_a_report_of_nothing_is_still_a_report(maker: Any, tmp_path: Path) -> None:
+def test_a_report_without_any_result_is_written(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge").evaluation.unlink()
     summary = write_report(maker.suite(), tmp_path / "out", allow_missing=True)
     assert "snakemake glyphs-conv4-ridge-quick-s0" in summary.text
@@ -166,7 +166,7 @@ def test_a_damaged_evaluation_names_the_file_and_keeps_the_old_report(maker: Any
     write_report(maker.suite(), tmp_path / "out")
     before = contents(tmp_path / "out")
     entry.evaluation.write_text(entry.evaluation.read_text()[:100])
-    with pytest.raises(DataError, match=r"glyphs\.json: not a whole evaluation"):
+    with pytest.raises(DataError, match=r"glyphs\.json: not a complete evaluation"):
         write_report(maker.suite(), tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -174,7 +174,7 @@ def test_a_damaged_evaluation_names_the_file_and_keeps_the_old_report(maker: Any
 def test_arrays_of_another_evaluation_are_refused(maker: Any, tmp_path: Path) -> None:
     ours, other = maker.add("ridge", 0.5), maker.add("prototype", 0.8)
     ours.arrays.write_bytes(other.arrays.read_bytes())
-    with pytest.raises(DataError, match="do not belong"):
+    with pytest.raises(DataError, match="do not match"):
         write_report(maker.suite(), tmp_path / "out")
 
 
@@ -187,7 +187,7 @@ def test_seeds_on_different_episodes_are_refused(maker: Any, tmp_path: Path) -> 
         write_report(maker.suite(), tmp_path / "out")
 
 
-def test_the_terminal_shows_the_table(maker: Any, tmp_path: Path) -> None:
+def test_the_terminal_prints_the_table(maker: Any, tmp_path: Path) -> None:
     maker.add("prototype", 0.5)
     maker.add("ridge", 0.8)
     text = write_report(maker.suite(), tmp_path / "out").text
@@ -198,12 +198,12 @@ def test_the_terminal_shows_the_table(maker: Any, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("not a directory")
     with pytest.raises(ResourceError, match=r"cannot write .*file/out"):
         write_report(maker.suite(), tmp_path / "file" / "out")
 
 
-def test_layers_that_do_not_adapt_have_no_line(maker: Any, tmp_path: Path) -> None:
+def test_layers_that_are_not_adapted_have_no_line(maker: Any, tmp_path: Path) -> None:
     norms = np.random.default_rng(0).lognormal(size=(20, 5, 5))
     norms[:, :, :4] = np.nan
     similarity = np.full((20, 4), np.nan)
@@ -230,19 +230,19 @@ def test_single_model_and_ensemble_are_different_rows(maker: Any, tmp_path: Path
     assert set(metrics["glyphs-conv4-maml-quick"]) == {"5shot", "5shot_ensemble"}
 
 
-def test_families_of_other_episodes_do_not_overwrite_each_other(maker: Any, tmp_path: Path) -> None:
+def test_matrices_of_different_episode_lists_have_different_names(maker: Any, tmp_path: Path) -> None:
     for learner in ("prototype", "ridge", "r2d2", "svm"):
         entry = maker.add(learner, shots=(5,))
         if learner in ("r2d2", "svm"):
             evaluation = json.loads(entry.evaluation.read_text())
-            evaluation["results"][0]["episodes_hash"] = "another list"
+            evaluation["results"][0]["episodes_hash"] = "of another list"
             entry.evaluation.write_text(json.dumps(evaluation))
     write_report(maker.suite(), tmp_path / "out")
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("differences-*.svg")}
     assert names == {"differences-glyphs-glyphs-5way-5shot", "differences-glyphs-glyphs-5way-5shot-2"}
 
 
-def test_a_learner_is_named_with_its_recipe_where_the_name_alone_would_mislead(maker: Any) -> None:
+def test_an_ambiguous_or_untrained_learner_is_labelled_with_its_recipe(maker: Any) -> None:
     maker.add("svm", 0.7)
     maker.add("ridge", 0.7)
     maker.add("ridge", 0.6, recipe_name="longer")

@@ -1,4 +1,4 @@
-"""The plane projection against scikit-learn's principal components."""
+"""The projection to the plane, against scikit-learn's principal components."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_sign_is_fixed() -> None:
         assert (points[np.abs(points).argmax(axis=0), [0, 1]] > 0).all()
 
 
-def test_one_feature_gives_a_line() -> None:
+def test_a_single_feature_gives_a_line() -> None:
     points = embedding_map(np.arange(5.0)[:, None], np.arange(5))["embedding_map/points"]
     assert (points[:, 1] == 0).all()
 

@@ -1,4 +1,4 @@
-"""The LaTeX tables: right content, and accepted by a real TeX."""
+"""The LaTeX tables: correct content that compiles."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def contents(maker: Any) -> Contents:
     return read_contents(maker.suite())
 
 
-def test_best_is_bold_and_published_numbers_stand_beside(contents: Contents) -> None:
+def test_the_best_is_bold_and_published_numbers_are_shown(contents: Contents) -> None:
     text = latex(contents)
     (ridge,) = (line for line in text.splitlines() if "& ridge" in line)
     assert ridge.count(r"\textbf{") == 2
@@ -31,8 +31,8 @@ def test_special_characters_are_escaped() -> None:
     assert escape(r"50% & a_b {x} \y") == r"50\% \& a\_b \{x\} \textbackslash{}y"
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-base)")
-def test_a_real_tex_accepts_the_tables(contents: Contents, tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
+def test_the_tables_compile(contents: Contents, tmp_path: Path) -> None:
     packages = "\\usepackage{booktabs,amssymb}"
     document = f"\\documentclass{{article}}{packages}\\begin{{document}}\n{latex(contents)}\\end{{document}}\n"
     (tmp_path / "table.tex").write_text(document, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""report.html in a real, headless Chromium: opens without errors, sorts, filters, shows cards, fits a phone."""
+"""report.html in headless Chromium: it opens without errors, sorts, filters, shows cards and fits a phone."""
 
 import base64
 import json
@@ -25,12 +25,12 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)"
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
 )
 
 
 class Browser:
-    """The few commands of the WebDriver protocol that these tests need."""
+    """The few WebDriver commands that these tests need."""
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
@@ -67,9 +67,9 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     process = subprocess.Popen([str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         opened = _connect(port)
@@ -88,12 +88,12 @@ def _connect(port: int) -> Browser:
             time.sleep(0.1)
         except urllib.error.URLError:
             time.sleep(0.1)
-    raise RuntimeError("chromedriver does not answer")
+    raise RuntimeError("chromedriver does not respond")
 
 
 @pytest.fixture(scope="module")
 def report(lasting_maker: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with everything a page can show."""
+    """Report with everything the page can show."""
     rng, maker = np.random.default_rng(0), lasting_maker
     maker.add("prototype", 0.55, shots=(1, 5, 20))
     maker.add("ridge", 0.65, shots=(1, 5, 20))
@@ -117,7 +117,7 @@ def report(lasting_maker: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out / "report.html"
 
 
-def test_the_page_needs_nothing_else(report: Path) -> None:
+def test_the_page_is_self_contained(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     sources = re.findall(r'<(?:img|script|link)[^>]*(?:src|href)="([^"]*)"', text)
     assert sources
@@ -135,7 +135,7 @@ def test_the_page_shows_every_section(report: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_partial_page_says_so(maker: Any, tmp_path: Path) -> None:
+def test_a_partial_report_is_marked_on_the_page(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     maker.add("prototype").evaluation.unlink()
     write_report(maker.suite(), tmp_path / "out", allow_missing=True)

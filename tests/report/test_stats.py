@@ -1,4 +1,4 @@
-"""Intervals against closed forms, scipy, and their coverage on simulated data."""
+"""Intervals against closed forms and scipy, and their coverage on simulated data."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_episode_interval_is_the_t_interval() -> None:
     assert (estimate.mean - estimate.ci95, estimate.mean + estimate.ci95) == pytest.approx(expected, rel=1e-12)
 
 
-def test_one_seed_leaves_only_the_episode_part() -> None:
+def test_one_seed_has_only_the_episode_part() -> None:
     values = np.random.default_rng(1).random((1, 50))
     both, episodes = stats.over_both(values), stats.over_episodes(values)
     assert both == episodes
@@ -38,12 +38,12 @@ def test_a_constant_difference_is_certain() -> None:
     assert stats.paired_difference(ours.round(2) * 0 + 1, np.zeros(30)).p_value == 0.0
 
 
-def test_pairing_needs_the_same_episodes() -> None:
+def test_pairing_requires_the_same_episodes() -> None:
     with pytest.raises(ValueError, match="30 and 20 episodes"):
         stats.paired_difference(np.zeros(30), np.zeros(20))
 
 
-def test_p_value_touches_the_interval_when_errors_have_several_parts() -> None:
+def test_the_interval_at_the_p_value_just_reaches_zero() -> None:
     parts = (stats.ErrorPart(0.01, 999), stats.ErrorPart(0.004, 2))
     for mean in (0.001, 0.02, 0.3):
         estimate = stats.Estimate(mean, parts)
@@ -57,11 +57,11 @@ def test_p_value_is_found_for_any_number_of_seeds(seeds: int) -> None:
     for mean in (0.02, 0.3, 30.0):
         p_value = stats.Estimate(mean, (episodes, scatter)).p_value
         assert stats.Estimate(mean, (episodes,)).p_value < p_value < 0.2
-        without = stats.Estimate(mean, (episodes, stats.ErrorPart(0.0, seeds - 1)))  # seeds that made no difference
+        without = stats.Estimate(mean, (episodes, stats.ErrorPart(0.0, seeds - 1)))  # no variance between seeds
         assert without.p_value == stats.Estimate(mean, (episodes,)).p_value
 
 
-def test_run_deviation_finds_what_was_put_in() -> None:
+def test_run_deviation_recovers_the_simulated_deviation() -> None:
     rng = np.random.default_rng(8)
     deviation = stats.run_deviation(crossed(rng, 400, 300, 0.02))
     assert deviation is not None
@@ -82,14 +82,14 @@ def test_original_formulas() -> None:
     assert stats.predictions_interval(values, 300) == pytest.approx(1.96 * np.sqrt(0.25 / 300))
 
 
-def test_predictions_interval_gives_the_printed_widths_of_cxgrad() -> None:
-    printed = {0.5180: 0.46, 0.6982: 0.42, 0.5555: 0.46, 0.7355: 0.41}
-    for accuracy, width in printed.items():
+def test_predictions_interval_gives_the_published_widths_of_cxgrad() -> None:
+    published = {0.5180: 0.46, 0.6982: 0.42, 0.5555: 0.46, 0.7355: 0.41}
+    for accuracy, width in published.items():
         assert round(100 * stats.predictions_interval(np.array([accuracy]), 45_000), 2) == width
 
 
 def crossed(rng: np.random.Generator, seeds: int, episodes: int, sd_seed: float) -> np.ndarray:
-    """Draw accuracies (seeds, episodes) around 0.6: sd 0.08 between episodes, 0.05 left over."""
+    """Draw accuracies, (seeds, episodes), around 0.6: standard deviation 0.08 between episodes, residual 0.05."""
     seed_effect = rng.normal(0, sd_seed, (seeds, 1))
     return 0.6 + seed_effect + rng.normal(0, 0.08, episodes) + rng.normal(0, 0.05, (seeds, episodes))
 
@@ -111,7 +111,7 @@ def test_intervals_over_seeds_cover_the_truth() -> None:
 
 
 def test_intervals_over_episodes_cover_the_truth_for_real_accuracies() -> None:
-    """Accuracies of 75 predictions whose difficulty varies by episode: skewed and discrete, as in a table."""
+    """Accuracies over 75 predictions with a difficulty that varies by episode: skewed and discrete, as in practice."""
     rng = np.random.default_rng(5)
     difficulty = rng.beta(16, 4, (3000, 600))
     estimates = [stats.over_episodes(row) for row in rng.binomial(75, difficulty) / 75]
@@ -132,7 +132,7 @@ def test_paired_intervals_cover_the_truth(sd_seed: float) -> None:
 
 
 def test_the_binomial_interval_is_too_narrow_when_episodes_differ() -> None:
-    """Why the originals' formula is not ours."""
+    """Shows why the formula of the original programs is not used."""
     rng = np.random.default_rng(7)
     rows = rng.binomial(75, rng.beta(16, 4, (2000, 600))) / 75
     covered = [abs(row.mean() - 0.8) <= stats.predictions_interval(row, 600 * 75) for row in rows]

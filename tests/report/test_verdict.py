@@ -1,4 +1,4 @@
-"""The verdict rule of docs/protocol.md, and the printed numbers it uses."""
+"""The verdict rule of docs/protocol.md, and the published numbers it uses."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ METAOPTNET = {
 
 
 def row_of(maker: Any, accuracy: float, shot: int = 1, **changes: Any) -> Row:
-    """MetaOptNet-SVM on miniImageNet as published, with changes."""
+    """Return the row of MetaOptNet-SVM on miniImageNet as published, with changes."""
     recipe = {**METAOPTNET, **changes.pop("recipe", {})}
     settings = {"dataset": "mini_imagenet", "backbone": {"name": "resnet12"}, "shots": (shot,), **changes}
     entry = maker.add("svm", accuracy, recipe=recipe, **settings)
@@ -43,7 +43,7 @@ def test_the_same_number_agrees(maker: Any) -> None:
 
 
 @pytest.mark.parametrize(("accuracy", "word"), [(0.52, "lower"), (0.74, "higher")])
-def test_a_difference_beyond_its_interval_is_named(maker: Any, accuracy: float, word: str) -> None:
+def test_a_difference_beyond_its_interval_is_higher_or_lower(maker: Any, accuracy: float, word: str) -> None:
     assert judge(row_of(maker, accuracy), published_numbers()).word == word
 
 
@@ -63,14 +63,14 @@ def test_each_departure_from_the_protocol_is_a_reason(maker: Any, changes: dict[
     assert reason in verdict.reasons
 
 
-def test_trainval_runs_find_the_trainval_number(maker: Any) -> None:
+def test_trainval_runs_are_compared_with_the_trainval_number(maker: Any) -> None:
     changes = {"train_split": "trainval", "epochs": 21}
     verdict = judge(row_of(maker, 0.64, recipe=changes), published_numbers())
     assert verdict.number is not None
     assert (verdict.word, verdict.number.method) == ("agrees", "MetaOptNet-SVM-trainval")
 
 
-def test_an_unconfirmed_number_gives_no_verdict(maker: Any) -> None:
+def test_an_unconfirmed_number_is_not_comparable(maker: Any) -> None:
     entry = maker.add(
         "cxgrad", 0.518, dataset="mini_imagenet", shots=(1,), selection="ensemble", batch_norm="transductive",
         backbone={"name": "conv4_maml", "filters": 48, "bias": False, "pooling": "max"},
@@ -99,7 +99,7 @@ def test_the_difference_adds_both_errors(maker: Any) -> None:
     assert gap.ci95 == pytest.approx(math.hypot(row.estimate.ci95, 0.0061), rel=1e-6)
 
 
-def test_a_binomial_interval_is_replaced_by_ours_at_its_number_of_episodes(maker: Any) -> None:
+def test_a_binomial_interval_is_replaced_by_ours_scaled_to_its_number_of_episodes(maker: Any) -> None:
     row = row_of(maker, 0.6264)
     number = judge(row, published_numbers()).number
     assert number is not None
@@ -108,7 +108,7 @@ def test_a_binomial_interval_is_replaced_by_ours_at_its_number_of_episodes(maker
     assert gap.ci95 == pytest.approx(math.hypot(row.estimate.ci95, 2 * row.estimate.ci95), rel=1e-6)
 
 
-def test_with_seeds_the_scatter_of_a_single_printed_run_counts(maker: Any) -> None:
+def test_with_several_seeds_the_deviation_of_a_single_published_run_is_added(maker: Any) -> None:
     entries = [
         maker.add("svm", 0.6264 + step, dataset="mini_imagenet", backbone={"name": "resnet12"}, seed=seed,
                   recipe=METAOPTNET, shots=(1,))
@@ -117,11 +117,13 @@ def test_with_seeds_the_scatter_of_a_single_printed_run_counts(maker: Any) -> No
     row = group_rows([run for entry in entries for run in read_runs(entry)])[0]
     verdict = judge(row, published_numbers())
     assert verdict.difference is not None
-    assert len(verdict.difference.parts) == 4  # our episodes, our seeds, the printed interval, the printed run's seed
+    assert (
+        len(verdict.difference.parts) == 4
+    )  # our episodes, our seeds, the published interval, the seed of the published run
     assert verdict.word == "agrees"
 
 
-def test_expected_values_of_several_seeds_serve_as_published(maker: Any, tmp_path: Path) -> None:
+def test_expected_numbers_of_several_seeds_are_compared_like_published_ones(maker: Any, tmp_path: Path) -> None:
     for seed in range(3):
         maker.add("ridge", 0.6 + 0.01 * seed, seed=seed)
     cells = read_contents(maker.suite()).cells
@@ -133,26 +135,28 @@ def test_expected_values_of_several_seeds_serve_as_published(maker: Any, tmp_pat
     maker.entries.clear()
     same, other = maker.add("ridge", 0.6, seed=7), maker.add("ridge", 0.6, seed=8, recipe={"learning_rate": 0.2})
     assert judge(group_rows(read_runs(same))[0], numbers).word == "agrees"
-    assert judge(group_rows(read_runs(other))[0], numbers).reasons == ("other settings than those expected of it",)
+    assert judge(group_rows(read_runs(other))[0], numbers).reasons == (
+        "settings differ from those of the expected number",
+    )
 
 
-def test_numbers_are_headed_by_what_they_are_compared_with(maker: Any) -> None:
+def test_the_heading_says_whether_numbers_are_published_or_expected(maker: Any) -> None:
     def cell(number: Published | None) -> Cell:
         row = group_rows(read_runs(maker.add("ridge", 0.6)))[0]
         return Cell(row, "ridge", Verdict("agrees" if number else "none published", number=number), "")
 
-    printed = published_numbers()[0]
-    own = printed.model_copy(update={"settings_hash": "1c10efba293b"})
+    published = published_numbers()[0]
+    own = published.model_copy(update={"settings_hash": "1c10efba293b"})
     for numbers, heading in (
         ([own, None], "expected"),
-        ([own, printed], "published"),
-        ([printed, None], "published"),
+        ([own, published], "published"),
+        ([published, None], "published"),
         ([None], "published"),
     ):
         assert counterpart(map(cell, numbers)) == heading
 
 
-def test_every_table_row_is_read() -> None:
+def test_every_number_of_the_file_is_read() -> None:
     numbers = published_numbers()
     assert len(numbers) == 200
     assert all(0 < number.accuracy_pct < 100 for number in numbers)
@@ -184,7 +188,7 @@ def test_numbers_of_the_papers(
     assert (accuracy, ci95) in found
 
 
-def test_parts_and_settings_named_in_the_file_exist() -> None:
+def test_components_and_settings_named_in_the_file_exist() -> None:
     for number in published_numbers():
         for part, known in ((number.backbone, BACKBONES), (number.learner, LEARNERS)):
             if part is not None and part["name"] in known:
@@ -194,7 +198,7 @@ def test_parts_and_settings_named_in_the_file_exist() -> None:
 
 
 def resolved_rows(suite: str, selection: str) -> Iterator[Row]:
-    """The rows that a suite of params.yaml would have after a full run."""
+    """Yield the rows that a suite of params.yaml would have after a full run."""
     root = Path(__file__).parents[2]
     for experiment in suite_experiments(read_params(root / "params.yaml"), suite):
         entry = ReportEntry(
@@ -208,7 +212,7 @@ def resolved_rows(suite: str, selection: str) -> Iterator[Row]:
             yield Row((Run(entry, protocol, shot, selection, np.linspace(0, 1, 50), 0, None, ""),))
 
 
-def test_every_full_size_metaoptnet_experiment_is_comparable_with_its_printed_number() -> None:
+def test_every_full_size_metaoptnet_experiment_is_comparable_with_its_published_number() -> None:
     known = [
         row
         for row in resolved_rows("metaoptnet", "single")
@@ -222,7 +226,7 @@ def test_every_full_size_metaoptnet_experiment_is_comparable_with_its_printed_nu
         assert verdict.reasons == (), row.entry.experiment
 
 
-def test_every_full_size_cxgrad_experiment_is_comparable_but_for_unconfirmed_numbers() -> None:
+def test_every_full_size_cxgrad_experiment_is_comparable_except_with_unconfirmed_numbers() -> None:
     known = [
         row
         for row in resolved_rows("cxgrad", "ensemble")
@@ -237,7 +241,7 @@ def test_every_full_size_cxgrad_experiment_is_comparable_but_for_unconfirmed_num
     }
 
 
-def test_numbers_are_shown_as_they_are_printed() -> None:
+def test_numbers_are_shown_as_in_the_source() -> None:
     text = PUBLISHED_FILE.read_text(encoding="utf-8")
-    assert [number.printed for number in published_numbers() if number.printed not in text] == []
-    assert any(number.printed == "72.0 ± 0.6" for number in published_numbers())
+    assert [number.text for number in published_numbers() if number.text not in text] == []
+    assert any(number.text == "72.0 ± 0.6" for number in published_numbers())

@@ -1,6 +1,6 @@
-"""Figures of what happens inside a learner: inner-loop gradients, gamma, accuracy by step, certificates, embeddings.
+"""Figures of a learner's internals: inner-loop gradients, gamma, accuracy by step, solver certificates, embeddings.
 
-Each is drawn from arrays that the evaluation stored, and left out where there are none. Shapes: T episodes, K inner
+Each is drawn from arrays that the evaluation stored, and omitted if there are none. Shapes: T episodes, K inner
 steps, L layers (the stages of the backbone, then the head).
 """
 
@@ -14,25 +14,25 @@ from matplotlib.figure import Figure
 from fewshot.report import stats
 from fewshot.report.contents import Contents
 from fewshot.report.inputs import ReportEntry
-from fewshot.report.style import COLORS, Picture, line_style
+from fewshot.report.style import COLORS, Picture, legend_at_the_side, line_style
 
 MAX_MAPPED_CLASSES = 7
 
-Found = list[tuple[str, np.ndarray]]
+NamedArrays = list[tuple[str, np.ndarray]]  # name in the legend, values
 
 
 def adaptation_pictures(contents: Contents) -> Iterator[Picture]:
-    """Yield every figure of this module that the stored arrays allow; the first seed of a group stands for it."""
+    """Yield every figure of this module that the stored arrays allow; the first seed represents its group."""
     for target, entries in _first_seeds(contents).items():
-        arrays = {_name(contents, entry): _stored(entry) for entry in entries}
+        stored = {_legend_name(contents, entry): _stored_arrays(entry) for entry in entries}
         for array, draw in DRAWINGS.items():
-            found = [(name, values[array]) for name, values in arrays.items() if array in values]
-            found = [(name, values) for name, values in found if not np.isnan(values).all()]
-            if found:
-                yield draw(found, target)
-        yield from certificates(arrays, target)
+            named = [(name, arrays[array]) for name, arrays in stored.items() if array in arrays]
+            named = [(name, values) for name, values in named if not np.isnan(values).all()]
+            if named:
+                yield draw(named, target)
+        yield from certificates(stored, target)
         for entry in entries:
-            values = arrays[_name(contents, entry)]
+            values = stored[_legend_name(contents, entry)]
             if "embedding_map/points" in values:
                 yield embedding_map(entry, values, contents.labels[entry.group])
 
@@ -45,12 +45,12 @@ def _first_seeds(contents: Contents) -> dict[str, list[ReportEntry]]:
     return {target: list(groups.values()) for target, groups in found.items()}
 
 
-def _name(contents: Contents, entry: ReportEntry) -> str:
+def _legend_name(contents: Contents, entry: ReportEntry) -> str:
     where = "" if entry.dataset == entry.target else f", from {entry.dataset}"
     return f"{contents.labels[entry.group]}, {entry.backbone}{where}"
 
 
-def _stored(entry: ReportEntry) -> dict[str, np.ndarray]:
+def _stored_arrays(entry: ReportEntry) -> dict[str, np.ndarray]:
     """Return the arrays of an evaluation that this module draws."""
     drawn = ("diagnostics/", "certificate/", "embedding_map/")
     with np.load(entry.arrays, allow_pickle=False) as arrays:
@@ -68,7 +68,7 @@ def _panels(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
 
 
 def _band(axis: Axes, x: Sequence[float], values: np.ndarray, label: str, index: int) -> None:
-    """Draw median and quartiles over episodes of values (T, len(x))."""
+    """Draw the median and quartiles over episodes of values, (T, len(x))."""
     known = ~np.isnan(values).all(axis=0)
     if not known.any():
         return
@@ -78,14 +78,14 @@ def _band(axis: Axes, x: Sequence[float], values: np.ndarray, label: str, index:
     axis.fill_between(np.asarray(x)[known], low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _by_layer(found: Found, layers: Callable[[int], list[str]], *, scale: str, ylabel: str) -> Figure:
-    """Draw a panel for each learner: a line for each layer over the inner steps."""
-    figure, axes = _panels(len(found))
-    for axis, (name, values) in zip(axes, found, strict=True):
+def _by_layer(named: NamedArrays, layers: Callable[[int], list[str]], *, scale: str, ylabel: str) -> Figure:
+    """Draw one panel per learner with one line per layer over the inner steps."""
+    figure, axes = _panels(len(named))
+    for axis, (name, values) in zip(axes, named, strict=True):
         for layer, label in enumerate(layers(values.shape[2])):
             _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layer)
         axis.set(title=name, xlabel="inner step", yscale=scale)
-        axis.set_xticks(range(1, max(v.shape[1] for _, v in found) + 1))
+        axis.set_xticks(range(1, max(v.shape[1] for _, v in named) + 1))
         axis.tick_params(labelbottom=True)
     axes[0].set_ylabel(ylabel)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -93,23 +93,23 @@ def _by_layer(found: Found, layers: Callable[[int], list[str]], *, scale: str, y
     return figure
 
 
-def gradient_norm(found: Found, target: str) -> Picture:
-    """Draw the norm of the support loss's gradient, (T, K, L), for each layer and inner step."""
+def gradient_norm(named: NamedArrays, target: str) -> Picture:
+    """Draw the gradient norm of the support loss, (T, K, L), by layer and inner step."""
     figure = _by_layer(
-        found, lambda count: [*(f"conv {i}" for i in range(1, count)), "head"], scale="log", ylabel="gradient norm"
+        named, lambda count: [*(f"conv {i}" for i in range(1, count)), "head"], scale="log", ylabel="gradient norm"
     )
     return Picture(
         f"gradient_norm-{target}",
         "Inner loop",
         f"Norm of the inner-loop gradient of each layer by inner step, on {target}: median and quartiles over test "
-        "episodes. A layer that is not adapted has no line.",
+        "episodes. Layers that are not adapted have no line.",
         figure,
     )
 
 
-def gamma(found: Found, target: str) -> Picture:
-    """Draw CxGrad's gamma, (T, K, L - 1), the norm each convolution is given before an inner step."""
-    figure = _by_layer(found, lambda count: [f"conv {i + 1}" for i in range(count)], scale="linear", ylabel="gamma")
+def gamma(named: NamedArrays, target: str) -> Picture:
+    """Draw CxGrad's gamma, (T, K, L - 1), the norm to which each convolution is scaled before an inner step."""
+    figure = _by_layer(named, lambda count: [f"conv {i + 1}" for i in range(count)], scale="linear", ylabel="gamma")
     return Picture(
         f"gamma-{target}",
         "Inner loop",
@@ -119,45 +119,45 @@ def gamma(found: Found, target: str) -> Picture:
     )
 
 
-def query_accuracy(found: Found, target: str) -> Picture:
-    """Draw the accuracy on the queries, (T, K + 1), before adaptation and after each inner step."""
+def query_accuracy(named: NamedArrays, target: str) -> Picture:
+    """Draw the query accuracy, (T, K + 1), before adaptation and after each inner step."""
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axis = figure.subplots()
-    for index, (name, values) in enumerate(found):
+    for index, (name, values) in enumerate(named):
         estimates = [stats.over_episodes(column) for column in values.T]
         mean, width = ([100 * getattr(e, part) for e in estimates] for part in ("mean", "ci95"))
         axis.errorbar(range(len(mean)), mean, yerr=width, ms=4, capsize=2, label=name, **line_style(index))
-    axis.set(xlabel="inner steps done", ylabel="query accuracy (%)")
-    axis.set_xticks(range(max(values.shape[1] for _, values in found)))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(xlabel="inner steps taken", ylabel="query accuracy (%)")
+    axis.set_xticks(range(max(values.shape[1] for _, values in named)))
+    legend_at_the_side(axis)
     return Picture(
         f"accuracy_by_step-{target}",
         "Inner loop",
-        f"Accuracy on the queries before adaptation and after each inner step, on {target}, with 95 % intervals over "
+        f"Query accuracy before adaptation and after each inner step, on {target}, with 95 % intervals over "
         "the diagnosed test episodes.",
         figure,
     )
 
 
-def feature_similarity(found: Found, target: str) -> Picture:
+def feature_similarity(named: NamedArrays, target: str) -> Picture:
     """Draw the linear CKA, (T, L - 1), between each stage's features before and after adaptation."""
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axis = figure.subplots()
-    for index, (name, values) in enumerate(found):
+    for index, (name, values) in enumerate(named):
         _band(axis, range(1, values.shape[1] + 1), values, name, index)
     axis.set(xlabel="stage of the backbone", ylabel="linear CKA")
-    axis.set_xticks(range(1, max(values.shape[1] for _, values in found) + 1))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set_xticks(range(1, max(values.shape[1] for _, values in named) + 1))
+    legend_at_the_side(axis)
     return Picture(
         f"feature_similarity-{target}",
         "Inner loop",
         f"Similarity (linear CKA) of each stage's query features before and after adaptation, on {target}: median and "
-        "quartiles over test episodes. At 1 the stage did not change what it computes.",
+        "quartiles over test episodes. At 1 the adaptation left the features of a stage unchanged.",
         figure,
     )
 
 
-DRAWINGS: dict[str, Callable[[Found, str], Picture]] = {
+DRAWINGS: dict[str, Callable[[NamedArrays, str], Picture]] = {
     "diagnostics/gradient_norm": gradient_norm,
     "diagnostics/gamma": gamma,
     "diagnostics/query_accuracy": query_accuracy,
@@ -165,29 +165,29 @@ DRAWINGS: dict[str, Callable[[Found, str], Picture]] = {
 }
 
 
-def certificates(arrays: Mapping[str, Mapping[str, np.ndarray]], target: str) -> Iterator[Picture]:
+def certificates(stored: Mapping[str, Mapping[str, np.ndarray]], target: str) -> Iterator[Picture]:
     """Yield the distribution of the solvers' KKT residuals over the test episodes, if any solver reported them."""
     ending = "/kkt_residual"
-    found = [
-        (f"{name}, {array.split('/')[1]}", values[array])
-        for name, values in arrays.items()
-        for array in sorted(values)
+    named = [
+        (f"{name}, {array.split('/')[1]}", arrays[array])
+        for name, arrays in stored.items()
+        for array in sorted(arrays)
         if array.startswith("certificate/") and array.endswith(ending)
     ]
-    if not found:
+    if not named:
         return
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axis = figure.subplots()
-    for index, (name, values) in enumerate(found):
+    for index, (name, values) in enumerate(named):
         residuals = np.sort(np.maximum(values, 1e-17))
         style: dict[str, Any] = {**line_style(index), "marker": ""}
         axis.step(residuals, np.arange(1, len(residuals) + 1) / len(residuals), where="post", label=name, **style)
-    axis.set(xscale="log", xlabel="relative KKT residual", ylabel="share of episodes at or below")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(xscale="log", xlabel="relative KKT residual", ylabel="fraction of episodes at or below")
+    legend_at_the_side(axis)
     yield Picture(
         f"certificates-{target}",
         "Solver certificates",
-        f"How exactly the convex problem of each test episode was solved, on {target}: share of the episodes whose "
+        f"Accuracy of the solution of each test episode's convex problem, on {target}: fraction of the episodes whose "
         "relative residual of the optimality (KKT) conditions is at most the value on the axis.",
         figure,
     )
@@ -199,9 +199,9 @@ def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: s
     figure = Figure(figsize=(5.5, 5.0), layout="constrained")
     axis = figure.subplots()
     for index, label_value in enumerate(np.unique(labels)[:MAX_MAPPED_CLASSES]):
-        chosen = points[labels == label_value]
+        members = points[labels == label_value]
         style = line_style(index)
-        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=COLORS[index], marker=style["marker"], alpha=0.8, lw=0)
+        axis.scatter(members[:, 0], members[:, 1], s=14, color=COLORS[index], marker=style["marker"], alpha=0.8, lw=0)
     axis.set(title=f"{label}, {entry.backbone}", xticks=[], yticks=[])
     if "embedding_map/explained" in arrays:
         first, second = 100 * arrays["embedding_map/explained"]
@@ -209,6 +209,7 @@ def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: s
     return Picture(
         f"embedding-{entry.group}-{entry.target}",
         "Embedding map",
-        f"{entry.experiment}: embeddings of test images of {entry.target} in a plane, a colour and mark a class.",
+        f"{entry.experiment}: embeddings of test images of {entry.target} in the plane; one colour and marker per "
+        "class.",
         figure,
     )

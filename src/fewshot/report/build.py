@@ -88,7 +88,7 @@ def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_manifest(contents: Contents, out: Path) -> None:
-    """Write the report's key and the sha256 of every other file."""
+    """Write the report's key and the SHA-256 of every other file."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name not in UNTRACKED)
     manifest = {
         "suite": contents.suite.suite,

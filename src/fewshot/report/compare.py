@@ -1,4 +1,4 @@
-"""Pairwise differences of the rows that were tested on the same frozen episodes, corrected for many comparisons."""
+"""Pairwise differences between rows tested on the same frozen episodes, corrected for multiple comparisons."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class Comparison:
     """All pairs of a family of rows.
 
     Attributes:
-        rows: n rows of one data set, target, ways, shots and list of episodes.
+        rows: n rows with the same data set, target, ways, shots and list of episodes.
         differences: (i, j), i < j -> row i - row j.
         p_values: (n, n), corrected by Holm's method over all pairs of the family; 1 on the diagonal.
     """
@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Row by row: "best" for the highest mean, "tied" if not significantly worse, else ""."""
+        """Mark of each row: "best" for the highest mean, "tied" if not significantly worse, else ""."""
         if len(self.rows) < 2:
             return ("",) * len(self.rows)
         best = int(np.argmax([row.estimate.mean for row in self.rows]))
@@ -45,10 +45,10 @@ class Comparison:
 
 
 def compare_rows(rows: Iterable[Row]) -> list[Comparison]:
-    """Return one comparison for each family of rows, in the order of the rows."""
+    """Return one comparison per family of rows, in the order of the rows."""
     families: dict[tuple[str, str, int, int, str], list[Row]] = defaultdict(list)
     for row in rows:
-        families[row.block].append(row)
+        families[row.family].append(row)
     return [compare_family(family) for family in families.values()]
 
 

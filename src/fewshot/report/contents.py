@@ -1,4 +1,4 @@
-"""What a report says, before any format: rows with their verdicts and marks, arranged as the papers print them."""
+"""Content of a report, independent of format: rows with verdicts and marks, laid out like the tables of the papers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 from fewshot.errors import DataError
 from fewshot.report.compare import Comparison, compare_rows
 from fewshot.report.inputs import ReportEntry, SuiteReport
-from fewshot.report.measure import Row, Run, group_rows, labels, read_runs
+from fewshot.report.measure import Row, Run, group_labels, group_rows, read_runs
 from fewshot.report.published import expected_numbers, published_numbers
 from fewshot.report.verdict import Verdict, judge
 
-MAX_REASON = 300
+MAX_LOG_LINE = 300
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cell:
     Attributes:
         row: the number and where it comes from.
         label: short name of its group.
-        verdict: how it stands to the printed number.
+        verdict: how it compares with the published number.
         mark: "best", "tied" with the best, or "".
     """
 
@@ -37,13 +37,13 @@ class Cell:
 
     @property
     def ci95_pct(self) -> float:
-        """Half width of its interval, percent points."""
+        """Half width of its interval, percentage points."""
         return 100 * self.row.estimate.ci95
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a printed table: one method at several shots.
+    """A line of a table: one method at several shots.
 
     Attributes:
         backbone: name of the backbone.
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """A printed table: one data set and target.
+    """A table as in the papers: one data set and target.
 
     Attributes:
         title: "glyphs" or "mini_imagenet -> cub", with the number of ways.
@@ -72,29 +72,29 @@ class Block:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All its numbers, line by line."""
+        """All numbers of the table, line by line."""
         return tuple(cell for line in self.lines for cell in line.cells.values())
 
     @property
     def has_published(self) -> bool:
-        """Whether any of its numbers has a printed counterpart."""
+        """Whether any number of the table has a published counterpart."""
         return any(cell.verdict.number for cell in self.cells)
 
     @property
     def counterpart(self) -> str:
-        """What the numbers are compared with; see `counterpart`."""
+        """Heading of the numbers compared with; see `counterpart`."""
         return counterpart(self.cells)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All that the tables and figures show.
+    """Everything the tables and figures show.
 
     Attributes:
-        suite: what was asked for.
-        runs: one a trained model, target, shot and selection.
-        cells: one a group of seeds, target, shot and selection.
-        comparisons: paired differences, one a family of episodes.
+        suite: what the report was made from.
+        runs: one per trained model, target, shot and selection.
+        cells: one per group of seeds, target, shot and selection.
+        comparisons: paired differences, one per family of rows.
         missing: entries without a result.
     """
 
@@ -116,12 +116,12 @@ class Contents:
 
     @property
     def blocks(self) -> list[Block]:
-        """The cells arranged as printed tables."""
-        return arrange(self.cells)
+        """The cells laid out as tables."""
+        return table_blocks(self.cells)
 
 
 def counterpart(cells: Iterable[Cell]) -> str:
-    """Name the numbers that cells are compared with: published by papers, or expected by this project of itself."""
+    """Return what the cells are compared with: "published" numbers of papers or this project's "expected" ones."""
     numbers = [cell.verdict.number for cell in cells if cell.verdict.number is not None]
     return "expected" if numbers and all(number.settings_hash is not None for number in numbers) else "published"
 
@@ -139,30 +139,30 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
     rows = group_rows(runs)
     comparisons = tuple(compare_rows(rows))
     marks = {id(row): mark for family in comparisons for row, mark in zip(family.rows, family.marks, strict=True)}
-    names = labels(rows)
+    labels = group_labels(rows)
     numbers = (*published_numbers(), *expected_numbers())
-    cells = tuple(Cell(row, names[row.entry.group], judge(row, numbers), marks[id(row)]) for row in rows)
+    cells = tuple(Cell(row, labels[row.entry.group], judge(row, numbers), marks[id(row)]) for row in rows)
     return Contents(suite, runs, cells, comparisons, missing)
 
 
 def describe_missing(missing: Sequence[ReportEntry]) -> str:
-    """Say of each missing result why it is missing (the last line of its log), where its log is and how to make it."""
+    """Return a line per missing result: the last line of its log, where the log is, and the command that makes it."""
     return "\n".join(
-        f"  {entry.experiment} on {entry.target}: {_why(entry.log)}; run: {entry.command}" for entry in missing
+        f"  {entry.experiment} on {entry.target}: {_end_of_log(entry.log)}; run: {entry.command}" for entry in missing
     )
 
 
-def _why(log: Path | None) -> str:
-    """Return the end of a log and its place; "no log yet" if its job never started."""
+def _end_of_log(log: Path | None) -> str:
+    """Return the last line of a log and the log's path; "no log yet" if the job never started."""
     if log is None or not log.exists():
         return "no log yet"
-    said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(said) if line.strip()), "no output")
-    return f"{last[:MAX_REASON]}; log {log}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return f"{last[:MAX_LOG_LINE]}; log {log}"
 
 
-def arrange(cells: Sequence[Cell]) -> list[Block]:
-    """Arrange numbers as the papers do: a table a data set and target, a line a method, a column a shot."""
+def table_blocks(cells: Sequence[Cell]) -> list[Block]:
+    """Lay numbers out as the papers do: one table per data set and target, a line per method, a column per shot."""
     tables: dict[str, dict[tuple[str, str, str], dict[int, Cell]]] = {}
     for cell in cells:
         line = (cell.row.entry.group, cell.row.entry.backbone, method_name(cell))
@@ -178,7 +178,7 @@ def arrange(cells: Sequence[Cell]) -> list[Block]:
 
 
 def method_name(cell: Cell) -> str:
-    """Return the label, marked where several checkpoints vote."""
+    """Return the label, with a note if the row is an ensemble of checkpoints."""
     return f"{cell.label}, ensemble" if cell.row.selection == "ensemble" else cell.label
 
 

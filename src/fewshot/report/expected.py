@@ -1,10 +1,10 @@
-"""Write `expected.yaml`: what this project expects of its own default suite, from the results.csv of a run.
+"""Write `expected.yaml`, the numbers this project expects of its own default suite, from the results.csv of a run.
 
     python -m fewshot.report.expected results/tables/quickstart/results.csv --title "glyphs, 3 seeds" --version 0.1.0
 
-The file holds `source` (title, version, address) and `numbers`, a list of the fields of `published.Published`. A later
-run finds its expected number as it finds a printed one, and is compared by the same rule; its settings must be the same
-(`settings_hash`). Several seeds give the scatter between runs (`run_sd_pct`), which a run with one seed cannot know.
+The file has `source` (title, version, address) and `numbers`, a list of the fields of `published.Published`. A later
+run is matched with its expected number like with a published one, and compared by the same rule; its settings must be
+equal (`settings_hash`). Several seeds give the deviation between runs (`run_sd_pct`), unknown to a run with one seed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from fewshot.report.published import EXPECTED_FILE
 
 
 def expected_number(record: Mapping[str, str]) -> dict[str, Any]:
-    """Return one number of `expected.yaml` from a line of results.csv."""
+    """Return one number of `expected.yaml` from a row of results.csv."""
     return {
         "table": f"{record['experiment']}, {record['seeds']} seeds",
         "method": record["experiment"],
@@ -50,8 +50,8 @@ def write_expected(results: Path, source: Mapping[str, str], out: Path = EXPECTE
 
     Args:
         results: results.csv of a report.
-        source: title, version, address: which run this was.
-        out: where to write.
+        source: title, version and address of the run.
+        out: file to write.
     """
     numbers = [expected_number(record) for record in read_csv(results)]
     head = "# What this project expects of its own runs. Written by `python -m fewshot.report.expected`; do not edit.\n"
@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Write expected.yaml from a results.csv.")
     parser.add_argument("results", type=Path, help="results.csv of a report")
-    parser.add_argument("--title", required=True, help="which run this was")
+    parser.add_argument("--title", required=True, help="description of the run")
     parser.add_argument("--version", required=True, help="version or commit of the project")
-    parser.add_argument("--address", default="", help="where its evidence lies")
-    parser.add_argument("--out", type=Path, default=EXPECTED_FILE, help="where to write")
+    parser.add_argument("--address", default="", help="where its evidence is published")
+    parser.add_argument("--out", type=Path, default=EXPECTED_FILE, help="file to write")
     options = parser.parse_args(arguments)
     if not options.results.is_file():
-        parser.error(f"{options.results}: nothing is there; make the tables first, with several seeds")
+        parser.error(f"{options.results}: no such file; make the tables first, with several seeds")
     source = {"title": options.title, "version": options.version, "address": options.address}
     write_expected(options.results, source, options.out)
 

@@ -1,4 +1,4 @@
-"""Figures of the results: accuracy beside the printed numbers, learning curves, differences, shots, cross-domain."""
+"""Figures of the results: accuracy with published numbers, learning curves, differences, shots, cross-domain."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from fewshot.report.compare import SIGNIFICANT, Comparison
 from fewshot.report.contents import Block, Cell, Contents, counterpart, method_name
 from fewshot.report.curves import read_history
-from fewshot.report.inputs import ReportEntry
-from fewshot.report.style import COLORS, DIVERGING, MARKERS, PUBLISHED_COLOR, SEQUENTIAL, Picture, line_style
+from fewshot.report.style import (
+    COLORS,
+    DIVERGING,
+    MARKERS,
+    PUBLISHED_COLOR,
+    SEQUENTIAL,
+    Picture,
+    legend_at_the_side,
+    line_style,
+)
 
 MAX_MATRIX = 40
+
+History = list[dict[str, str]]  # rows of history.csv
 
 
 def result_pictures(contents: Contents) -> Iterator[Picture]:
@@ -33,7 +43,7 @@ def result_pictures(contents: Contents) -> Iterator[Picture]:
 
 
 def accuracy(blocks: Sequence[Block]) -> Picture:
-    """Draw every number with its interval, and the printed one below it."""
+    """Draw every number with its interval, and the published number below it."""
     heights = [len(block.lines) for block in blocks]
     figure = Figure(figsize=(7.5, 1.0 * len(blocks) + 0.42 * sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=[height + 1 for height in heights])[:, 0]
@@ -41,22 +51,22 @@ def accuracy(blocks: Sequence[Block]) -> Picture:
     for axis, block in zip(axes, blocks, strict=True):
         _accuracy_panel(axis, block, shots)
     axes[-1].set_xlabel("accuracy (%)")
-    handles = [_key(axes[0], shot, shots) for shot in shots]
+    handles = [_legend_handle(axes[0], shot, shots) for shot in shots]
     if any(block.has_published for block in blocks):
         style = {"fmt": "D", "color": PUBLISHED_COLOR, "mfc": "white", "ms": 5}
-        printed = counterpart(cell for block in blocks for cell in block.cells)
-        handles.append(axes[0].errorbar([], [], xerr=[], label=printed, **style))
+        label = counterpart(cell for block in blocks for cell in block.cells)
+        handles.append(axes[0].errorbar([], [], xerr=[], label=label, **style))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return Picture(
         "accuracy",
         "Accuracy",
-        "Test accuracy of each learner with its 95 % interval. White diamonds: the number compared with, and its "
-        "interval where it has one; grey diamonds: one that is not comparable (see its protocol card).",
+        "Test accuracy of each learner with its 95 % interval. White diamonds: the number it is compared with, and "
+        "its interval if given; grey diamonds: a number that is not comparable (see the protocol card).",
         figure,
     )
 
 
-def _key(axis: Axes, shot: int, shots: Sequence[int]) -> Any:
+def _legend_handle(axis: Axes, shot: int, shots: Sequence[int]) -> Any:
     index = shots.index(shot)
     return axis.errorbar([], [], xerr=[], fmt=MARKERS[index % 7], color=COLORS[index % 7], label=f"{shot}-shot")
 
@@ -84,38 +94,37 @@ def _published_mark(axis: Axes, cell: Cell, y: float) -> None:
 
 
 def learning_curves(contents: Contents) -> Picture | None:
-    """Draw validation accuracy over epochs, a panel for each data set and backbone; None if nothing was trained."""
-    panels: dict[str, dict[str, list[ReportEntry]]] = defaultdict(lambda: defaultdict(list))
+    """Draw validation accuracy over epochs, one panel per data set and backbone; None if nothing was trained."""
+    panels: dict[str, dict[str, list[History]]] = defaultdict(lambda: defaultdict(list))
     for entry in {entry.experiment: entry for entry in contents.finished}.values():
-        if read_history(entry):
-            panels[f"{entry.dataset}, {entry.backbone}"][entry.group].append(entry)
+        if history := read_history(entry):
+            panels[f"{entry.dataset}, {entry.backbone}"][entry.group].append(history)
     if not panels:
         return None
     figure = Figure(figsize=(7.5, 2.8 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, groups) in zip(axes, panels.items(), strict=True):
-        for index, (group, entries) in enumerate(groups.items()):
-            _curve(axis, entries, contents.labels[group], index)
+        for index, (group, histories) in enumerate(groups.items()):
+            _curve(axis, histories, contents.labels[group], index)
         axis.set(title=title, ylabel="validation accuracy (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_at_the_side(axis)
     axes[-1].set_xlabel("epoch")
     return Picture(
         "learning_curves",
         "Learning curves",
-        "Accuracy on validation episodes after each epoch: mean over the training seeds; the band is the 95 % interval "
-        "over episodes for one seed, the range of the seeds for several.",
+        "Accuracy on validation episodes after each epoch: mean over the training seeds. The band is the 95 % interval "
+        "over episodes for one seed, and the range over seeds for several.",
         figure,
     )
 
 
-def _curve(axis: Axes, entries: Sequence[ReportEntry], label: str, index: int) -> None:
-    histories = [read_history(entry) for entry in entries]
+def _curve(axis: Axes, histories: Sequence[History], label: str, index: int) -> None:
     length = min(map(len, histories))
     epochs = [float(record["epoch"]) for record in histories[0][:length]]
     values = 100 * np.array([[_number(record, "validation_accuracy") for record in h[:length]] for h in histories])
     mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-    if len(entries) == 1:
+    if len(histories) == 1:
         width = 100 * np.array([_number(record, "validation_ci95") for record in histories[0]])
         low, high = mean - width, mean + width
     style = line_style(index)
@@ -142,25 +151,25 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
         axis.set(title=block.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
         axis.set_xticks(block.shots, [str(shot) for shot in block.shots], minor=False)
         axis.minorticks_off()
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_at_the_side(axis)
     return Picture(
         "shots",
         "Shots",
-        "Accuracy over the support images a class, with 95 % intervals. More shots add images to the same episodes: "
-        "the queries stay, so the curves are paired.",
+        "Accuracy over support images per class, with 95 % intervals. More shots add support images to the same "
+        "episodes and keep the queries, so the curves are paired.",
         figure,
     )
 
 
 def difference_matrices(contents: Contents) -> Iterator[Picture]:
-    """Yield a matrix for each family of two rows or more; families of other episodes get a number."""
+    """Yield one matrix per family of two rows or more; names that would repeat are numbered."""
     drawn: Counter[str] = Counter()
     for comparison in contents.comparisons:
         if 1 < len(comparison.rows) <= MAX_MATRIX:
             picture = difference_matrix(comparison, contents.labels)
             drawn[picture.name] += 1
-            again = drawn[picture.name]
-            yield picture if again == 1 else replace(picture, name=f"{picture.name}-{again}")
+            number = drawn[picture.name]
+            yield picture if number == 1 else replace(picture, name=f"{picture.name}-{number}")
 
 
 def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
@@ -182,13 +191,13 @@ def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
     axis.set_yticks(range(count), labels)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")
-    figure.colorbar(image, ax=axis, label="row - column (percent points)", shrink=0.8)
+    figure.colorbar(image, ax=axis, label="row - column (percentage points)", shrink=0.8)
     name = f"differences-{entry.dataset}-{entry.target}-{comparison.rows[0].protocol['n_way']}way-{shot}shot"
     return Picture(
         name,
         "Paired differences",
         f"{entry.dataset} -> {entry.target}, {shot}-shot: accuracy of the row minus that of the column on the same "
-        "episodes, percent points. Bold: significant at 5 % after Holm's correction over all pairs of the matrix.",
+        "episodes, percentage points. Bold: significant at 5 % after Holm's correction over all pairs in the matrix.",
         figure,
     )
 
@@ -208,11 +217,11 @@ def _row_name(comparison: Comparison, index: int, names: dict[str, str]) -> str:
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:
-    """Yield, for each shot, a matrix of the models that were tested on several targets; nothing without such."""
-    reached: dict[str, set[str]] = defaultdict(set)
+    """Yield one matrix per shot of the models tested on several targets, if there are any."""
+    targets_of: dict[str, set[str]] = defaultdict(set)
     for cell in contents.cells:
-        reached[cell.row.entry.group].add(cell.row.entry.target)
-    cells = [cell for cell in contents.cells if len(reached[cell.row.entry.group]) > 1]
+        targets_of[cell.row.entry.group].add(cell.row.entry.target)
+    cells = [cell for cell in contents.cells if len(targets_of[cell.row.entry.group]) > 1]
     targets = list(dict.fromkeys(cell.row.entry.target for cell in cells))
     for shot in sorted({cell.row.shot for cell in cells}):
         yield _cross_domain_matrix([cell for cell in cells if cell.row.shot == shot], targets, shot)
@@ -238,6 +247,6 @@ def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: in
     return Picture(
         f"cross_domain-{shot}shot",
         "Cross-domain",
-        f"{shot}-shot accuracy in percent of each trained model (row) on each data set's test classes (column).",
+        f"{shot}-shot accuracy in percent of each trained model (row) on the test classes of each data set (column).",
         figure,
     )

@@ -1,4 +1,4 @@
-"""results.tex: the tables for a paper, to be included after ``\\usepackage{booktabs}``."""
+"""results.tex: the tables for a paper; they need ``\\usepackage{booktabs,amssymb}``."""
 
 from fewshot.report.contents import Block, Cell, Contents
 
@@ -11,17 +11,18 @@ _ESCAPES = str.maketrans(
 )  # fmt: skip
 _VERDICT_SIGNS = {"agrees": r"$=$", "higher": r"$\uparrow$", "lower": r"$\downarrow$", "not comparable": r"$\nsim$"}
 _LEGEND = (
-    r"Accuracy (\%) $\pm$ 95\,\% interval. Bold: best of its column; $^\dagger$: not significantly worse (paired on "
+    r"Accuracy (\%) $\pm$ 95\,\% interval. Bold: best in its column; $^\dagger$: not significantly worse (paired on "
     r"the same episodes, Holm-corrected, 5\,\%)."
 )
 _PUBLISHED_LEGEND = (
-    r" Small: the %s number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ lower, $\nsim$ not comparable."
+    r" In parentheses: the %s number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ ours is lower, "
+    r"$\nsim$ not comparable."
 )
 _HEAD = "% Needs \\usepackage{booktabs,amssymb}. Made by `fewshot report`; do not edit.\n"
 
 
 def escape(text: str) -> str:
-    """Return text with LaTeX's special characters made harmless."""
+    """Return text with LaTeX's special characters escaped."""
     return text.translate(_ESCAPES)
 
 
@@ -31,7 +32,7 @@ def latex(contents: Contents) -> str:
 
 
 def _table(block: Block) -> str:
-    """Return one data set's table: a line a method, a column a shot, as the papers print them."""
+    """Return one table: a line per method, a column per shot, as in the papers."""
     width = 2 if block.has_published else 1
     columns = "ll" + ("r" if width == 1 else r"r@{\hspace{0.6em}}l") * len(block.shots)
     header = ["Backbone", "Learner"]
@@ -62,7 +63,7 @@ def _table(block: Block) -> str:
 
 
 def _cell(cell: Cell | None) -> list[str]:
-    """Return our number, and the published one with the verdict's sign."""
+    """Return our number, and the published number with the verdict's sign."""
     if cell is None:
         return ["--", ""]
     mean = f"\\textbf{{{cell.accuracy_pct:.2f}}}" if cell.mark == "best" else f"{cell.accuracy_pct:.2f}"
@@ -72,4 +73,4 @@ def _cell(cell: Cell | None) -> list[str]:
     if number is None:
         return [ours, ""]
     sign = _VERDICT_SIGNS[cell.verdict.word]
-    return [ours, f"{{\\footnotesize ({number.printed_mean}\\,{sign})}}"]
+    return [ours, f"{{\\footnotesize ({number.mean_text}\\,{sign})}}"]

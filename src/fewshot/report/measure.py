@@ -1,4 +1,4 @@
-"""Read evaluation files into runs (one number of one trained model) and rows (a run's number over its seeds)."""
+"""Read evaluation files into runs (one number of one trained model) and rows (the same number over all seeds)."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ class Run:
     Attributes:
         entry: where it comes from.
         protocol: the evaluation file without its results: settings, hashes, versions.
-        shot: support images a class.
+        shot: support images per class.
         selection: "single" or "ensemble" of checkpoints.
-        accuracies: (E,), 0..1, one a test episode.
+        accuracies: (E,), 0..1, one per test episode.
         unconverged: episodes whose solver did not reach its tolerance.
         max_kkt_residual: largest relative residual of the solver; None for closed forms.
-        episodes_hash: of the episodes at this shot; runs with the same one are paired.
+        episodes_hash: hash of the episodes at this shot; runs with equal hashes are paired.
     """
 
     entry: ReportEntry
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def estimate(self) -> Estimate:
-        """Accuracy of this model with its error over episodes."""
+        """Accuracy of this model, with its error over episodes."""
         return stats.over_episodes(self.accuracies)
 
 
@@ -63,12 +63,12 @@ class Row:
 
     @property
     def entry(self) -> ReportEntry:
-        """The first seed's entry, for what all seeds share."""
+        """Entry of the first seed, for what all seeds share."""
         return self.runs[0].entry
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The first seed's protocol, for what all seeds share."""
+        """Protocol of the first seed, for what all seeds share."""
         return self.runs[0].protocol
 
     @property
@@ -78,12 +78,12 @@ class Row:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the model is more than its initialisation."""
+        """Whether the model differs from its random initialisation."""
         return bool(self.recipe["epochs"]) or "weights" in self.protocol["train"]
 
     @property
     def shot(self) -> int:
-        """Support images a class."""
+        """Support images per class."""
         return self.runs[0].shot
 
     @property
@@ -93,12 +93,12 @@ class Row:
 
     @property
     def settings_hash(self) -> str:
-        """Short hash of all that decides the training, but for the seed."""
+        """Short hash of all training settings except the seed; `expected.yaml` stores it."""
         settings = {key: value for key, value in self.protocol["train"].items() if key != "seed"}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
-    def block(self) -> tuple[str, str, int, int, str]:
+    def family(self) -> tuple[str, str, int, int, str]:
         """What rows must share to be compared pairwise: the same frozen episodes."""
         way, episodes = self.protocol["n_way"], self.runs[0].episodes_hash
         return self.entry.dataset, self.entry.target, way, self.shot, episodes
@@ -115,7 +115,7 @@ class Row:
 
     @property
     def interval(self) -> str:
-        """What the interval of `estimate` covers, in words."""
+        """What the interval of `estimate` covers."""
         return "episodes and seeds" if len(self.runs) > 1 else "episodes"
 
 
@@ -123,7 +123,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
     """Read every number of one evaluation.
 
     Raises:
-        DataError: if a file is damaged, or the arrays do not belong to the JSON file.
+        DataError: if a file is damaged, or the arrays do not match the JSON file.
     """
     try:
         protocol = json.loads(entry.evaluation.read_text())
@@ -132,7 +132,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
             return [_run(entry, protocol, result, arrays) for result in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{entry.evaluation}: not a whole evaluation ({type(error).__name__}: {error}); "
+            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {error}); "
             f"delete it and run: {entry.command}"
         ) from error
 
@@ -140,7 +140,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
 def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], arrays: Any) -> Run:
     accuracies = np.asarray(arrays[f"accuracy/{result['selection']}/{result['shot']}shot"], dtype=np.float64)
     if accuracies.shape != (result["episodes"],) or abs(accuracies.mean() - result["accuracy"]) > 1e-6:
-        raise ValueError(f"the {result['shot']}-shot accuracies of {entry.arrays.name} do not belong to it")
+        raise ValueError(f"the {result['shot']}-shot accuracies in {entry.arrays.name} do not match it")
     return Run(
         entry,
         protocol,
@@ -154,10 +154,10 @@ def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], a
 
 
 def group_rows(runs: Iterable[Run]) -> list[Row]:
-    """Collect runs that differ by the training seed only; order of first appearance.
+    """Group runs that differ only in the training seed, in order of first appearance.
 
     Raises:
-        DataError: if the seeds of a group were tested on different episodes.
+        DataError: if the seeds of a group were evaluated on different episodes.
     """
     groups: dict[tuple[str, str, int, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -172,22 +172,25 @@ def _check_same_episodes(row: Row) -> None:
     hashes = {run.episodes_hash for run in row.runs}
     if len(hashes) > 1 or len({run.accuracies.shape for run in row.runs}) > 1:
         files = ", ".join(str(run.entry.evaluation) for run in row.runs)
-        raise DataError(f"{row.entry.group}: seeds were tested on different episodes; evaluate them again: {files}")
+        raise DataError(f"{row.entry.group}: seeds were evaluated on different episodes; evaluate them again: {files}")
 
 
-def labels(rows: Sequence[Row]) -> dict[str, str]:
-    """Name the groups of a table by their learner, and by the variant too where one stands there twice or untrained.
+def group_labels(rows: Sequence[Row]) -> dict[str, str]:
+    """Label groups by learner, adding the variant where a learner occurs more than once or is untrained.
 
     Returns:
         group -> label.
     """
     groups = {row.entry.group: row for row in rows}
-    place = {group: (row.entry.dataset, row.entry.backbone, row.entry.learner) for group, row in groups.items()}
-    count = Counter(place.values())
+    count = Counter(_method(row) for row in groups.values())
 
-    def name(group: str, row: Row) -> str:
+    def label(row: Row) -> str:
         entry = row.entry
-        alone = count[place[group]] == 1 and row.is_trained
-        return entry.learner if alone else f"{entry.learner} ({entry.variant or entry.recipe})"
+        unambiguous = count[_method(row)] == 1 and row.is_trained
+        return entry.learner if unambiguous else f"{entry.learner} ({entry.variant or entry.recipe})"
 
-    return {group: name(group, row) for group, row in groups.items()}
+    return {group: label(row) for group, row in groups.items()}
+
+
+def _method(row: Row) -> tuple[str, str, str]:
+    return row.entry.dataset, row.entry.backbone, row.entry.learner

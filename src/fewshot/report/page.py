@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network and no other file; the same bytes for the same numbers."""
+"""report.html: a single self-contained page, byte-identical for the same numbers."""
 
 import base64
 import json
@@ -38,8 +38,8 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
     """Return the whole page.
 
     Args:
-        contents: what it shows.
-        pictures: figures in the order of the page; their drawings are read from `figures`.
+        contents: what the page shows.
+        pictures: figures in the order of the page; the drawings are read from `figures`.
         figures: folder of the saved figures.
     """
     environment = jinja2.Environment(
@@ -50,36 +50,36 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         keep_trailing_newline=True,
     )
     cells = [_cell(cell) for cell in contents.cells]
-    printed = counterpart(contents.cells)
+    compared_with = counterpart(contents.cells)
     return environment.get_template("page.html.jinja").render(
         suite=contents.suite.suite,
         key=contents.suite.key,
         groups=len({cell["group"] for cell in cells}),
         runs=len({run.entry.evaluation for run in contents.runs}),
         missing=contents.missing,
-        columns=[(name.format(counterpart=printed), kind) for name, kind in COLUMNS],
-        counterpart=printed,
+        columns=[(name.format(counterpart=compared_with), kind) for name, kind in COLUMNS],
+        counterpart=compared_with,
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
-        published=[_number(number) for number in _of_these_data_sets(contents)],
+        published=[_number(number) for number in _published_for(contents)],
         versions=_versions(contents),
     )
 
 
 def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the choices of each filter that has more than one."""
-    found = []
+    filters = []
     for name, title in FILTERS.items():
         choices = unique(str(cell["word" if name == "verdict" else name]) for cell in cells)
         if len(choices) > 1:
-            found.append({"name": name, "title": title, "choices": choices})
-    return found
+            filters.append({"name": name, "title": title, "choices": choices})
+    return filters
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    """Return the texts of one row and its card."""
+    """Return the texts of one row and its protocol card."""
     row, verdict = cell.row, cell.verdict
     gap, number = verdict.difference, verdict.number
     return {
@@ -95,7 +95,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "ci95": f"{cell.ci95_pct:.2f}",
         "mark": cell.mark,
         "published": published_text(cell),
-        "published_value": "" if number is None else number.printed_mean,
+        "published_value": "" if number is None else number.mean_text,
         "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
@@ -124,7 +124,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _settings(cell: Cell) -> list[tuple[str, str]]:
-    """Return every setting behind a number, as names and texts."""
+    """Return every setting behind a number, as (name, text)."""
     protocol = cell.row.protocol
     train = protocol["train"]
     parts = [(part, train[part]) for part in ("backbone", "learner", "recipe")]
@@ -138,7 +138,7 @@ def _text(value: Any) -> str:
 
 
 def _number(number: Published) -> dict[str, Any]:
-    """Return the texts of a printed number."""
+    """Return the texts of a published number."""
     protocol = number.protocol
     words = [
         "single model" if protocol.selection == "single" else "ensemble",
@@ -152,7 +152,7 @@ def _number(number: Published) -> dict[str, Any]:
         "shot": number.shot,
         "method": number.method,
         "printed_backbone": number.printed_backbone,
-        "value": number.printed,
+        "value": number.text,
         "cited": number.cited,
         "version": number.source.version,
         "address": number.source.address,
@@ -162,13 +162,14 @@ def _number(number: Published) -> dict[str, Any]:
     }
 
 
-def _of_these_data_sets(contents: Contents) -> list[Published]:
+def _published_for(contents: Contents) -> list[Published]:
+    """Return all published numbers of the report's data sets and targets."""
     places = {(cell.row.entry.dataset, cell.row.entry.target) for cell in contents.cells}
     return [number for number in published_numbers() if (number.dataset, number.target) in places]
 
 
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
-    """Collect the figures under their headings; several drawings stand side by side, wide sheets below each other."""
+    """Collect the figures under their headings; drawings are shown side by side, wide sheets one below another."""
     sections = []
     for title in unique(picture.section for picture in pictures):
         embedded = [_embedded(picture, figures) for picture in pictures if picture.section == title]
@@ -184,7 +185,7 @@ def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]
 
 
 def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
-    """Return a figure as a data address: drawings as SVG, photographs as PNG."""
+    """Return a figure as a data URL: drawings as SVG, photographs as PNG."""
     if picture.section == RASTER_SECTION:
         path, kind = figures / f"{picture.name}.png", "image/png"
         with Image.open(path) as image:
@@ -197,7 +198,7 @@ def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
 
 
 def _versions(contents: Contents) -> list[tuple[str, str]]:
-    """Return name and version of what computed the numbers; several versions are listed together."""
+    """Return (name, versions) of the software that computed the numbers."""
     found: dict[str, set[str]] = {}
     for run in contents.runs:
         for name, version in run.protocol["versions"].items():

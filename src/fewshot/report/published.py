@@ -1,7 +1,7 @@
-"""The printed numbers of the papers (`published.yaml`), and those this project expects of itself (`expected.yaml`).
+"""The numbers published in papers (`published.yaml`), and those this project expects of itself (`expected.yaml`).
 
-`published.yaml` follows the papers: a table has rows (methods) and columns (data set and shot). A row finds its
-experiments by what they are (data set, target, backbone, learner, ways, shots), never by an experiment's name.
+`published.yaml` follows the papers: a table has rows (methods) and columns (data set and shot). Numbers are matched
+with experiments by data set, target, backbone, learner, ways and shots, never by an experiment's name.
 """
 
 import re
@@ -23,19 +23,19 @@ _COLUMN = re.compile(r"(?P<dataset>\w+)(?: -> (?P<target>\w+))? (?P<shot>\d+)-sh
 
 
 class Protocol(Settings):
-    """How a printed number was obtained.
+    """How a published number was obtained.
 
     Attributes:
-        n_way: classes an episode.
+        n_way: classes per episode.
         selection: "ensemble": the logits of several checkpoints were averaged.
-        batch_norm: "transductive": the query images of an episode normalise each other.
+        batch_norm: "transductive": the query images of an episode are normalised together.
         train_split: classes trained on.
         episodes: test episodes; None if the source does not say.
-        interval: what the printed half width covers; "predictions" ignores that those of an episode are correlated.
-        training: name in `trainings`, or one for each data set or column; None if the settings are not known here.
+        interval: what the published half width covers; "predictions" ignores their correlation within an episode.
+        training: name in `trainings`, or one per data set or column; None if the settings are unknown.
         confirmed: false if the number was not read in the source itself.
-        interval_confirmed: false if only the mean was.
-        note: what else a reader should know.
+        interval_confirmed: false if only the mean was read in the source.
+        note: remark for the reader.
     """
 
     n_way: int = 5
@@ -51,7 +51,7 @@ class Protocol(Settings):
 
 
 class Source(Settings):
-    """A paper or a page of its authors."""
+    """A paper or a web page of its authors."""
 
     title: str
     version: str
@@ -59,7 +59,7 @@ class Source(Settings):
 
 
 class _TableRow(BaseModel):
-    """A row of a printed table; further keys override the table's protocol."""
+    """A row of a published table; further keys override the table's protocol."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -85,25 +85,25 @@ class _PublishedFile(Settings):
 
 
 class Published(Settings):
-    """One printed number.
+    """One published number.
 
     Attributes:
-        source: which paper, and which version of it.
-        table: table or place within the source.
-        method: name as printed.
-        printed_backbone: as printed.
-        backbone: registered name and the settings that belong to the number; None if it is not one of ours.
+        source: the paper and its version.
+        table: table or section of the source.
+        method: name of the method in the source.
+        printed_backbone: name of the backbone in the source.
+        backbone: registered name and the settings that belong to the number; None if the project does not have it.
         learner: likewise.
         dataset: trained on.
         target: tested on.
-        shot: support images a class.
+        shot: support images per class.
         accuracy_pct: mean, percent.
-        ci95_pct: half width of the interval as printed, percent.
-        decimals: with which both are printed.
+        ci95_pct: half width of the published interval, percentage points.
+        decimals: decimals of both in the source.
         protocol: how it was obtained.
         training: recipe values of the source, as far as it states them; None if unknown.
-        settings_hash: of the run itself, for a number of `expected.yaml`.
-        run_sd_pct: standard deviation between training runs where the source gives it, percent points.
+        settings_hash: hash of the run's training settings, for a number of `expected.yaml`.
+        run_sd_pct: standard deviation between training runs if the source gives it, percentage points.
         seeds: training runs behind the number.
     """
 
@@ -126,20 +126,20 @@ class Published(Settings):
     seeds: int = 1
 
     @property
-    def printed(self) -> str:
-        """The number as it is printed, "72.0 ± 0.6"."""
+    def text(self) -> str:
+        """The number as published, "72.0 ± 0.6"."""
         return " ± ".join(
             f"{value:.{self.decimals}f}" for value in (self.accuracy_pct, self.ci95_pct) if value is not None
         )
 
     @property
-    def printed_mean(self) -> str:
-        """The mean as it is printed."""
+    def mean_text(self) -> str:
+        """The mean as published, "72.0"."""
         return f"{self.accuracy_pct:.{self.decimals}f}"
 
     @property
     def cited(self) -> str:
-        """Where it stands, in a few words."""
+        """Source and table."""
         return f"{self.source.title}, {self.table}"
 
 
@@ -148,7 +148,7 @@ def published_numbers() -> tuple[Published, ...]:
     """Read `published.yaml`, in the order of the file.
 
     Raises:
-        pydantic.ValidationError: if the file does not have the form above.
+        pydantic.ValidationError: if the file does not match the types above.
         ValueError: if a value or a column cannot be read.
     """
     raw = yaml.safe_load(PUBLISHED_FILE.read_text(encoding="utf-8"))
@@ -163,11 +163,11 @@ def published_numbers() -> tuple[Published, ...]:
 
 
 def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str, value: Any) -> Published:
-    """Put one cell of a printed table together with all that stands in its row, column and table."""
+    """Return one cell of a published table with the values of its row, column and table."""
     where = _COLUMN.fullmatch(column)
     cell = {"value": value} if isinstance(value, str) else dict(value)
-    printed = _VALUE.fullmatch(cell.pop("value"))
-    if where is None or printed is None:
+    parsed = _VALUE.fullmatch(cell.pop("value"))
+    if where is None or parsed is None:
         raise ValueError(
             f"{PUBLISHED_FILE.name}: {table.source} {table.table}, {row.method}: cannot read {column!r}, {value!r}"
         )
@@ -184,9 +184,9 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
         dataset=where["dataset"],
         target=where["target"] or where["dataset"],
         shot=int(where["shot"]),
-        accuracy_pct=float(printed["mean"]),
-        ci95_pct=float(printed["ci"]) if printed["ci"] else None,
-        decimals=len(printed["mean"].partition(".")[2]),
+        accuracy_pct=float(parsed["mean"]),
+        ci95_pct=float(parsed["ci"]) if parsed["ci"] else None,
+        decimals=len(parsed["mean"].partition(".")[2]),
         protocol=protocol,
         training=content.trainings[training] if training else None,
     )
@@ -194,7 +194,7 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
 
 @cache
 def expected_numbers() -> tuple[Published, ...]:
-    """Read `expected.yaml`; () if this copy of the project has none."""
+    """Read `expected.yaml`; () if the file does not exist."""
     return read_expected_file(EXPECTED_FILE) if EXPECTED_FILE.is_file() else ()
 
 

@@ -1,7 +1,7 @@
 """Means and intervals of accuracies: over episodes, over training seeds, over both, and of paired differences.
 
-Accuracies are 0..1. Shapes: S training seeds, E episodes. All seeds and all learners of a comparison meet the same
-frozen episodes, so an array (S, E) is a crossed design: accuracy = mean + seed effect + episode effect + residual.
+Accuracies are 0..1. Shapes: S training seeds, E episodes. All seeds and all learners of a comparison are tested on the
+same frozen episodes, so an array (S, E) is a crossed design: accuracy = mean + seed effect + episode effect + residual.
 """
 
 import math
@@ -17,28 +17,28 @@ LOG10_SMALLEST_P = -100.0  # scipy's quantiles of t are wrong from about 1e-250 
 
 @dataclass(frozen=True)
 class ErrorPart:
-    """One independent cause of error of an estimate.
+    """One independent source of error of an estimate.
 
     Attributes:
-        std_error: standard deviation it causes; nan if it cannot be known.
-        dof: degrees of freedom behind `std_error`; inf if it is taken as known.
+        std_error: standard deviation it contributes; nan if unknown.
+        dof: degrees of freedom of `std_error`; inf if it is taken as known.
     """
 
     std_error: float
     dof: float
 
     def half_width(self, confidence: float) -> float:
-        """Return the half width of the two-sided t interval, this cause alone."""
+        """Return the half width of the two-sided t interval of this part alone."""
         return float(stats.t.ppf(0.5 + confidence / 2, self.dof) * self.std_error)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with what is known of its error.
+    """A mean and its error.
 
     Attributes:
         mean: the estimate.
-        parts: independent causes of error. Their half widths add in quadrature. Adding variances first and pooling the
+        parts: independent sources of error. Their half widths add in quadrature. Adding variances first and pooling the
             degrees of freedom (Welch-Satterthwaite) covers 88 % where two or three seeds are added to hundreds of
             episodes; this rule covers 93-97 % (tests/report/test_stats.py).
     """
@@ -57,24 +57,24 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p value of "the mean is zero": 1 - the confidence whose interval just touches zero."""
+        """Two-sided p value of "the mean is zero": 1 - the confidence at which the interval just reaches zero."""
         parts = [part for part in self.parts if part.std_error != 0]
         if not parts:
             return 1.0 if self.mean == 0 else 0.0
         if len(parts) == 1:
             (part,) = parts
             return float(2 * stats.t.sf(abs(self.mean) / part.std_error, part.dof))
-        return _touching(abs(self.mean), parts)
+        return _p_at_half_width(abs(self.mean), parts)
 
 
-def _touching(distance: float, parts: Sequence[ErrorPart]) -> float:
-    """Return p such that the interval of confidence 1 - p has the half width `distance`; at least 1e-100."""
+def _p_at_half_width(width: float, parts: Sequence[ErrorPart]) -> float:
+    """Return p such that the interval of confidence 1 - p has this half width; at least 1e-100."""
 
     def excess(log_p: float) -> float:
         tail = 10.0**log_p / 2
-        return math.hypot(*(stats.t.isf(tail, part.dof) * part.std_error for part in parts)) - distance
+        return math.hypot(*(stats.t.isf(tail, part.dof) * part.std_error for part in parts)) - width
 
-    if distance == 0:
+    if width == 0:
         return 1.0
     if excess(LOG10_SMALLEST_P) < 0:
         return 10.0**LOG10_SMALLEST_P
@@ -93,7 +93,7 @@ def over_episodes(accuracies: np.ndarray) -> Estimate:
     """Estimate the accuracy of *these* trained models on new episodes.
 
     Args:
-        accuracies: (S, E); seeds are averaged episode by episode first.
+        accuracies: (S, E); averaged over seeds first.
     """
     return sample_estimate(np.atleast_2d(accuracies).mean(axis=0))
 
@@ -110,8 +110,8 @@ def over_seeds(accuracies: np.ndarray) -> Estimate:
 def over_both(accuracies: np.ndarray) -> Estimate:
     """Estimate the accuracy of a newly trained model on new episodes.
 
-    Two causes of error: the episodes, (deviation over episodes of the mean over seeds) / sqrt(E), and the seeds, see
-    `seed_part`. With one seed only the first can be known: then this is `over_episodes`.
+    Two sources of error: the episodes, (deviation over episodes of the mean over seeds) / sqrt(E), and the seeds, see
+    `seed_part`. With one seed only the first is known, and this equals `over_episodes`.
 
     Args:
         accuracies: (S, E).
@@ -122,14 +122,14 @@ def over_both(accuracies: np.ndarray) -> Estimate:
 
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
-    """Estimate the mean of ours - theirs, both met on the same episodes.
+    """Estimate the mean of ours - theirs on the same episodes.
 
-    Pairing removes the difficulty of the episodes, which is most of the variance. Where a side has several seeds, its
-    seed part is added, so the statement is about the learners; with one seed each it is about two trained models.
+    Pairing removes the difficulty of the episodes, which is most of the variance. If a side has several seeds, its seed
+    part is added, so that the result is about the learners; with one seed each it is about two trained models.
 
     Args:
         ours: (S, E) or (E,).
-        theirs: (S', E) or (E,), column by column the same episodes.
+        theirs: (S', E) or (E,), on the same episodes in the same order.
 
     Raises:
         ValueError: if the numbers of episodes differ.
@@ -142,7 +142,7 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
 
 
 def seed_part(accuracies: np.ndarray) -> tuple[ErrorPart, ...]:
-    """Return the error that training seeds alone cause in the mean of (S, E); () for one seed.
+    """Return the error of the mean of (S, E) that is due to the training seeds; () for one seed.
 
     Two-way analysis of variance without replication: variance = (seed mean square - residual mean square) / (S E), at
     least 0, with S - 1 degrees of freedom.
@@ -164,7 +164,7 @@ def run_deviation(accuracies: np.ndarray) -> ErrorPart | None:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p values corrected for many comparisons (Holm 1979): no false claim in the family with 95 % probability.
+    """Return p values corrected for multiple comparisons (Holm 1979), controlling the family-wise error rate.
 
     Args:
         p_values: (n,), in any order.
@@ -178,23 +178,23 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def metaoptnet_interval(accuracies: np.ndarray, n_predictions: int) -> float:
-    """Half width as MetaOptNet's test script prints it: divisor n in the deviation, n + 1 under the root."""
+    """Return the half width of MetaOptNet's test script: divisor n in the deviation, n + 1 under the root."""
     return float(1.96 * np.std(accuracies) / np.sqrt(len(accuracies) + 1))
 
 
 def predictions_interval(accuracies: np.ndarray, n_predictions: int) -> float:
-    """Half width as MAML++, ALFA and CxGrad print it: binomial over single predictions, blind to their correlation.
+    """Return the half width of MAML++, ALFA and CxGrad: binomial over single predictions, ignoring their correlation.
 
     Args:
         accuracies: (E,).
-        n_predictions: E times the query images of an episode.
+        n_predictions: E times the query images per episode.
     """
     mean = float(np.mean(accuracies))
     return float(1.96 * np.sqrt(mean * (1 - mean) / n_predictions))
 
 
 def normal_interval(accuracies: np.ndarray, n_predictions: int) -> float:
-    """Half width 1.96 s / sqrt(n), s with divisor n - 1: the usual one of the field."""
+    """Return the half width 1.96 s / sqrt(n), s with divisor n - 1, the most common one in the field."""
     return float(1.96 * np.std(accuracies, ddof=1) / np.sqrt(len(accuracies)))
 
 

@@ -1,4 +1,4 @@
-"""The common look of all figures, and how they are saved: the same bytes for the same numbers."""
+"""The common style of all figures, and how they are saved: byte-identical for the same numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito (2008): told apart with every common form of colour blindness. Black stands for printed numbers.
+# Okabe & Ito (2008): distinguishable with every common form of colour blindness. Black is for published numbers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 PUBLISHED_COLOR = "#000000"
-RIGHT_COLOR, WRONG_COLOR = "#0072B2", "#D55E00"
+CORRECT_COLOR, WRONG_COLOR = "#0072B2", "#D55E00"
 DIVERGING = "PuOr"
 SEQUENTIAL = "cividis"
 
@@ -41,12 +42,12 @@ _RC: Any = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its words.
+    """A figure with its caption.
 
     Attributes:
-        name: file name without ending.
+        name: file name without suffix.
         section: heading under which the page shows it.
-        caption: what it shows and how to read it; also the page's text for readers who cannot see it.
+        caption: what it shows and how to read it; also the alternative text of the page.
         figure: the drawing.
     """
 
@@ -63,7 +64,7 @@ class Picture:
 
 @contextmanager
 def common_style() -> Iterator[None]:
-    """Draw and save everything inside with the common look, whatever the user's matplotlibrc says."""
+    """Draw and save with the common style, whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -71,12 +72,17 @@ def common_style() -> Iterator[None]:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Return colour, dashes and marker of the index-th of several lines; the first 28 differ."""
+    """Return colour, dashes and marker of a line by its index; the first 28 differ."""
     return {
         "color": COLORS[index % len(COLORS)],
         "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
         "marker": MARKERS[index % len(MARKERS)],
     }
+
+
+def legend_at_the_side(axis: Axes) -> None:
+    """Put the legend to the right of the axes."""
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def save(picture: Picture, folder: Path) -> None:

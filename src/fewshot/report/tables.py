@@ -1,4 +1,4 @@
-"""The tables: results.csv, runs.csv, results.md, results.tex, metrics.json, curves/*.csv and the terminal's text."""
+"""The tables: records of results.csv and runs.csv, metrics.json, results.md and the text for a terminal."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from fewshot.report.measure import Row, Run
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
-    """Return a fixed-point number, "" for None and nan."""
+    """Return a fixed-point number; "" for None and nan."""
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -20,7 +20,7 @@ def percent(cell: Cell) -> str:
 
 
 def protocol_text(row: Row) -> str:
-    """Say in one phrase how a number was obtained."""
+    """Return one line on how a number was obtained."""
     protocol, recipe = row.protocol, row.recipe
     devices = recipe.get("devices", 1)
     inductive = "transductive" if protocol["batch_norm"] == "transductive" else "inductive"
@@ -31,7 +31,7 @@ def protocol_text(row: Row) -> str:
         "single model" if row.selection == "single" else "ensemble of checkpoints",
         f"trained on {recipe['train_split']}",
         f"{len(row.runs[0].accuracies)} episodes",
-        f"{protocol['n_query']} queries a class",
+        f"{protocol['n_query']} queries per class",
         f"interval over {row.interval}",
     ]
     return ", ".join(words)
@@ -65,7 +65,7 @@ def _is_closed_form(row: Row) -> bool:
 
 
 def result_record(cell: Cell) -> dict[str, Any]:
-    """Return a line of results.csv: one group of seeds at one target, shot and selection."""
+    """Return a row of results.csv: one group of seeds at one target, shot and selection."""
     row, number, gap = cell.row, cell.verdict.number, cell.verdict.difference
     runs = stats.run_deviation(row.accuracies)
     return {
@@ -96,7 +96,7 @@ def result_record(cell: Cell) -> dict[str, Any]:
 
 
 def run_record(run: Run) -> dict[str, Any]:
-    """Return a line of runs.csv: one trained model at one target, shot and selection."""
+    """Return a row of runs.csv: one trained model at one target, shot and selection."""
     predictions = len(run.accuracies) * run.protocol["n_way"] * run.protocol["n_query"]
     originals = {
         f"ci95_{name}_pct": decimal(100 * formula(run.accuracies, predictions))
@@ -123,7 +123,7 @@ def run_record(run: Run) -> dict[str, Any]:
 def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
     """Return group -> "5shot" -> accuracy and ci95, 0..1, for `dvc metrics`.
 
-    Another target is written "group@target", an ensemble "5shot_ensemble".
+    Results on another target are named "group@target", those of an ensemble "5shot_ensemble".
     """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for cell in cells:
@@ -137,21 +137,21 @@ def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
 
 MARKS = {"best": "**{}**", "tied": "{} †", "": "{}"}
 LEGEND = (
-    "Accuracy in percent ± half width of the 95 % interval. Bold: best of its column; †: not significantly worse "
+    "Accuracy in percent ± half width of the 95 % interval. Bold: best in its column; †: not significantly worse "
     "(paired on the same episodes, Holm-corrected, 5 %)."
 )
 
 
 def markdown(contents: Contents) -> str:
-    """Return results.md: a table for each data set and target, with the printed numbers and verdicts.
+    """Return results.md: one table per data set and target, with published numbers and verdicts.
 
-    Its headings are of the third level, so that other documents can show it as it is.
+    Its headings are of the third level, so that other documents can include it.
     """
     parts = [f"Suite `{contents.suite.suite}`. {LEGEND}"]
     parts += [_markdown_block(block) for block in contents.blocks]
     if contents.missing:
         names = "\n".join(f"- `{entry.experiment}` on {entry.target}: `{entry.command}`" for entry in contents.missing)
-        parts.append(f"### Missing\n\nThis table is partial. Not there yet:\n\n{names}")
+        parts.append(f"### Missing\n\nThis table is partial. Still missing:\n\n{names}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,7 +171,7 @@ def _markdown_block(block: Block) -> str:
 
 
 def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
-    """Return accuracy, printed number, difference, verdict."""
+    """Return accuracy, published number, difference, verdict."""
     if cell is None:
         return ["", "", "", ""]
     ours = MARKS[cell.mark].format(percent(cell))
@@ -182,34 +182,34 @@ def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
 
 
 class Notes:
-    """Notes below a table, each written once and told apart by numbers."""
+    """Numbered notes below a table; equal texts share a number."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def sign(self, text: str) -> str:
-        """Return the mark of a note, "" for an empty one."""
+        """Return the mark of a note; "" for an empty one."""
         return f" ({self._numbers.setdefault(text, len(self._numbers) + 1)})" if text else ""
 
     @property
     def lines(self) -> list[str]:
-        """All notes, one after the other."""
+        """All notes, in order."""
         return [f"({number}) {text}." for text, number in self._numbers.items()]
 
 
 def published_text(cell: Cell) -> str:
-    """Return the printed number as printed, "" if there is none."""
-    return cell.verdict.number.printed if cell.verdict.number else ""
+    """Return the published number; "" if there is none."""
+    return cell.verdict.number.text if cell.verdict.number else ""
 
 
 def difference_text(cell: Cell) -> str:
-    """Return ours - printed in percent points with the half width of its interval, "" if nothing is printed."""
+    """Return ours - published in percentage points with its half width; "" without a published number."""
     gap = cell.verdict.difference
     return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
 
 
 def terminal(contents: Contents) -> str:
-    """Return the tables for a terminal: aligned columns, the verdict as one word."""
+    """Return the tables for a terminal: aligned columns and one-word verdicts."""
     parts = [_terminal_block(block) for block in contents.blocks]
     parts.append("Accuracy in %, ± 95 % interval; * best, † not significantly worse (paired, Holm).")
     return "\n\n".join(parts)

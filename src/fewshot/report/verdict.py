@@ -1,9 +1,10 @@
-"""Compare our numbers with printed ones by the rule that docs/protocol.md states.
+"""Compare our numbers with published ones by the rule of docs/protocol.md.
 
-1. Find the printed numbers of the same data set, target, backbone, learner, ways and shots; none for an untrained one.
-2. Collect the reasons why each cannot be compared; take the one with the fewest (the file's order decides ties).
-3. With a reason left the verdict is "not comparable". Otherwise "agrees" if the 95 % interval of the difference holds
-   zero, else "higher" or "lower".
+1. Find the published numbers of the same data set, target, backbone, learner, ways and shots; an untrained learner has
+   none.
+2. Collect the reasons why each is not comparable; take the number with the fewest (ties: the first in the file).
+3. If a reason remains, the verdict is "not comparable". Otherwise it is "agrees" if the 95 % interval of the difference
+   contains zero, else "higher" or "lower".
 """
 
 import math
@@ -25,14 +26,14 @@ _Z95 = float(scipy_stats.norm.ppf(0.5 + stats.CONFIDENCE / 2))
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says.
+    """Result of a comparison.
 
     Attributes:
         word: the verdict.
-        reasons: why it is not comparable; empty otherwise.
-        number: the printed number; None if there is none.
-        difference: ours - printed, 0..1, with its errors; None without a number.
-        others: further printed numbers of the same method, for the reader.
+        reasons: why the numbers are not comparable; empty otherwise.
+        number: the published number; None if there is none.
+        difference: ours - published, 0..1, with its errors; None without a number.
+        others: further published numbers of the same method, for the reader.
     """
 
     word: Word
@@ -63,9 +64,9 @@ def _word(gap: Estimate, reasons: Sequence[str]) -> Word:
 
 
 def is_same_cell(row: Row, number: Published) -> bool:
-    """Whether a printed number is of the same data set, target, backbone, learner, ways and shots.
+    """Return whether a published number has the same data set, target, backbone, learner, ways and shots.
 
-    A learner as it was initialised is nobody's published method; it may only have an expected number of its own.
+    An untrained learner is no published method; it can only have an expected number.
     """
     train = row.protocol["train"]
     if number.settings_hash is None and not row.is_trained:
@@ -81,10 +82,10 @@ def is_same_cell(row: Row, number: Published) -> bool:
 
 
 def incomparability_reasons(row: Row, number: Published) -> tuple[str, ...]:
-    """Return the reasons why two numbers of the same cell cannot be compared."""
+    """Return the reasons why two numbers of the same cell are not comparable."""
     train, recipe, protocol = row.protocol["train"], row.recipe, number.protocol
     reasons = [] if protocol.confirmed else ["unconfirmed source"]
-    reasons += ["weights were taken from elsewhere"] if "weights" in train else []
+    reasons += ["weights come from elsewhere"] if "weights" in train else []
     reasons += _unequal("selection", row.selection, protocol.selection)
     reasons += _unequal("training classes", recipe["train_split"], protocol.train_split)
     reasons += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
@@ -92,33 +93,31 @@ def incomparability_reasons(row: Row, number: Published) -> tuple[str, ...]:
     reasons += _other_settings("backbone", train["backbone"], number.backbone or {})
     reasons += _other_settings("learner", train["learner"], number.learner or {})
     if number.settings_hash is not None:
-        return (
-            *reasons,
-            *([] if row.settings_hash == number.settings_hash else ["other settings than those expected of it"]),
-        )
+        same = row.settings_hash == number.settings_hash
+        return (*reasons, *([] if same else ["settings differ from those of the expected number"]))
     if number.training is None:
         return (*reasons, "the source's training settings are not known")
     return (*reasons, *_other_training(recipe, number.training))
 
 
-def _unequal(what: str, ours: Any, printed: Any) -> list[str]:
-    return [] if ours == printed else [f"{what}: {ours}, published {printed}"]
+def _unequal(what: str, ours: Any, published: Any) -> list[str]:
+    return [] if ours == published else [f"{what}: {ours}, published {published}"]
 
 
-def _other_settings(part: str, ours: Mapping[str, Any], printed: Mapping[str, Any]) -> list[str]:
+def _other_settings(part: str, ours: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     return [
         f"other {part}: {key} {ours.get(key)}, published {value}"
-        for key, value in printed.items()
+        for key, value in published.items()
         if ours.get(key) != value
     ]
 
 
-def _other_training(recipe: Mapping[str, Any], printed: Mapping[str, Any]) -> list[str]:
+def _other_training(recipe: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     """Compare the recipe values that the source states; fewer training episodes are one reason, not three."""
-    seen, stated = _training_episodes(recipe), _training_episodes(printed)
+    seen, stated = _training_episodes(recipe), _training_episodes(published)
     if seen < stated:
         return [f"reduced training: {seen:,} of {stated:,} episodes".replace(",", " ")]
-    ours, theirs = _as_used(recipe), _as_used(printed)
+    ours, theirs = _effective(recipe), _effective(published)
     other = [f"{key} {ours[key]}, published {value}" for key, value in theirs.items() if ours[key] != value]
     return [f"other training settings: {', '.join(other)}"] if other else []
 
@@ -127,8 +126,8 @@ def _training_episodes(recipe: Mapping[str, Any]) -> int:
     return int(recipe["epochs"] * recipe["steps_per_epoch"] * recipe["meta_batch"])
 
 
-def _as_used(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the steps of its schedule that lie behind its last epoch."""
+def _effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the schedule steps that come after its last epoch."""
     schedule = recipe.get("schedule")
     if not isinstance(schedule, list):
         return dict(recipe)
@@ -136,10 +135,10 @@ def _as_used(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(row: Row, number: Published) -> Estimate:
-    """Return ours - printed, 0..1: both errors, and the deviation between runs where one side is a single run.
+    """Return ours - published, 0..1: both errors, and the deviation between runs if one side is a single run.
 
-    Our interval over several seeds tells how far single runs scatter; a printed number is one run, so that scatter is
-    added once more. With one seed, the scatter is known only if the printed number comes with it (`run_sd_pct`);
+    Several seeds of ours show how much single runs scatter; a published number is a single run, so that scatter is
+    added once more. With one seed, the scatter is known only if the published number includes it (`run_sd_pct`);
     otherwise the verdict is about two single runs.
     """
     runs = stats.run_deviation(row.accuracies)
@@ -150,14 +149,14 @@ def difference(row: Row, number: Published) -> Estimate:
         single_sides = 1 if number.seeds == 1 else 0
     scatter = (runs,) if runs is not None and single_sides else ()
     mean = row.estimate.mean - number.accuracy_pct / 100
-    return Estimate(mean, (*row.estimate.parts, _printed_error(row, number), *scatter))
+    return Estimate(mean, (*row.estimate.parts, _published_error(row, number), *scatter))
 
 
-def _printed_error(row: Row, number: Published) -> ErrorPart:
-    """Return the standard error behind a printed interval.
+def _published_error(row: Row, number: Published) -> ErrorPart:
+    """Return the standard error behind a published interval.
 
-    An interval that is missing, unconfirmed, or over single predictions says too little: then our own error over
-    episodes stands in, scaled to the source's number of episodes where that is known.
+    An interval that is missing, unconfirmed, or over single predictions is replaced by our own error over episodes,
+    scaled to the source's number of episodes if that is known.
     """
     protocol = number.protocol
     if number.ci95_pct is not None and protocol.interval in ("episodes", "seeds") and protocol.interval_confirmed:
