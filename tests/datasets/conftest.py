@@ -1,4 +1,4 @@
-"""Small synthetic stand-ins for the published archives, and a web server that misbehaves on request."""
+"""Small synthetic stand-ins for the published archives."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ from fewshot.datasets.class_lists import ClassLists
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes `bytes` as the `str` of Python 2, which is what the old archives hold."""
+    """Writes `bytes` as the `str` of Python 2, as in the old archives."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -85,7 +85,7 @@ SMALL_LISTS = ClassLists(
 
 
 def cifar100_files(images: np.ndarray | None = None) -> dict[str, bytes]:
-    """The original layout with 5 classes of 6 images: 5 of each in train, 1 in test, as Python 2 wrote it."""
+    """Return the original files with 5 classes of 6 images: 5 of each in train, 1 in test, written as by Python 2."""
     images = random_images(30, 32) if images is None else images
     labels = np.repeat(np.arange(5), 6)
     is_test = np.arange(30) % 6 == 5

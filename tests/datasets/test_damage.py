@@ -1,4 +1,4 @@
-"""Damage of sources and of stores: each kind is refused with a reason that tells what to do."""
+"""Damaged sources and stores: each kind is refused with a message that says what to do."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ ROOT = "cifar-100-python/"
 
 
 def changed(make, name, **entries):
-    """The entries of one of the small CIFAR-100 files, with some replaced; None removes one."""
+    """Return one of the small CIFAR-100 files with some entries replaced; None removes one."""
     content = pickle.loads(make.cifar100()[ROOT + name], encoding="latin1") | entries
     return pickle.dumps({key: value for key, value in content.items() if value is not None})
 
@@ -31,11 +31,11 @@ def data_of(make, name="train"):
 
 LABELS = [label for label in range(5) for _ in range(5)]
 CIFAR_DAMAGE = {
-    "train is missing": (lambda make: {"train": None}, "no form of CIFAR-100"),
-    "meta is missing": (lambda make: {"meta": None}, "no form of CIFAR-100"),
+    "train is missing": (lambda make: {"train": None}, "not a known form of CIFAR-100"),
+    "meta is missing": (lambda make: {"meta": None}, "not a known form of CIFAR-100"),
     "train is truncated": (lambda make: {"train": make.cifar100()[ROOT + "train"][:-5000]}, "fetch it again"),
     "train is empty": (lambda make: {"train": b""}, "train: ends early"),
-    "train is text": (lambda make: {"train": b"404 not found"}, "train"),
+    "train is text": (lambda make: {"train": b"404 not found"}, "train.*fetch it again"),
     "no data": (lambda make: {"train": changed(make, "train", data=None)}, "none of the keys data"),
     "no labels": (lambda make: {"train": changed(make, "train", fine_labels=None)}, "none of the keys fine_labels"),
     "a list, no dictionary": (lambda make: {"train": pickle.dumps([1, 2])}, "found list"),
@@ -47,8 +47,8 @@ CIFAR_DAMAGE = {
         lambda make: {"train": changed(make, "train", fine_labels=[label + 1 for label in LABELS])},
         "have no class name",
     ),
-    "labels are texts": (lambda make: {"train": changed(make, "train", fine_labels=["a"] * 25)}, "whole numbers"),
-    "labels are nested": (lambda make: {"train": changed(make, "train", fine_labels=[[1]] * 25)}, "whole numbers"),
+    "labels are texts": (lambda make: {"train": changed(make, "train", fine_labels=["a"] * 25)}, "list of integers"),
+    "labels are nested": (lambda make: {"train": changed(make, "train", fine_labels=[[1]] * 25)}, "list of integers"),
     "one wrong label": (
         lambda make: {"train": changed(make, "train", fine_labels=[1, *LABELS[1:]])},
         "has (5|7) images, expected 6",
@@ -66,7 +66,7 @@ CIFAR_DAMAGE = {
     "test is the train file": (lambda make: {"test": make.cifar100()[ROOT + "train"]}, "has 10 images, expected 6"),
     "test has no images": (
         lambda make: {"test": changed(make, "test", data=np.zeros((0, 3072), np.uint8), fine_labels=[])},
-        "whole numbers|expected 6",
+        "list of integers|expected 6",
     ),
     "a class name is gone": (
         lambda make: {"meta": changed(make, "meta", fine_label_names=["apple", "bear", "cat", "dog", "fish"])},
@@ -96,7 +96,7 @@ MINI = ClassLists({"train": ["n00000001", "n00000002"], "validation": ["n0000000
 
 
 def mini_files(make):
-    """By file name, the contents of the three pickles."""
+    """Return by file name the contents of the three pickles."""
     return {
         f"mini-imagenet-cache-{split}.pkl": {
             "image_data": make.images(4 * len(names), 84, len(names)),
@@ -131,7 +131,7 @@ MINI_DAMAGE = {
         lambda make, f: cut(f, "train", image_data=make.images(4, 84), class_dict={"n00000001": [0, 1, 2, 3]}),
         "1 classes are missing",
     ),
-    "a strange class": (
+    "an unknown class": (
         lambda make, f: cut(f, "train", class_dict={"n00000001": [0, 1, 2, 3], "n09999999": [4, 5, 6, 7]}),
         "1 do not belong there",
     ),
@@ -153,7 +153,7 @@ MINI_DAMAGE = {
     ),
     "an image that does not exist": (
         lambda make, f: cut(f, "train", class_dict={**TRAIN, "n00000002": [4, 5, 6, 99]}),
-        "names image 99 of 8",
+        "lists image 99 of 8",
     ),
     "class_dict is a list": (lambda make, f: cut(f, "train", class_dict=[1]), "class_dict is list"),
     "images of 80 pixels": (lambda make, f: cut(f, "test", image_data=make.images(4, 80)), r"\(84, 84, 3\)"),
@@ -237,7 +237,7 @@ def test_published_number_of_images_of_a_split_is_checked(make, monkeypatch, tmp
     (tmp_path / "given").mkdir()
     tiered_files(tmp_path / "given", make)
 
-    with pytest.raises(DataError, match="split 'test': 3 images, published are 4"):
+    with pytest.raises(DataError, match="split 'test': 3 images, expected 4"):
         build_store(
             "tiered_imagenet",
             DATASETS["tiered_imagenet"].settings(path=str(tmp_path / "given")),
@@ -277,7 +277,7 @@ STORE_DAMAGE = {
     "record is a list": lambda store: (store / "store.json").write_text("[]"),
     "record of another version": lambda store: write_record(store, format=99),
     "record without splits": lambda store: write_record(store, splits={}),
-    "record with a strange split": lambda store: write_record(store, splits={"train": 3}),
+    "record with a malformed split": lambda store: write_record(store, splits={"train": 3}),
     "content hash changed": lambda store: write_record(store, content_hash="0" * 64),
     "class sizes changed": lambda store: edit_split(store, class_sizes=[5, 7]),
     "class renamed": lambda store: edit_split(store, class_names=["x", "y"]),
@@ -315,7 +315,7 @@ def test_damaged_store_is_refused(kind, make, tmp_path):
         open_store(store, verify=True)
 
 
-def test_damaged_store_is_built_again(make, tmp_path):
+def test_damaged_store_is_rebuilt(make, tmp_path):
     files = {f"{name}/{i}.png": make.png(make.images(1, 9, i)[0]) for name in "abc" for i in range(2)}
     settings = DATASETS["folder"].settings(path=str(make.folder(tmp_path / "given", files)), image_size=9)
     first = build_store("folder", settings, tmp_path, tmp_path / "store")
@@ -329,7 +329,7 @@ PLAN_FAULTS = {
     "image too many": (["a"], [1], [(0, "image", "x")] * 2, "more than the expected 1"),
     "label too high": (["a"], [1], [(1, "image", "x")], "outside 0 .. 0"),
     "label negative": (["a"], [1], [(-1, "image", "x")], "outside 0 .. 0"),
-    "class twice": (["a", "a"], [1, 1], [], "appear twice: a"),
+    "class twice": (["a", "a"], [1, 1], [], "repeated class names: a"),
     "class without images": (["a", "b"], [1, 0], [], "'b' has no images"),
     "sizes missing": (["a", "b"], [1], [], "2 class names for 1"),
     "float image": (["a"], [1], [(0, "float", "x")], "expected uint8"),
@@ -338,7 +338,7 @@ PLAN_FAULTS = {
 
 
 @pytest.mark.parametrize("kind", PLAN_FAULTS)
-def test_contradicting_plan_is_refused(kind, make, tmp_path):
+def test_inconsistent_plan_is_refused(kind, make, tmp_path):
     names, sizes, rows, reason = PLAN_FAULTS[kind]
     image = make.images(1, 8)[0]
     forms = {"image": image, "float": image / 255, "grey": image[..., 0]}
@@ -353,7 +353,7 @@ def test_contradicting_plan_is_refused(kind, make, tmp_path):
 def test_class_in_two_splits_is_refused(make, tmp_path):
     image = make.images(1, 8)[0]
     same = [SplitPlan(split, ["a"], [1], [(0, image, "x")]) for split in ("train", "validation", "test")]
-    with pytest.raises(DataError, match="'a' stands in the splits 'train' and 'validation'"):
+    with pytest.raises(DataError, match="'a' is in the splits 'train' and 'validation'"):
         write_store(tmp_path / "store", "toy", (8, 8, 3), same)
 
 
@@ -362,22 +362,22 @@ def test_missing_split_is_refused(make, tmp_path):
         write_store(tmp_path / "store", "toy", (8, 8, 3), list(plans(make))[:2])
 
 
-def test_full_disk_is_told_before_writing(make, monkeypatch, tmp_path):
+def test_full_disk_is_reported_before_writing(make, monkeypatch, tmp_path):
     monkeypatch.setattr(
         "fewshot.datasets.split_files.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10)
     )
-    with pytest.raises(ResourceError, match="make room"):
+    with pytest.raises(ResourceError, match="free some space"):
         write_store(tmp_path / "store", "toy", (8, 8, 3), plans(make))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_source_that_breaks_off_leaves_an_older_store_alone(make, tmp_path):
-    older = write_store(tmp_path / "store", "toy", (8, 8, 3), plans(make))
+def test_source_that_fails_midway_leaves_an_existing_store_unchanged(make, tmp_path):
+    existing = write_store(tmp_path / "store", "toy", (8, 8, 3), plans(make))
 
-    def breaking():
+    def failing():
         yield from list(plans(make))[:1]
-        raise DataError("the source breaks off")
+        raise DataError("the source fails")
 
-    with pytest.raises(DataError, match="breaks off"):
-        write_store(tmp_path / "store", "toy", (8, 8, 3), breaking())
-    assert open_store(tmp_path / "store").content_hash == older.content_hash
+    with pytest.raises(DataError, match="the source fails"):
+        write_store(tmp_path / "store", "toy", (8, 8, 3), failing())
+    assert open_store(tmp_path / "store").content_hash == existing.content_hash

@@ -1,4 +1,4 @@
-"""Downloads from a real local web server that truncates, resets, redirects, answers pages and ignores ranges."""
+"""Downloads from a local web server that truncates, resets, redirects, sends web pages and ignores ranges."""
 
 import hashlib
 import socket
@@ -25,7 +25,7 @@ OTHER = np.random.default_rng(1).bytes(300_000)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Behaves as the first word of the path says; the server keeps a log of the requests."""
+    """Behaves as the first word of the path says; the server records the requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         return int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
 
     def part(self, stop, etag='"one"', body=BODY, **headers):
-        """Answer from the byte that is asked for, but stop early."""
+        """Send from the requested byte, but stop early."""
         start = self.range_start() if self.headers.get("If-Range") == etag else 0
         status = 206 if start else 200
         if start:
@@ -168,7 +168,7 @@ def server():
 
 @pytest.fixture
 def fetch(server, tmp_path, monkeypatch):
-    """Returns a function that fetches from addresses given by the server's words, 10,000 bytes at a time."""
+    """Return a function that fetches from addresses given by the server's words, 10,000 bytes at a time."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 10_000)
 
     def run(*words, checksum=SHA256):
@@ -187,14 +187,14 @@ def leftovers(tmp_path):
     ["good", "truncating", "resetting", "rangeless", "changing", "weak", "unsatisfiable", "chunked", "busy", "limited",
      "redirect"],
 )  # fmt: skip
-def test_file_arrives_whole(word, fetch, tmp_path):
+def test_file_arrives_complete(word, fetch, tmp_path):
     fetch(word)
 
     assert (tmp_path / "raw" / "data.bin").read_bytes() == BODY
     assert leftovers(tmp_path) == ["data.bin"]
 
 
-def test_truncated_transfer_goes_on_where_it_broke_off(fetch, server):
+def test_truncated_transfer_is_resumed(fetch, server):
     fetch("truncating")
 
     assert server.requests == [("truncating", None), ("truncating", "bytes=100000-"), ("truncating", "bytes=200000-")]
@@ -211,7 +211,7 @@ def test_broken_transfer_of_an_earlier_run_is_resumed(fetch, server, monkeypatch
     assert [asked for _, asked in server.requests] == [None, "bytes=100000-", "bytes=200000-"]
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(fetch, server):
+def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(fetch, server):
     fetch("changing")
 
     assert server.requests[1] == ("changing", "bytes=100000-")
@@ -227,13 +227,13 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(fetch, server):
         ("empty", "empty file", 1),
         ("other", "damaged or another file", 1),
         ("encoded", "encoding gzip", 1),
-        ("shifted", "asked for bytes from 100000", 2),
+        ("shifted", "bytes from 100000 were requested", 2),
         ("toschemes", "No connection adapters", 4),
         ("down", "500", 4),
         ("always", "broke|IncompleteRead", 4),
     ],
 )
-def test_useless_address_is_given_up_with_its_reason(word, reason, requests, fetch, server, tmp_path):
+def test_unusable_address_is_abandoned_with_its_reason(word, reason, requests, fetch, server, tmp_path):
     with pytest.raises(DataError, match=reason):
         fetch(word)
 
@@ -241,13 +241,13 @@ def test_useless_address_is_given_up_with_its_reason(word, reason, requests, fet
     assert "data.bin" not in leftovers(tmp_path)
 
 
-def test_redirects_that_never_end_are_given_up(fetch):
+def test_endless_redirects_are_abandoned(fetch):
     with pytest.raises(DataError, match="redirects"):
         fetch("loop")
 
 
 @pytest.mark.parametrize("address", ["ftp://example.invalid/a", "file:///etc/passwd", "http://127.0.0.1:9/a"])
-def test_addresses_that_cannot_work_are_given_up(address, fetch):
+def test_unsupported_and_unreachable_addresses_are_abandoned(address, fetch):
     with pytest.raises(DataError, match=r"only http and https|Connection refused"):
         fetch(address)
 
@@ -257,7 +257,7 @@ def test_mirrors_are_tried_in_order_and_every_failure_is_named(fetch, server):
     assert list(dict.fromkeys(word for word, _ in server.requests)) == ["missing", "page", "down", "good"]
 
 
-def test_when_all_mirrors_fail_each_reason_is_told(fetch):
+def test_when_all_mirrors_fail_each_reason_is_reported(fetch):
     with pytest.raises(DataError, match=r"(?s)missing: .*404.*page: .*web page"):
         fetch("missing", "page")
 
@@ -268,13 +268,13 @@ def test_a_transfer_is_not_continued_from_another_mirror(fetch, server):
     assert server.requests[-1] == ("good", None)
 
 
-def test_a_file_that_is_there_is_not_fetched_again(fetch, server):
+def test_an_existing_file_is_not_fetched_again(fetch, server):
     fetch("good")
     assert fetch("good") == "already there"
     assert len(server.requests) == 1
 
 
-def test_a_damaged_file_that_is_there_is_refused_and_kept(fetch, tmp_path):
+def test_an_existing_damaged_file_is_refused_and_kept(fetch, tmp_path):
     fetch("good")
     (tmp_path / "raw" / "data.bin").write_bytes(OTHER)
 
@@ -288,8 +288,8 @@ def test_without_a_checksum_a_short_file_is_still_refused(fetch):
         fetch("always", checksum=None)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(fetch, tmp_path):
-    with pytest.raises(ResourceError, match="make room"):
+def test_a_full_disk_is_reported_before_anything_is_written(fetch, tmp_path):
+    with pytest.raises(ResourceError, match="free some space"):
         fetch("enormous")
     assert "data.bin" not in leftovers(tmp_path)
 
@@ -304,7 +304,7 @@ def test_two_processes_fetch_a_file_once(fetch, server):
     assert len(server.requests) == 1
 
 
-def test_a_file_in_place_of_the_folder_is_told(fetch, tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(fetch, tmp_path):
     (tmp_path / "raw").write_text("a file")
     with pytest.raises(ResourceError, match="cannot write"):
         fetch("good")
@@ -312,7 +312,7 @@ def test_a_file_in_place_of_the_folder_is_told(fetch, tmp_path):
 
 @pytest.fixture
 def cifar_fs(server, make, monkeypatch, tmp_path):
-    """Settings of cifar_fs whose only built-in release is the small archive on the local server."""
+    """Settings of cifar_fs with the small archive on the local server as the only built-in release."""
     archive = make.tar(tmp_path / "cifar-100-python.tar.gz", make.cifar100(), "w:gz").read_bytes()
     server.files["cifar-100-python.tar.gz"] = archive
     file = RemoteFile(
@@ -348,12 +348,12 @@ def test_a_mirror_may_be_another_archive(cifar_fs, server, tmp_path):
     assert files == [tmp_path / "raw" / "cifar_fs" / "copy.tgz"]
 
 
-def test_wrong_checksum_of_the_user_refuses_the_download(cifar_fs, tmp_path):
+def test_a_download_with_another_checksum_than_the_user_gave_is_refused(cifar_fs, tmp_path):
     with pytest.raises(DataError, match="sha256"):
         download("cifar_fs", cifar_fs(sha256="0" * 64), tmp_path / "raw")
 
 
-def test_failure_tells_the_steps_to_do_by_hand(cifar_fs, server, monkeypatch, tmp_path):
+def test_failure_lists_the_steps_to_do_by_hand(cifar_fs, server, monkeypatch, tmp_path):
     server.files["cifar-100-python.tar.gz"] = b"<html>no</html>"
     with pytest.raises(DataError, match=r"(?s)By hand: fetch .*prepare\.cifar_fs\.path"):
         download("cifar_fs", cifar_fs(), tmp_path / "raw")
@@ -362,7 +362,7 @@ def test_failure_tells_the_steps_to_do_by_hand(cifar_fs, server, monkeypatch, tm
 def test_given_path_is_checked_against_the_published_checksum(cifar_fs, make, tmp_path):
     (tmp_path / "given").mkdir()
     given = make.tar(tmp_path / "given" / "cifar-100-python.tar.gz", {"a": b"x"}, "w:gz")
-    with pytest.raises(DataError, match=r"expected .*sha256 \(none, or its own\)"):
+    with pytest.raises(DataError, match=r"expected .*set its sha256 \(or none\)"):
         download("cifar_fs", cifar_fs(path=str(given)), tmp_path / "raw")
 
     own = hashlib.sha256(given.read_bytes()).hexdigest()
@@ -370,13 +370,13 @@ def test_given_path_is_checked_against_the_published_checksum(cifar_fs, make, tm
         assert download("cifar_fs", cifar_fs(path=str(given), sha256=accepted), tmp_path / "raw") == [given]
 
 
-def test_missing_path_is_told(cifar_fs, tmp_path):
+def test_missing_path_is_reported(cifar_fs, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         download("cifar_fs", cifar_fs(path="nowhere"), tmp_path / "raw")
 
 
 @pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet"])
-def test_imagenet_terms_are_asked_for_before_a_download(name, tmp_path):
+def test_imagenet_terms_must_be_accepted_before_a_download(name, tmp_path):
     with pytest.raises(DataError, match=r"(?s)non-commercial.*accept_terms: true.*By hand"):
         download(name, DATASETS[name].settings(), tmp_path)
 
@@ -388,7 +388,7 @@ def test_one_checksum_for_several_files_is_refused(tmp_path):
 
 def test_disk_is_checked_before_the_first_byte(monkeypatch, tmp_path):
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ResourceError, match="make room"):
+    with pytest.raises(ResourceError, match="free some space"):
         download("cub", DATASETS["cub"].settings(), tmp_path)
 
 

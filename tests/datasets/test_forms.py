@@ -1,4 +1,4 @@
-"""Every data set from every form in which it circulates; the same pixels give the same store."""
+"""Every data set from every form in which it is distributed; the same pixels give the same store."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ from fewshot.datasets.mini_imagenet import MiniImagenet
 from fewshot.datasets.omniglot import reduce_drawing
 from fewshot.datasets.prepare import build_store
 from fewshot.datasets.tiered_imagenet import TieredImagenet
-from fewshot.errors import DataError
+from fewshot.errors import DataError, ResourceError
 
 WORDNET = {"train": ["n01532829", "n01558993"], "validation": ["n01855672"], "test": ["n01930112"]}
 WORDNET_LISTS = ClassLists(WORDNET, images_per_class=4)
@@ -27,7 +27,7 @@ FILE_WORDS = {"train": "train", "validation": "val", "test": "test"}
 
 @pytest.fixture
 def prepare(tmp_path):
-    """Returns a function that prepares a data set from a path."""
+    """Return a function that prepares a data set from a path."""
 
     def run(name, path, **settings):
         target = tmp_path / "stores" / str(len(list(tmp_path.glob("stores/*"))))
@@ -41,7 +41,7 @@ def pixels(store, split):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "tar.bz2"])
-def test_original_cifar_100(kind, make, prepare, monkeypatch, tmp_path):
+def test_original_cifar_100_is_read(kind, make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(Fc100, "class_lists", make.lists)
     images = make.images(30, 32)
 
@@ -53,7 +53,7 @@ def test_original_cifar_100(kind, make, prepare, monkeypatch, tmp_path):
     assert {image.tobytes() for image in store.split("train").images[:6]} == rows
 
 
-def test_archive_beside_what_was_taken_out_of_it_is_not_read_again(make, prepare, monkeypatch, tmp_path):
+def test_archive_next_to_its_extracted_files_is_ignored(make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(Fc100, "class_lists", make.lists)
     given = make.folder(tmp_path / "given", make.cifar100())
     make.tar(given / "cifar-100-python.tar.gz", {"readme": b"x"}, "w:gz")
@@ -81,7 +81,7 @@ def test_forms_of_cifar_with_equal_pixels_give_equal_content(make, prepare, monk
     assert len({store.content_hash for store in stores}) == 1
 
 
-def test_cifar_pickles_with_numbers_of_their_own_are_checked_by_counts(make, prepare, monkeypatch, tmp_path):
+def test_cifar_pickles_with_renumbered_labels_are_checked_by_counts(make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(Fc100, "class_lists", make.lists)
     sizes = {"train": 3, "val": 1, "test": 1}
     files = {
@@ -97,7 +97,7 @@ def test_cifar_pickles_with_numbers_of_their_own_are_checked_by_counts(make, pre
 
 
 def mini_images(make):
-    """By split and class, (4, 84, 84, 3)."""
+    """Return by split and class images (4, 84, 84, 3)."""
     return {split: {name: make.images(4, 84, int(name[1:])) for name in names} for split, names in WORDNET.items()}
 
 
@@ -206,7 +206,7 @@ def test_forms_of_tiered_imagenet_give_equal_content(make, prepare, monkeypatch,
     assert "single pickle" in caplog.text
 
 
-def test_tiered_imagenet_from_folders(make, prepare, monkeypatch, tmp_path):
+def test_tiered_imagenet_is_read_from_folders(make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(TieredImagenet, "class_lists", TIERED_LISTS)
     files = mini_forms(make)["class folders"] | {"n99999999/other.png": make.png(make.images(1, 84)[0])}
 
@@ -215,10 +215,10 @@ def test_tiered_imagenet_from_folders(make, prepare, monkeypatch, tmp_path):
     assert store.split("train").class_names == tuple(WORDNET["train"])
 
 
-def test_a_pickle_beyond_the_memory_of_the_machine_is_refused_before_it_is_read(make, prepare, monkeypatch, tmp_path):
+def test_a_pickle_larger_than_memory_is_refused_before_it_is_read(make, prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(TieredImagenet, "class_lists", TIERED_LISTS)
     monkeypatch.setattr("fewshot.datasets.tiered_imagenet.PICKLE_MEMORY", 1e9)
-    with pytest.raises(Exception, match=r"takes about .* GB of memory"):
+    with pytest.raises(ResourceError, match=r"takes about .* GB of memory"):
         prepare("tiered_imagenet", make.folder(tmp_path / "a", tiered_forms(make)["pickled files"]))
 
 
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_arrays_of_tiered_imagenet(make, prepare, 
 
 
 @pytest.mark.parametrize("root", ["CUB_200_2011/images", "train"])
-def test_cub(root, make, prepare, monkeypatch, tmp_path):
+def test_cub_is_read_from_the_archive_and_from_class_folders(root, make, prepare, monkeypatch, tmp_path):
     lists = ClassLists({"train": ["001.A"], "validation": ["002.B"], "test": ["004.D"]}, images_total=6)
     monkeypatch.setattr(Cub, "class_lists", lists)
     images = {f"{root}/{name}/{i}.png": make.png(make.images(1, 50, i)[0]) for name in
@@ -259,7 +259,7 @@ def test_cub(root, make, prepare, monkeypatch, tmp_path):
 
 
 def omniglot_lists(monkeypatch):
-    """Two small alphabets a split in place of the published ones."""
+    """Replace the published class lists by three small alphabets."""
     entries = {"images_per_class": 2, "train": {"Greek": 3}, "validation": {"Latin": 1}, "test": {"Tengwar": 2}}
     monkeypatch.setattr("fewshot.datasets.omniglot.read_yaml", lambda path: entries)
 
@@ -289,17 +289,17 @@ def omniglot(make, monkeypatch, tmp_path):
     return folder
 
 
-def test_omniglot_from_the_folder_with_both_archives(omniglot, prepare):
+def test_omniglot_is_read_from_a_folder_with_both_archives(omniglot, prepare):
     store = prepare("omniglot", omniglot, sha256="none")
 
     assert store.split("train").class_names == ("Greek/character01", "Greek/character02", "Greek/character03")
     image = store.split("test").images[0]
     assert image.shape == (28, 28, 3)
-    assert image.max() > 200  # ink is bright
+    assert image.max() > 200  # ink is white
     assert np.median(image) == 0
 
 
-def test_omniglot_rotations_are_classes(omniglot, prepare):
+def test_omniglot_rotations_are_separate_classes(omniglot, prepare):
     plain, store = (
         prepare("omniglot", omniglot, sha256="none"),
         prepare("omniglot", omniglot, sha256="none", rotations=True),
@@ -336,7 +336,7 @@ def test_folder_of_class_folders_is_split_by_seed_and_shares(make, prepare, tmp_
     assert first.split("train").images.shape == (18, 16, 16, 3)
 
 
-def test_folder_of_split_folders_is_taken_as_it_is(make, prepare, tmp_path):
+def test_folder_of_split_folders_keeps_its_splits(make, prepare, tmp_path):
     files = {}
     for i, split in enumerate(("train", "val", "test")):
         files |= {f"mine/{split}/{i}{name}": content for name, content in class_files(make, classes=2).items()}
@@ -346,7 +346,7 @@ def test_folder_of_split_folders_is_taken_as_it_is(make, prepare, tmp_path):
     assert store.split("validation").class_names == ("1bird 0", "1bird 1")
 
 
-def test_folder_with_a_split_file(make, prepare, tmp_path):
+def test_folder_is_split_by_a_split_file(make, prepare, tmp_path):
     split_file = tmp_path / "split.yaml"
     split_file.write_text("train: [bird 0]\nvalidation: [bird 5]\ntest: [bird 9, bird 8]\n")
 
@@ -355,7 +355,7 @@ def test_folder_with_a_split_file(make, prepare, tmp_path):
     assert store.split("test").class_names == ("bird 9", "bird 8")
 
 
-def test_center_crop_keeps_proportions(make, prepare, tmp_path):
+def test_center_crop_keeps_the_aspect_ratio(make, prepare, tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
     files = {f"{name}/a.png": make.png(wide) for name in "abc"}
@@ -366,8 +366,8 @@ def test_center_crop_keeps_proportions(make, prepare, tmp_path):
 
 
 FOLDER_FAULTS = {
-    "no images": ({"a/readme.txt": b"x"}, "holds no images"),
-    "loose images": ({"a.png": b"", "b/c.png": b""}, "lie in no class folder"),
+    "no images": ({"a/readme.txt": b"x"}, "contains no images"),
+    "loose images": ({"a.png": b"", "b/c.png": b""}, "are not in a class folder"),
     "two classes": ({"a/1.png": b"", "b/1.png": b""}, "at least three class folders"),
     "a split is missing": ({"train/a/1.png": b"", "test/b/1.png": b""}, r"missing \['validation'\]"),
     "split and other folders": (
@@ -376,18 +376,18 @@ FOLDER_FAULTS = {
     ),
     "images in split folders": ({f"{s}/1.png": b"" for s in ("train", "val", "test")}, "folder of its own"),
     "a class in two splits": ({f"{s}/a/1.png": b"" for s in ("train", "val", "test")}, "share no class"),
-    "damaged image": ({f"{c}/1.png": b"\x89PNG\r\n" for c in "abc"}, "no readable image"),
+    "damaged image": ({f"{c}/1.png": b"\x89PNG\r\n" for c in "abc"}, "not a readable image"),
 }
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
-def test_folder_faults_are_told(fault, make, prepare, tmp_path):
+def test_faulty_folders_are_refused(fault, make, prepare, tmp_path):
     files, reason = FOLDER_FAULTS[fault]
     with pytest.raises(DataError, match=reason):
         prepare("folder", make.folder(tmp_path / "mine", files))
 
 
-def test_split_file_that_does_not_fit_is_told(make, prepare, tmp_path):
+def test_faulty_split_files_are_refused(make, prepare, tmp_path):
     path, split_file = make.folder(tmp_path / "mine", class_files(make)), tmp_path / "split.yaml"
     for text, reason in (
         ("train: [bird 0]\nvalidation: [bird 5]\ntest: [whale]\n", "whale"),
@@ -395,7 +395,7 @@ def test_split_file_that_does_not_fit_is_told(make, prepare, tmp_path):
         ("train: [bird 0]\ntest: [bird 1]\n", "no classes for split 'validation'"),
         ("train: [bird 0]\nval: [bird 2]\ntest: [bird 1]\n", "unknown keys val"),
         ("train: bird 0\n", "must be a list"),
-        ("- bird\n", "must hold lists"),
+        ("- bird\n", "must contain lists"),
         ("train: [1]\nvalidation: [bird 5]\ntest: [bird 2]\n", "in quotes"),
         ("train: [", "cannot read"),
     ):
@@ -405,9 +405,9 @@ def test_split_file_that_does_not_fit_is_told(make, prepare, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "glyphs"])
-def test_a_strange_folder_is_refused_with_what_is_accepted(name, make, prepare, tmp_path):
-    path = make.folder(tmp_path / "strange", {"readme.txt": b"nothing here"})
-    with pytest.raises(DataError, match=r"accepted|holds no images"):
+def test_an_unknown_folder_is_refused_with_the_accepted_forms(name, make, prepare, tmp_path):
+    path = make.folder(tmp_path / "unknown", {"readme.txt": b"nothing here"})
+    with pytest.raises(DataError, match=r"accepted|contains no images"):
         prepare(name, path)
 
 

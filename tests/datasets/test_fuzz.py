@@ -1,4 +1,4 @@
-"""Random damage: whatever the bytes, the answer is a value or a `DataError`, never another exception."""
+"""Random damage: whatever the bytes, reading returns a value or raises `DataError`, never another exception."""
 
 import contextlib
 import io
@@ -26,24 +26,24 @@ SAMPLE = {
 
 
 def edit(content, edits, keep):
-    """Replace bytes, and keep only the first part."""
+    """Replace bytes and truncate."""
     damaged = bytearray(content)
     for position, value in edits:
         damaged[position % len(damaged)] = value
     return bytes(damaged[: max(1, int(keep * len(damaged)))])
 
 
-def answers(read):
-    """Run a reader; a `DataError` is a proper answer."""
+def reads_or_refuses(read):
+    """Run a reader that may raise `DataError` and nothing else."""
     with contextlib.suppress(DataError):
         read()
 
 
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(edits=EDITS, keep=st.sampled_from([1.0, 1.0, 0.9, 0.5]), protocol=st.integers(0, 5))
-def test_damaged_pickle(edits, keep, protocol):
+def test_damaged_pickle_is_read_or_refused(edits, keep, protocol):
     content = edit(pickle.dumps(SAMPLE, protocol), edits, keep)
-    answers(lambda: load_pickle(io.BytesIO(content), "the pickle"))
+    reads_or_refuses(lambda: load_pickle(io.BytesIO(content), "the pickle"))
 
 
 CONTAINERS = st.recursive(
@@ -55,12 +55,12 @@ CONTAINERS = st.recursive(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(value=CONTAINERS, protocol=st.integers(1, 5))
-def test_plain_values_come_back_as_they_were(value, protocol):
+def test_plain_values_are_read_unchanged(value, protocol):
     assert load_pickle(io.BytesIO(pickle.dumps(value, protocol)), "the pickle") == value
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2"])
-def test_damaged_archive(kind, make, tmp_path_factory):
+def test_damaged_archive_is_read_or_refused(kind, make, tmp_path_factory):
     folder = tmp_path_factory.mktemp("archives")
     path = make.writers[kind](folder, {f"a/{i}.bin": bytes([i]) * 300 for i in range(4)})
     content = path.read_bytes()
@@ -75,7 +75,7 @@ def test_damaged_archive(kind, make, tmp_path_factory):
                 for name in files.names():
                     files.read(name, 1 << 20)
 
-        answers(read)
+        reads_or_refuses(read)
 
     check()
     assert list(folder.iterdir()) == [path]
@@ -85,15 +85,15 @@ def test_damaged_archive(kind, make, tmp_path_factory):
 @given(
     edits=EDITS, keep=st.sampled_from([1.0, 0.7]), kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
 )
-def test_damaged_image(edits, keep, kind):
+def test_damaged_image_is_read_or_refused(edits, keep, kind):
     from PIL import Image
 
     stream = io.BytesIO()
     Image.fromarray(np.arange(3 * 16 * 16, dtype=np.uint8).reshape(16, 16, 3)).save(stream, kind)
-    answers(lambda: decode_image(edit(stream.getvalue(), edits, keep), "the image"))
+    reads_or_refuses(lambda: decode_image(edit(stream.getvalue(), edits, keep), "the image"))
 
 
-def test_damaged_store(make, tmp_path_factory):
+def test_damaged_store_is_read_or_refused(make, tmp_path_factory):
     store = tmp_path_factory.mktemp("stores") / "store"
     image = make.images(1, 4)[0]
     write_store(
@@ -106,7 +106,7 @@ def test_damaged_store(make, tmp_path_factory):
     def check(edits, keep, file):
         path = sorted(contents)[file % len(contents)]
         path.write_bytes(edit(contents[path], edits, keep))
-        answers(lambda: open_store(store, verify=True))
+        reads_or_refuses(lambda: open_store(store, verify=True))
         path.write_bytes(contents[path])
 
     check()

@@ -1,4 +1,4 @@
-"""The embedded data set, and the published class lists."""
+"""The built-in data set, and the published class lists."""
 
 import unicodedata
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fewshot.datasets import DATASETS, SPLITS, glyphs
-from fewshot.datasets.class_lists import FOLDER, read_class_lists
+from fewshot.datasets.class_lists import CLASS_LISTS_DIR, read_class_lists
 from fewshot.datasets.omniglot import Omniglot
 from fewshot.datasets.prepare import build_store
 from fewshot.errors import DataError
@@ -65,13 +65,13 @@ def test_ink_stands_out_from_the_background(store):
     assert (np.percentile(images, 98, axis=(1, 2, 3)) - np.percentile(images, 20, axis=(1, 2, 3)) > 20).mean() > 0.98
 
 
-def test_a_missing_font_package_is_told(monkeypatch):
+def test_a_missing_font_package_is_reported(monkeypatch):
     monkeypatch.setattr(glyphs, "FONT_FILES", {"fontpkg_nowhere": ("x.ttf",)})
     with pytest.raises(DataError, match="install the lock file"):
         glyphs.load_typefaces()
 
 
-def test_too_few_typefaces_are_told():
+def test_too_few_typefaces_are_reported():
     rng = np.random.default_rng(0)
     with pytest.raises(DataError, match="0 installed typefaces"):
         glyphs.choose_typefaces(rng, [], "a")
@@ -82,7 +82,7 @@ PUBLISHED = ["cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"]
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_class_lists_agree_with_the_registry(name):
-    lists = read_class_lists(FOLDER / f"{name}.yaml")
+    lists = read_class_lists(CLASS_LISTS_DIR / f"{name}.yaml")
     for split in SPLITS:
         n_classes, smallest = DATASETS[name].splits[split]
         assert len(lists.splits[split]) == n_classes
@@ -98,21 +98,21 @@ def test_omniglot_has_1623_characters():
     assert sum(len(names) for names in turned.splits.values()) == 4 * 1623
 
 
-def test_cub_lists_follow_their_rule():
-    lists = read_class_lists(FOLDER / "cub.yaml")
+def test_cub_lists_follow_the_published_rule():
+    lists = read_class_lists(CLASS_LISTS_DIR / "cub.yaml")
     rule = {"train": lambda i: i % 2 == 1, "validation": lambda i: i % 4 == 2, "test": lambda i: i % 4 == 0}
     for split, holds in rule.items():
         assert all(holds(int(name.partition(".")[0])) for name in lists.splits[split])
 
 
-def test_cifar_lists_are_two_splits_of_the_same_100_classes():
-    cifar_fs, fc100 = (read_class_lists(FOLDER / f"{name}.yaml").splits for name in ("cifar_fs", "fc100"))
+def test_cifar_lists_split_the_same_100_classes():
+    cifar_fs, fc100 = (read_class_lists(CLASS_LISTS_DIR / f"{name}.yaml").splits for name in ("cifar_fs", "fc100"))
     everything = {name for names in cifar_fs.values() for name in names}
     assert len(everything) == 100
     assert everything == {name for names in fc100.values() for name in names}
 
 
 def test_published_numbers_of_images():
-    tiered = read_class_lists(FOLDER / "tiered_imagenet.yaml")
+    tiered = read_class_lists(CLASS_LISTS_DIR / "tiered_imagenet.yaml")
     assert tiered.images_per_split == {"train": 448695, "validation": 124261, "test": 206209}
-    assert read_class_lists(FOLDER / "cub.yaml").images_total == 11788
+    assert read_class_lists(CLASS_LISTS_DIR / "cub.yaml").images_total == 11788

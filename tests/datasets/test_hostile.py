@@ -1,4 +1,4 @@
-"""Files made to do harm: each is refused with its reason, nothing is run, nothing is written outside."""
+"""Malicious files: each is refused with a reason, nothing is executed, nothing is written elsewhere."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ LIMITS = Limits(members=50, total_bytes=1 << 20)
 
 
 def tar_with(path, *members, mode="w"):
-    """A tar of (TarInfo, content) pairs."""
+    """Write a tar of (TarInfo, content) pairs."""
     with tarfile.open(path, mode) as archive:
         for info, content in members:
             info.size = len(content)
@@ -79,7 +79,7 @@ def tar_declared_bomb(path):
 
 def tar_negative_size(path):
     header = bytearray(member("a").tobuf())
-    header[124:136] = b"\xff" * 12  # base-256, below zero
+    header[124:136] = b"\xff" * 12  # base-256, negative
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
     path.write_bytes(bytes(header) + b"\0" * 2048)
 
@@ -142,7 +142,7 @@ def zip_real_bomb(path):
 
 
 def zip_overlapping(path):
-    """Two entries of the central directory that share one compressed member."""
+    """Write two entries of the central directory that share one compressed member."""
     zip_with(path, ("aaaa", b"\0" * 1000), ("bbbb", b"\0" * 1000))
     content = bytearray(path.read_bytes())
     second = content.rindex(b"PK\x01\x02")
@@ -176,7 +176,10 @@ def test_hostile_archive_is_refused_and_writes_nothing(hostile, tmp_path):
     hostile(archive)
     before = sorted(tmp_path.rglob("*"))
 
-    with pytest.raises(DataError, match=r"archive"), open_files([archive], scratch, LIMITS):
+    with (
+        pytest.raises(DataError, match=r"archive refused|refused$|fetch it again"),
+        open_files([archive], scratch, LIMITS),
+    ):
         pass
 
     assert sorted(tmp_path.rglob("*")) == before
@@ -211,25 +214,25 @@ PICKLES = {
     "evaluates text": pickle.dumps(Calls(eval, "open('{marker}', 'w')")),
     "executes text": b'c__builtin__\nexec\n(S\'open("{marker}", "w")\'\ntR.',
     "opens a file": pickle.dumps(Calls(open, "{marker}", "w")),
-    "imports by the old instruction": b"(S'touch {marker}'\nios\nsystem\n.",
+    "imports by the old opcode": b"(S'touch {marker}'\nios\nsystem\n.",
     "builds an object": b"(cos\nsystem\nS'touch {marker}'\no.",
     "names inside numpy": b"cnumpy.testing._private.utils\nruncode\n(S'x'\ntR.",
     "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0bos.system.xx\x93.",
     "persistent id": b"Pfile:///etc/passwd\n.",
     "extension registry": b"\x80\x02\x82\x01.",
     "calls ndarray itself": b"cnumpy\nndarray\n((I99999999999\ntI0\ntR.",
-    "array bigger than its content": NUMPY_ARRAY + b"(I1\n(I99999999999\nt" + NUMPY_BYTE + b"I00\nS'x'\ntb.",
+    "array larger than its content": NUMPY_ARRAY + b"(I1\n(I99999999999\nt" + NUMPY_BYTE + b"I00\nS'x'\ntb.",
     "array of negative shape": NUMPY_ARRAY + b"(I1\n(I-5\nt" + NUMPY_BYTE + b"I00\nS'x'\ntb.",
     "structured array type": b"cnumpy\ndtype\n(S'u1,O,u1'\nI0\nI1\ntR.",
     "huge array type": b"cnumpy\ndtype\n(S'V9999999999'\nI0\nI1\ntR.",
     "sets the state of a function": b"c_codecs\nencode\n(N}S'__defaults__'\n(S'x'\ntstb.",
     "item longer than the file": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x.",
     "frame longer than the file": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.",
-    "memory table bomb": b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 2) + b".",
+    "memo bomb": b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 2) + b".",
     "huge integer": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * (1 << 20) + b".",
-    "nested beyond reason": b"\x80\x02" + b"]" * 500 + b"a" * 499 + b".",
+    "nested too deeply": b"\x80\x02" + b"]" * 500 + b"a" * 499 + b".",
     "contains itself": b"\x80\x02]q\x00h\x00a.",
-    "reduces a class of ours": b"cfewshot.datasets.archives\nSingleFile\n(S'/etc/passwd'\ntR.",
+    "reduces a class of this package": b"cfewshot.datasets.archives\nSingleFile\n(S'/etc/passwd'\ntR.",
     "no end": b"\x80\x02]",
     "no pickle": b"hello, this is text",
     "empty": b"",
@@ -237,11 +240,11 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("name", PICKLES)
-def test_hostile_pickle_is_refused_and_nothing_is_run(name, tmp_path):
+def test_hostile_pickle_is_refused_and_nothing_is_executed(name, tmp_path):
     marker = tmp_path / "marker"
     content = PICKLES[name].replace(b"{marker}", str(marker).encode())
     if PICKLES[name][:2] == b"\x80\x04" and b"{marker}" in PICKLES[name]:
-        content = PICKLES[name]  # lengths are counted in these: the text stays as it is
+        content = PICKLES[name]  # these store the length of the text, so it cannot be replaced
 
     with pytest.raises(DataError, match="the pickle"):
         load_pickle(io.BytesIO(content), "the pickle")
@@ -250,15 +253,15 @@ def test_hostile_pickle_is_refused_and_nothing_is_run(name, tmp_path):
     assert not os.path.exists("{marker}")
 
 
-def test_a_billion_laughs_are_read_once():
+def test_shared_references_are_resolved_once():
     value: list = ["ha"]
     for _ in range(15):
-        value = [value] * 100  # 100^15 texts, if each were visited
+        value = [value] * 100  # 100^15 strings if each reference were visited
 
     assert load_pickle(io.BytesIO(pickle.dumps(value)), "the pickle")[99][99][99][0] is not None
 
 
-def png_claiming(width, height):
+def png_declaring(width, height):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -271,14 +274,14 @@ def png_claiming(width, height):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (png_claiming(100_000, 100_000), "exceeds limit"),
-        (png_claiming(10_000, 10_000), "claims 10000 x 10000"),
-        (png_claiming(100, 100), "no readable image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run", "no readable image"),
-        (b"GIF89a", "no readable image"),
-        (b"", "no readable image"),
+        (png_declaring(100_000, 100_000), "exceeds limit"),
+        (png_declaring(10_000, 10_000), "declares 10000 x 10000"),
+        (png_declaring(100, 100), "not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run", "not a readable image"),
+        (b"GIF89a", "not a readable image"),
+        (b"", "not a readable image"),
     ],
-    ids=["beyond Pillow's limit", "beyond ours", "truncated", "PostScript", "header only", "empty"],
+    ids=["above Pillow's limit", "above our limit", "truncated", "PostScript", "header only", "empty"],
 )
 def test_hostile_image_is_refused(content, reason):
     with pytest.raises(DataError, match=reason):
@@ -287,7 +290,7 @@ def test_hostile_image_is_refused(content, reason):
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", ["u1", "<i8", ">i4", "f8", "S5", "U5", "?"])
-def test_honest_arrays_of_every_protocol_are_read(protocol, kind):
+def test_valid_arrays_of_every_protocol_are_read(protocol, kind):
     values = {"data": np.arange(24).reshape(2, 3, 4).astype(kind), "labels": [1, 2, 3], "names": {"a": (1, "b", None)}}
 
     read = load_pickle(io.BytesIO(pickle.dumps(values, protocol)), "the pickle")
@@ -298,7 +301,7 @@ def test_honest_arrays_of_every_protocol_are_read(protocol, kind):
     assert read["names"] == {"a": (1, "b", None)}
 
 
-def test_honest_object_arrays_scalars_and_fortran_order_are_read():
+def test_valid_object_arrays_scalars_and_fortran_order_are_read():
     objects = np.empty(2, object)
     objects[:] = ["tench", np.arange(3)]
     fortran = np.asfortranarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
@@ -322,7 +325,7 @@ def test_python_2_pickles_are_read(make):
     assert read["labels"] == [1, 2]
 
 
-def test_honest_archives_of_every_kind_are_read(make, tmp_path):
+def test_valid_archives_of_every_kind_are_read(make, tmp_path):
     members = {
         "a/b.txt": b"hello",
         "a/c.bin": bytes(range(256)) * 40,

@@ -1,4 +1,4 @@
-"""Parquet files as the Hugging Face Hub has them: the same pixels give the same store; damage is refused."""
+"""Parquet files of the Hugging Face Hub: the same pixels give the same store; damage is refused."""
 
 import io
 import json
@@ -22,7 +22,7 @@ LABELS = np.repeat(np.arange(5), 6)
 
 @pytest.fixture
 def prepare(tmp_path):
-    """Returns a function that prepares a data set from a path."""
+    """Return a function that prepares a data set from a path."""
 
     def run(name, path):
         target = tmp_path / "stores" / str(len(list(tmp_path.glob("stores/*"))))
@@ -37,7 +37,7 @@ def small_lists(make, monkeypatch):
 
 
 def parquet(files, labels, *, image="img", label="fine_label", names=NAMES, rows_a_group=4):
-    """A parquet file of the Hub: the names of the labels stand in the schema's metadata."""
+    """Return a parquet file as on the Hub, with the names of the labels in the schema's metadata."""
     labels = pyarrow.array(labels)
     table = pyarrow.table({image: [{"bytes": file, "path": f"{i}.png"} for i, file in enumerate(files)], label: labels})
     if names is not None:
@@ -48,7 +48,7 @@ def parquet(files, labels, *, image="img", label="fine_label", names=NAMES, rows
     return stream.getvalue()
 
 
-def test_cifar_100_of_the_hub_equals_the_original(make, prepare, tmp_path):
+def test_cifar_100_from_the_hub_equals_the_original(make, prepare, tmp_path):
     images = make.images(30, 32)
     in_test = np.arange(30) % 6 == 5
     parts = {
@@ -62,8 +62,8 @@ def test_cifar_100_of_the_hub_equals_the_original(make, prepare, tmp_path):
     assert store.content_hash == original.content_hash
 
 
-def test_mini_imagenet_of_the_hub_leaves_out_images_of_other_origin(make, prepare, monkeypatch, tmp_path):
-    """Splits within the classes are joined; what is added as `test` belongs to no class list."""
+def test_mini_imagenet_from_the_hub_leaves_out_the_extra_test_images(make, prepare, monkeypatch, tmp_path):
+    """Splits within the classes are joined; the extra part `test` does not belong to the data set."""
     wordnet = {"train": ["n01532829", "n01558993"], "validation": ["n01855672"], "test": ["n01930112"]}
     monkeypatch.setattr(MiniImagenet, "class_lists", ClassLists(wordnet, images_per_class=4))
     names = [name for listed in wordnet.values() for name in listed]
@@ -103,20 +103,23 @@ def test_one_batch_is_in_memory_at_a_time(make, prepare, tmp_path, monkeypatch):
 
 
 DAMAGE = {
-    "truncated": (lambda png: parquet(png, LABELS)[:-20], "no whole parquet file"),
-    "changed in the middle": (lambda png: flipped(parquet(png, LABELS)), "parquet file|no readable image|cannot read"),
+    "truncated": (lambda png: parquet(png, LABELS)[:-20], "not a complete parquet file"),
+    "changed in the middle": (
+        lambda png: flipped(parquet(png, LABELS)),
+        "parquet file|not a readable image|cannot read",
+    ),
     "no images": (lambda png: parquet(png, LABELS, image="text"), "none of the columns image, img"),
     "no labels": (lambda png: parquet(png, LABELS, label="coarse_label"), "none of the columns fine_label, label"),
     "labels without names": (lambda png: parquet(png, LABELS, names=None), "lacks 5 of 5 classes"),
     "a label too many": (lambda png: parquet(png, LABELS, names=NAMES[:4]), r"labels \[4\] have no class name"),
     "a label missing": (lambda png: parquet(png, [None, *LABELS[1:].tolist()]), "1 labels .* are missing"),
-    "labels that are numbers with commas": (lambda png: parquet(png, LABELS / 2), "labels are float64"),
-    "paths in place of images": (lambda png: parquet([None] * 30, LABELS), "holds NoneType, expected an image file"),
-    "no image files": (lambda png: parquet([b"<html>"] * 30, LABELS), "no readable image"),
+    "labels that are not integers": (lambda png: parquet(png, LABELS / 2), "labels are float64"),
+    "paths in place of images": (lambda png: parquet([None] * 30, LABELS), "is NoneType, expected an image file"),
+    "no image files": (lambda png: parquet([b"<html>"] * 30, LABELS), "not a readable image"),
     "too few images": (lambda png: parquet(png[:-1], LABELS[:-1]), "class 'elm' has 5 images, expected 6"),
     "another data set": (lambda png: parquet(png, LABELS, names=list("abcde")), "lacks 5 of 5 classes"),
-    "not parquet": (lambda png: b"PAR1" + bytes(100) + b"PAR1", "no whole parquet file"),
-    "empty": (lambda png: b"", "no whole parquet file"),
+    "not parquet": (lambda png: b"PAR1" + bytes(100) + b"PAR1", "not a complete parquet file"),
+    "empty": (lambda png: b"", "not a complete parquet file"),
 }
 
 
@@ -136,9 +139,9 @@ def test_damage_is_refused(kind, make, prepare, tmp_path):
     assert not list(tmp_path.glob("stores/[0-9]*"))
 
 
-def test_absurd_row_group_is_refused_before_it_is_read(make, prepare, tmp_path, monkeypatch):
+def test_excessive_row_group_is_refused_before_it_is_read(make, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MAX_GROUP_BYTES", 100)
     files = [make.png(image) for image in make.images(30, 32)]
 
-    with pytest.raises(DataError, match=r"a row group says it has .* at most 100 are read"):
+    with pytest.raises(DataError, match=r"a row group declares .* at most 100 are read"):
         prepare("fc100", make.folder(tmp_path / "a", {"all.parquet": parquet(files, LABELS)}))

@@ -1,4 +1,4 @@
-"""The store: what is written is what is read, in an order that depends on nothing but the pixels."""
+"""The store: what is written is what is read, in an order that depends only on the pixels."""
 
 import subprocess
 import sys
@@ -63,12 +63,12 @@ def test_content_hash_depends_on_every_pixel_and_name(make, store, tmp_path):
     assert len({*hashes, store.content_hash}) == 3
 
 
-def test_images_are_mapped_and_read_only(store):
+def test_images_are_read_only(store):
     with pytest.raises(ValueError, match="read-only"):
         store.split("train").images[0] = 0
 
 
-def test_trainval_is_train_then_validation_without_a_copy(store):
+def test_trainval_is_train_followed_by_validation(store):
     union, train, validation = (store.split(name) for name in ("trainval", "train", "validation"))
 
     assert union.class_names == train.class_names + validation.class_names
@@ -80,12 +80,12 @@ def test_trainval_is_train_then_validation_without_a_copy(store):
         np.testing.assert_array_equal(union.images[rows], both[rows])
 
 
-def test_unknown_split_is_told(store):
+def test_unknown_split_is_refused(store):
     with pytest.raises(DataError, match="allowed: train, validation, test, trainval"):
         store.split("val")
 
 
-def test_verification_accepts_a_whole_store(store):
+def test_verification_accepts_an_intact_store(store):
     assert open_store(store.directory, verify=True).content_hash == store.content_hash
 
 
@@ -104,7 +104,7 @@ def test_duplicates_within_and_across_splits_are_reported(make, tmp_path):
     assert duplicates["examples"] == [["train: a3", "test: c1"]]
 
 
-def test_contact_sheet_is_the_same_bytes_for_the_same_store(store, tmp_path):
+def test_contact_sheet_is_byte_identical_for_the_same_store(store, tmp_path):
     draw_contact_sheet(store, tmp_path / "a.png")
     draw_contact_sheet(store, tmp_path / "b.png")
 
@@ -112,6 +112,6 @@ def test_contact_sheet_is_the_same_bytes_for_the_same_store(store, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.png*")) == ["a.png", "b.png"]
 
 
-def test_registry_is_read_without_numpy_torch_or_pillow():
+def test_registry_imports_no_numpy_torch_or_pillow():
     code = "import sys, fewshot.datasets; print([m for m in ('numpy', 'torch', 'PIL', 'requests') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,6 +1,6 @@
-"""Data sets: raw archive -> verified uint8 store. One file a data set, one entry here.
+"""Data sets: raw archive -> verified uint8 store. One file per data set; register it here.
 
-An entry holds what is known of a data set before anything is downloaded, so that the plan can check an experiment.
+An entry states what is known of a data set before any download, so that the plan can check an experiment.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ class DatasetPart(Part):
     """One data set.
 
     Attributes:
-        image_size: side of the stored square images, pixels; None if the settings say it (`settings.image_size`).
-        splits: by split the number of classes and a lower bound of the images a class; None if not known beforehand.
-        data_files: files beside this one that decide the content (class lists); they belong in the key.
-        packages: distributions whose version decides the pixels; they belong in the key.
+        image_size: side of the stored square images, pixels; None if set by the user (`settings.image_size`).
+        splits: by split, the number of classes and the minimum number of images per class; None if unknown in advance.
+        data_files: class lists in this folder that determine the content; part of the key.
+        packages: distributions whose version determines the pixels; part of the key.
     """
 
     image_size: int | None = None
@@ -89,14 +89,14 @@ DATASETS: dict[str, DatasetPart] = {
         "fewshot.datasets.tiered_imagenet:TieredImagenet",
         ImagenetSettings,
         image_size=84,
-        splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # no class of ILSVRC-2012 is smaller
+        splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # the smallest class of ILSVRC-2012
         data_files=("splits/tiered_imagenet.yaml",),
     ),
     "cub": DatasetPart(
         "fewshot.datasets.cub:Cub",
         SourceSettings,
         image_size=84,
-        splits={"train": (100, 41), "validation": (50, 41), "test": (50, 41)},  # no class of CUB-200-2011 is smaller
+        splits={"train": (100, 41), "validation": (50, 41), "test": (50, 41)},  # the smallest class of CUB-200-2011
         data_files=("splits/cub.yaml",),
     ),
     "omniglot": DatasetPart(

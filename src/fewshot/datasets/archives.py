@@ -1,8 +1,8 @@
-"""Archives, folders and single files, read as one set of named files; archives come from strangers.
+"""Archives, folders and single files, read as one set of named files; archives are untrusted.
 
-Members are read where they lie and are never unpacked into folders, so no name, link or device in an archive can touch
-the disk. Still an archive that holds such things is refused: it is not the data set. A compressed tar is first
-decompressed into one temporary file, up to a limit.
+Members are read in place and never extracted, so no name, link or device in an archive can touch the disk. An archive
+that contains such members is refused all the same: it is not the data set. A compressed tar is first decompressed into
+one temporary file, up to a limit.
 """
 
 import bz2
@@ -27,7 +27,7 @@ from typing import BinaryIO
 from fewshot.errors import DataError, ResourceError
 
 CHUNK_BYTES = 1 << 20
-# What the standard library raises when it reads damaged archives; OSError also for files that may not be read.
+# Raised by the standard library on damaged archives; OSError also on files without read permission.
 UNREADABLE = (
     *(OSError, EOFError, NotImplementedError, RuntimeError, struct.error, IndexError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
@@ -41,21 +41,21 @@ JUNK = re.compile(r"(^|/)(__MACOSX/|\.)|(^|/)Thumbs\.db$")
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold: enough for the data set it claims to be."""
+    """What an archive may contain: enough for the data set it claims to be."""
 
     members: int = 2_000_000
     total_bytes: int = 4 << 30
 
 
 class FileSet(ABC):
-    """Named files, wherever they lie; names are relative, with forward slashes."""
+    """Named files, wherever they are stored; names are relative, with forward slashes."""
 
     def __init__(self, origin: str, sizes: dict[str, int]) -> None:
         self.origin = origin
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not JUNK.search(name)}
 
     def names(self) -> list[str]:
-        """Return all names, sorted, without the hidden files that desktops leave."""
+        """Return all names, sorted, without hidden files and those that desktops leave behind."""
         return list(self.sizes)
 
     @abstractmethod
@@ -66,7 +66,7 @@ class FileSet(ABC):
         """Open a file for reading and seeking.
 
         Raises:
-            DataError: if reading shows that the archive is damaged.
+            DataError: if the archive turns out to be damaged.
         """
         try:
             with self._open(name) as file:
@@ -85,14 +85,12 @@ class FileSet(ABC):
         with self.open(name) as file:
             content = file.read(limit + 1)
         if len(content) != self.sizes[name]:
-            raise DataError(
-                f"{self.origin}: {name!r} says it has {self.sizes[name]:,} bytes, {len(content):,} were read"
-            )
+            raise DataError(f"{self.origin}: {name!r} declares {self.sizes[name]:,} bytes, {len(content):,} were read")
         return content
 
 
 class FolderFiles(FileSet):
-    """The files below a folder of the user's; links in it are followed."""
+    """The files in a folder of the user and its subfolders; links are followed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -115,7 +113,7 @@ class FolderFiles(FileSet):
 
 
 class SingleFile(FileSet):
-    """One file that is no archive."""
+    """One file that is not an archive."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -132,7 +130,7 @@ class ZipFiles(FileSet):
         try:
             self._archive = stack.enter_context(zipfile.ZipFile(path))
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{path} is no whole zip archive ({error}); fetch it again") from error
+            raise DataError(f"{path} is not a complete zip archive ({error}); fetch it again") from error
         members = self._archive.infolist()
         check_overlap(path, members)
         self._names = {}
@@ -155,7 +153,7 @@ class ZipFiles(FileSet):
 
 
 def check_overlap(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse a zip whose members share compressed bytes: that is how small files unpack to petabytes."""
+    """Refuse a zip whose members share compressed bytes, as zip bombs do."""
     ordered = sorted(members, key=lambda member: member.header_offset)
     for first, second in itertools.pairwise(ordered):
         if first.header_offset + first.compress_size > second.header_offset:
@@ -163,7 +161,7 @@ def check_overlap(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """A tar header that refuses extended headers (long names, attributes) of absurd size before reading them."""
+    """A tar header that refuses extended headers (long names, attributes) of excessive size before reading them."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if not self.isreg() and self.size > MAX_HEADER_BYTES:
@@ -172,7 +170,7 @@ class BoundedTarInfo(tarfile.TarInfo):
 
 
 class TarFiles(FileSet):
-    """The members of an uncompressed tar, found in one pass over its headers."""
+    """The members of an uncompressed tar, indexed in one pass over its headers."""
 
     def __init__(self, path: Path, origin: Path, limits: Limits) -> None:
         self._path = path
@@ -182,7 +180,7 @@ class TarFiles(FileSet):
         try:
             with tarfile.open(path, "r:", tarinfo=BoundedTarInfo) as archive:
                 for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # a million headers need not stay in memory
+                    archive.members = []  # type: ignore[attr-defined]  # do not keep a million headers in memory
                     if member.isdir():
                         check_member_name(origin, member.name)
                         continue
@@ -193,7 +191,7 @@ class TarFiles(FileSet):
                         raise DataError(f"{origin} ends in the middle of {member.name!r}; fetch it again")
                     self._spans[member.name] = (member.offset_data, member.size)
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{origin} is no whole tar archive ({error}); fetch it again") from error
+            raise DataError(f"{origin} is not a complete tar archive ({error}); fetch it again") from error
         super().__init__(str(origin), sizes)
 
     def _open(self, name: str) -> BinaryIO:
@@ -201,7 +199,7 @@ class TarFiles(FileSet):
 
 
 class _Span(io.RawIOBase):
-    """A stretch of a file, read as a file of its own."""
+    """A range of a file, read as a file of its own."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
@@ -242,7 +240,7 @@ class JoinedFiles(FileSet):
         for part in parts:
             for name, size in part.sizes.items():
                 if name in sizes:
-                    raise DataError(f"{name!r} stands both in {self._owner[name].origin} and in {part.origin}")
+                    raise DataError(f"{name!r} is both in {self._owner[name].origin} and in {part.origin}; remove one")
                 self._owner[name], sizes[name] = part, size
         super().__init__(", ".join(part.origin for part in parts), sizes)
 
@@ -251,27 +249,28 @@ class JoinedFiles(FileSet):
 
 
 def add_member(path: Path, sizes: dict[str, int], name: str, size: int, limits: Limits) -> None:
-    """Add a member to `sizes` (name -> bytes) if its name is harmless and the archive stays within the limits.
+    """Add a member to `sizes` (name -> bytes) if its name is safe and the archive stays within the limits.
 
     Raises:
         DataError: otherwise.
     """
     check_member_name(path, name)
     if size < 0:
-        raise DataError(f"{path}: {name!r} says it has {size} bytes; archive refused")
+        raise DataError(f"{path}: {name!r} declares {size} bytes; archive refused")
     if name in sizes:
-        raise DataError(f"{path}: {name!r} stands twice in it; archive refused")
+        raise DataError(f"{path}: {name!r} occurs twice; archive refused")
     sizes[name] = size
     if size > limits.total_bytes or len(sizes) > limits.members:
         raise DataError(
-            f"{path}: {name!r} of {size:,} bytes, member {len(sizes):,}, is beyond what this data set can hold"
+            f"{path}: member {len(sizes):,}, {name!r} of {size:,} bytes, exceeds the limits of this data set; "
+            "archive refused"
         )
     if len(sizes) % 1000 == 0 or size > CHUNK_BYTES:
         check_total(path, sizes, limits)
 
 
 def check_total(path: Path, sizes: dict[str, int], limits: Limits) -> None:
-    """Refuse an archive that says it unpacks to more than the limit."""
+    """Refuse an archive whose declared sizes exceed the limit."""
     total = sum(sizes.values())
     if total > limits.total_bytes:
         raise DataError(
@@ -280,7 +279,7 @@ def check_total(path: Path, sizes: dict[str, int], limits: Limits) -> None:
 
 
 def check_member_name(path: Path, name: str) -> None:
-    """Refuse names that point outside of the archive or cannot be file names.
+    """Refuse names that point outside the archive or are not valid file names.
 
     Raises:
         DataError: with the reason.
@@ -290,11 +289,11 @@ def check_member_name(path: Path, name: str) -> None:
     if not name or len(name) > MAX_NAME_LENGTH:
         reason = "is empty or too long"
     elif name.startswith("/") or re.match(r"^[A-Za-z]:", name) or "\\" in name:
-        reason = "is an absolute path or one of another system"
+        reason = "is an absolute path or not a POSIX path"
     elif ".." in parts:
         reason = "leads out of the archive"
     elif any(ord(character) < 32 for character in name):
-        reason = "holds control characters"
+        reason = "contains control characters"
     if reason:
         raise DataError(f"{path}: the member name {name[:100]!r} {reason}; archive refused")
 
@@ -305,12 +304,12 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
 
     Args:
         paths: each a file, an archive (zip, tar, tar.gz, tar.bz2), a folder of files, or a folder of archives only.
-        scratch: folder for the decompressed form of compressed tars; removed again.
-        limits: what an archive may hold.
+        scratch: folder for decompressed tars, which are removed afterwards.
+        limits: what an archive may contain.
 
     Raises:
         DataError: if a path is missing, a web page, or an archive that is damaged or refused.
-        ResourceError: if the disk is too small for the decompressed form.
+        ResourceError: if there is too little disk space to decompress.
     """
     with ExitStack() as stack:
         parts = [part for path in paths for part in _open_path(path, scratch, limits, stack)]
@@ -322,7 +321,7 @@ def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> I
         folder = FolderFiles(path)
         archives = [name for name in folder.names() if "/" not in name and _kind(path / name) in ARCHIVES]
         unpacked = [name for name in folder.names() if name not in archives and not name.lower().endswith(TEXTS)]
-        if unpacked:  # archives beside what was taken out of them
+        if unpacked:  # the archives were extracted next to themselves
             archives = []
         for name in archives:
             yield _open_archive(path / name, scratch, limits, stack)
@@ -337,7 +336,7 @@ def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> I
 def _open_archive(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> FileSet:
     kind = _kind(path)
     if kind == "page":
-        raise DataError(f"{path} is a web page, not data: the address gave an error or a login page; fetch it again")
+        raise DataError(f"{path} is a web page, not data: the server sent an error or login page; fetch it again")
     if kind == "zip":
         files = ZipFiles(path, limits, stack)
         check_total(path, files.sizes, limits)
@@ -355,7 +354,7 @@ def _open_archive(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -
 
 
 def _kind(path: Path) -> str:
-    """Tell what a file is from its first bytes; names lie."""
+    """Return the kind of a file, judged by its first bytes because names can be wrong."""
     with open(path, "rb") as file:
         start = file.read(512)
     if looks_like_page(start):
@@ -372,17 +371,17 @@ def _kind(path: Path) -> str:
 
 
 def looks_like_page(start: bytes) -> bool:
-    """Tell whether the first bytes of a file are those of a web page."""
+    """Return whether the first bytes of a file are those of a web page."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
     return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script"))
 
 
 def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
-    """Decompress a gzip or bzip2 file, at most up to the limit.
+    """Decompress a gzip or bzip2 file, up to the limit.
 
     Raises:
         DataError: if it is damaged or longer than the limit.
-        ResourceError: if the disk is too small.
+        ResourceError: if there is too little disk space.
     """
     written = 0
     free = shutil.disk_usage(target.parent).free
@@ -393,7 +392,9 @@ def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
                 if written > limits.total_bytes:
                     raise DataError(f"{path} unpacks to more than {limits.total_bytes:,} bytes; refused")
                 if written > free:
-                    raise ResourceError(f"{target.parent} has {free / 1e9:.2f} GB free, too little to unpack {path}")
+                    raise ResourceError(
+                        f"{target.parent} has {free / 1e9:.2f} GB free, too little to decompress {path}"
+                    )
                 out.write(chunk)
     except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
         target.unlink(missing_ok=True)

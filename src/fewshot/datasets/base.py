@@ -1,4 +1,4 @@
-"""What a data set is: how its files become splits."""
+"""The data set interface: how files become splits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fewshot.datasets.archives import FileSet, Limits, open_files
-from fewshot.datasets.class_lists import FOLDER, ClassLists, read_class_lists
+from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists
 from fewshot.datasets.split_files import SplitPlan
 
 
@@ -14,7 +14,7 @@ class Dataset(ABC):
     """Base of the data sets; built from the settings of its registry entry.
 
     Attributes:
-        name: its name in the registry.
+        name: name in the registry.
         image_size: side of the stored images, pixels.
     """
 
@@ -34,7 +34,7 @@ class Dataset(ABC):
         """Yield train, validation and test.
 
         Args:
-            files: downloaded or given files, archives or folders.
+            files: downloaded files, or files, archives and folders of the user.
             scratch: an empty folder for temporary files.
 
         Raises:
@@ -46,7 +46,7 @@ class FileDataset(Dataset):
     """A data set that is read from files, archives or folders.
 
     Attributes:
-        limits: what its archives may hold.
+        limits: what the archives may contain.
     """
 
     limits: ClassVar[Limits] = Limits()
@@ -63,4 +63,4 @@ class FileDataset(Dataset):
     @property
     def class_lists(self) -> ClassLists:
         """The published classes and numbers of images."""
-        return read_class_lists(FOLDER / f"{self.name}.yaml")
+        return read_class_lists(CLASS_LISTS_DIR / f"{self.name}.yaml")

@@ -1,7 +1,7 @@
-"""CIFAR-100 (Krizhevsky 2009), of which CIFAR-FS and FC100 are made: all 600 images of each class, 32 x 32.
+"""CIFAR-100 (Krizhevsky 2009), the source of CIFAR-FS and FC100: all 600 images of each class, 32 x 32.
 
 Read from the original Python archive, from PNG files in class folders, from parquet files of the Hugging Face Hub, or
-from the authors' pickles of one split each.
+from the authors' pickles, one per split.
 """
 
 from collections.abc import Iterator
@@ -15,24 +15,25 @@ from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
+    PICKLE_ENDINGS,
     ArraySource,
     FileSource,
     ImageSource,
-    entry,
+    files_by_split,
     folder_class,
     image_names,
     labels_to_names,
     plan_split_sources,
     plan_splits,
     read_pickle,
-    split_pickles,
+    value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
 
 
 class Cifar100Dataset(FileDataset):
-    """Base of the data sets cut out of CIFAR-100."""
+    """Base of the data sets made from CIFAR-100."""
 
     image_size = 32
     limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=1 << 30)
@@ -41,7 +42,7 @@ class Cifar100Dataset(FileDataset):
         """Yield the splits from whichever form the files have."""
         lists = self.class_lists
         folder = original_folder(files)
-        pickles = split_pickles(files)
+        pickles = files_by_split(files, PICKLE_ENDINGS)
         if folder is not None:
             yield from plan_splits(read_original(files, folder), lists)
         elif pickles:
@@ -52,13 +53,14 @@ class Cifar100Dataset(FileDataset):
             yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
         else:
             raise DataError(
-                f"{files.origin} is no form of CIFAR-100; accepted: the archive cifar-100-python, PNG files in folders "
-                f"named by class, parquet files, or pickles of train, val and test; found {files.names()[:5]}"
+                f"{files.origin} is not a known form of CIFAR-100; accepted: the archive cifar-100-python, PNG files "
+                "in folders named by class, parquet files, or pickles of train, val and test; found "
+                f"{files.names()[:5]}"
             )
 
 
 def original_folder(files: FileSet) -> PurePosixPath | None:
-    """Return the folder that holds the files train, test and meta of the original archive, or None."""
+    """Return the folder that contains the files train, test and meta of the original archive, or None."""
     names = set(files.names())
     folders = [PurePosixPath(name).parent for name in names if PurePosixPath(name).name == "meta"]
     whole = [folder for folder in folders if {str(folder / "train"), str(folder / "test")} <= names]
@@ -66,17 +68,17 @@ def original_folder(files: FileSet) -> PurePosixPath | None:
 
 
 def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
-    """Read the original pickles; both parts together hold the 600 images of each class."""
+    """Read the original pickles; both parts together have the 600 images of each class."""
     meta = str(folder / "meta")
-    class_names = dict(enumerate(entry(read_pickle(files, meta), ["fine_label_names"], meta)))
+    class_names = dict(enumerate(value_of(read_pickle(files, meta), ["fine_label_names"], meta)))
     images, classes, source_ids = [], [], []
     for part in ("train", "test"):
         name = str(folder / part)
         content = read_pickle(files, name)
-        rows = np.asarray(entry(content, ["data"], name))
+        rows = np.asarray(value_of(content, ["data"], name))
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
             raise DataError(f"{name}: data are {rows.dtype} of shape {rows.shape}, expected uint8 (N, 3072)")
-        labels = labels_to_names(entry(content, ["fine_labels"], name), name, class_names)
+        labels = labels_to_names(value_of(content, ["fine_labels"], name), name, class_names)
         if len(labels) != len(rows):
             raise DataError(f"{name}: {len(rows)} images but {len(labels)} labels; fetch it again")
         images.append(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -88,16 +90,16 @@ def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
 def read_split_pickles(files: FileSet, pickles: dict[str, str], lists: ClassLists) -> dict[str, ImageSource]:
     """Read the authors' pickles: `data` (N, 32, 32, 3) and `labels`.
 
-    Labels that are CIFAR-100's own get their names; others stay numbers, and only their counts can be checked.
+    Labels of CIFAR-100 itself get their class names; others stay numbers, and only their counts can be checked.
     """
     fine_names = dict(enumerate(sorted(name for names in lists.splits.values() for name in names)))
     contents = {split: read_pickle(files, name) for split, name in pickles.items()}
-    labels = {split: entry(content, ["labels"], pickles[split]) for split, content in contents.items()}
+    labels = {split: value_of(content, ["labels"], pickles[split]) for split, content in contents.items()}
     known = all({fine_names.get(int(i)) for i in labels[split]} == set(lists.splits[split]) for split in contents)
     return {
         split: ArraySource(
             pickles[split],
-            np.asarray(entry(content, ["data"], pickles[split])),
+            np.asarray(value_of(content, ["data"], pickles[split])),
             labels_to_names(labels[split], pickles[split], fine_names if known else None),
         )
         for split, content in contents.items()

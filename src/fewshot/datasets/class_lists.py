@@ -1,4 +1,4 @@
-"""The published class lists (`splits/*.yaml`): which classes make a split, and how many images they must have."""
+"""The published class lists (`splits/*.yaml`): the classes of each split and the number of images they must have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import yaml
 from fewshot.datasets import SPLITS
 from fewshot.errors import DataError
 
-FOLDER = Path(__file__).parent / "splits"
+CLASS_LISTS_DIR = Path(__file__).parent / "splits"
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class ClassLists:
 
     Attributes:
         splits: class names of train, validation and test.
-        images_per_class: of every class; None if classes differ.
-        images_per_split: of each split; None if not published.
-        images_total: of all splits together; None if not published.
+        images_per_class: images in every class; None if classes differ.
+        images_per_split: images in each split; None if not published.
+        images_total: images in all splits together; None if not published.
     """
 
     splits: Mapping[str, Sequence[str]]
@@ -30,14 +30,16 @@ class ClassLists:
     images_total: int | None = None
 
     def check_classes(self) -> None:
-        """Raise `DataError` if a split is missing or empty, or a class stands twice or in two splits."""
+        """Raise `DataError` if a split is missing or empty, or a class is listed twice."""
         seen: dict[str, str] = {}
         for split in SPLITS:
             if not self.splits.get(split):
-                raise DataError(f"the class lists have no classes for split {split!r}; each of {SPLITS} needs some")
+                raise DataError(
+                    f"the class lists have no classes for split {split!r}; {', '.join(SPLITS)} all need some"
+                )
             for name in self.splits[split]:
                 if not isinstance(name, str):
-                    raise DataError(f"split {split!r} lists {name!r}, which is no text; put class names in quotes")
+                    raise DataError(f"split {split!r} lists {name!r}, which is not text; put class names in quotes")
                 if name in seen:
                     raise DataError(f"class {name!r} is listed in {seen[name]!r} and again in {split!r}; list it once")
                 seen[name] = split
@@ -57,7 +59,7 @@ class ClassLists:
                     expected = self.images_per_class or "at least 1"
                     raise DataError(
                         f"split {split!r}: class {name!r} has {found} images, expected {expected}; "
-                        "the source is incomplete or another data set, fetch it again"
+                        "the source is incomplete or another data set; fetch it again"
                     )
             expected_images = self.images_per_split[split] if self.images_per_split else None
             _check_sum(f"split {split!r}", sum(classes.values()), expected_images)
@@ -66,16 +68,14 @@ class ClassLists:
 
 def _check_sum(where: str, found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
-        raise DataError(
-            f"{where}: {found} images, published are {expected}; the source is incomplete or another data set"
-        )
+        raise DataError(f"{where}: {found} images, expected {expected}; the source is incomplete or another data set")
 
 
 def read_class_lists(path: Path) -> ClassLists:
     """Read and check a file of class lists.
 
     Raises:
-        DataError: if it is not readable, lists a class twice, or contradicts its own counts.
+        DataError: if it is unreadable, lists a class twice, or contradicts its own counts.
     """
     entries = read_yaml(path)
     unknown = entries.keys() - {*SPLITS, "class_counts", "images_per_class", "images_per_split", "images_total"}
@@ -94,20 +94,22 @@ def read_class_lists(path: Path) -> ClassLists:
         raise DataError(f"{path}: {error}") from error
     for split, count in entries.get("class_counts", {}).items():
         if len(splits[split]) != count:
-            raise DataError(f"{path}: split {split!r} lists {len(splits[split])} classes, but counts {count}")
+            raise DataError(
+                f"{path}: split {split!r} lists {len(splits[split])} classes, but class_counts says {count}"
+            )
     return lists
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a file that holds a mapping.
+    """Read a YAML file with a mapping.
 
     Raises:
-        DataError: if it cannot be read or holds something else.
+        DataError: if it cannot be read or contains something else.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read the class lists {path}: {error}") from error
     if not isinstance(entries, dict):
-        raise DataError(f"{path} must hold lists {', '.join(SPLITS)}, found {type(entries).__name__}")
+        raise DataError(f"{path} must contain lists {', '.join(SPLITS)}, found {type(entries).__name__}")
     return entries

@@ -1,4 +1,4 @@
-"""A picture of a prepared data set: per split, rows of classes with a dozen of their images."""
+"""An overview image of a prepared data set: for each split, one row per class with a dozen of its images."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ FONT_SIZE = 13
 
 
 def draw_contact_sheet(store: Store, path: Path) -> None:
-    """Draw evenly spread classes and images of every split into a PNG file; the same store gives the same bytes."""
+    """Draw evenly spread classes and images of every split into a PNG file; byte-identical for the same store."""
     blocks = [_draw_split(split) for split in store.splits.values()]
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     top = 0
@@ -32,7 +32,7 @@ def draw_contact_sheet(store: Store, path: Path) -> None:
 
 
 def _draw_split(split: SplitStore) -> Image.Image:
-    """Draw a title and a row a class."""
+    """Draw a title and one row per class."""
     classes = _spread(len(split.class_names), CLASSES_SHOWN)
     block = Image.new("RGB", (NAME_WIDTH + IMAGES_SHOWN * CELL, TITLE_HEIGHT + len(classes) * CELL), "white")
     draw, font = ImageDraw.Draw(block), _label_font()
@@ -59,7 +59,7 @@ def _spread(count: int, shown: int) -> list[int]:
 
 
 def _label_font() -> ImageFont.FreeTypeFont:
-    """Return a font that has the characters of every class name: DejaVu Sans, which matplotlib brings."""
+    """Return a font with the characters of every class name: DejaVu Sans, which is part of matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None
     assert spec.origin is not None

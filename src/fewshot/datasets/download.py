@@ -1,4 +1,4 @@
-"""The files of a data set: given by the user, there already, or downloaded from the first release that works."""
+"""The files of a data set: given by the user, already downloaded, or from the first release that works."""
 
 import logging
 import shutil
@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fewshot.datasets.disk import require_space
 from fewshot.datasets.releases import RELEASES, Release, RemoteFile, manual_steps
 from fewshot.datasets.settings import SourceSettings
 from fewshot.datasets.transfer import Checksum, check_file, fetch_file
-from fewshot.errors import DataError, ParamsError, ResourceError
+from fewshot.errors import DataError, ParamsError
 from fewshot.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
-    """Return the files of a data set; fetch them first if they are neither given nor there.
+    """Return the files of a data set; download them if they are neither given nor present.
 
     Args:
         name: an entry of `DATASETS`.
@@ -25,29 +26,29 @@ def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
         raw_dir: folder of downloaded files.
 
     Returns:
-        The files, in the order of the release, or the one path that the user gave; empty if none are needed.
+        The files, in the order of the release, or the path given by the user; empty if none are needed.
 
     Raises:
-        DataError: if a given path is missing or no release can be fetched; it names the steps to do by hand.
-        ResourceError: if the disk is too small.
+        DataError: if a given path is missing or no release can be downloaded; describes the steps to do by hand.
+        ResourceError: if there is too little disk space.
     """
     path = getattr(settings, "path", None)
     if path is not None:
-        return [_given(name, settings, Path(path))]
+        return [_checked_path(name, settings, Path(path))]
     if not isinstance(settings, SourceSettings):
         return []
     failures = []
     releases = list(_releases(name, settings))
-    for release in sorted(releases, key=lambda release: not _is_there(release, raw_dir)):
+    for release in sorted(releases, key=lambda release: not _is_downloaded(release, raw_dir)):
         try:
             return _fetch_release(name, release, settings, raw_dir)
         except DataError as error:
             failures.append(str(error))
-    raise DataError(f"{name} cannot be fetched.\n" + "\n".join(failures) + f"\n{manual_steps(name)}")
+    raise DataError(f"{name} cannot be downloaded.\n" + "\n".join(failures) + f"\n{manual_steps(name)}")
 
 
 def describe_files(name: str, settings: Settings, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return, for the record of a store, what the files are and how they were checked."""
+    """Return the names and sizes of the files and how they were checked, for the record of a store."""
     return [
         {
             "file": path.name,
@@ -70,16 +71,19 @@ def _files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
 
 
-def _given(name: str, settings: Settings, path: Path) -> Path:
+def _checked_path(name: str, settings: Settings, path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"prepare.{name}.path is {str(path)!r}, which does not exist (relative to {Path.cwd()})")
+        raise DataError(
+            f"prepare.{name}.path is {str(path)!r}, which does not exist (relative to {Path.cwd()}); "
+            "correct it in params.yaml"
+        )
     for file in _files_of(path):
         check_file(file, _checksum(name, settings, file.name))
     return path
 
 
 def _checksum(name: str, settings: Settings, file_name: str) -> Checksum | None:
-    """Return what a file of this name must hash to: what the user said, else what is published, else None."""
+    """Return the checksum a file of this name must have: the user's, else the published one, else None."""
     if not isinstance(settings, SourceSettings):
         return None
     choice = settings.sha256 if isinstance(settings.sha256, str) else settings.sha256.get(file_name, "published")
@@ -95,7 +99,7 @@ def _checksum(name: str, settings: Settings, file_name: str) -> Checksum | None:
 
 
 def _releases(name: str, settings: SourceSettings) -> Iterator[Release]:
-    """Yield the releases to try: the user's mirrors first."""
+    """Yield the releases to try, the user's mirrors first."""
     folders = tuple(address for address in settings.mirrors if address.endswith("/"))
     for address in settings.mirrors:
         if address not in folders:
@@ -108,34 +112,31 @@ def _releases(name: str, settings: SourceSettings) -> Iterator[Release]:
         yield Release(release.folder, files, release.terms)
 
 
-def _is_there(release: Release, raw_dir: Path) -> bool:
+def _is_downloaded(release: Release, raw_dir: Path) -> bool:
     return all((raw_dir / release.folder / file.name).is_file() for file in release.files)
 
 
 def _fetch_release(name: str, release: Release, settings: SourceSettings, raw_dir: Path) -> list[Path]:
-    """Fetch all files of a release."""
+    """Fetch the missing files of a release, and check all of them."""
     if isinstance(settings.sha256, str) and len(settings.sha256) == 64 and len(release.files) > 1:
         raise ParamsError(
-            f"prepare.{name}.sha256 is one checksum for {len(release.files)} files; write a mapping from the names "
-            f"{', '.join(file.name for file in release.files)}"
+            f"prepare.{name}.sha256 is one checksum for {len(release.files)} files; give a mapping from the names "
+            f"{', '.join(file.name for file in release.files)} to checksums"
         )
     folder = raw_dir / release.folder
     missing = [file for file in release.files if not (folder / file.name).is_file()]
     if missing and release.terms and not getattr(settings, "accept_terms", True):
-        raise DataError(f"{release.terms}. If you may use it so, set prepare.{name}.accept_terms: true in params.yaml.")
-    _check_disk(name, folder, missing)
+        raise DataError(f"{release.terms}. If you accept them, set prepare.{name}.accept_terms: true in params.yaml.")
+    _check_space(name, folder, missing)
     for file in release.files:
         came_from = fetch_file(file.addresses, folder / file.name, _checksum(name, settings, file.name))
         log.info("%s: %s", file.name, came_from)
     return [folder / file.name for file in release.files]
 
 
-def _check_disk(name: str, folder: Path, missing: Sequence[RemoteFile]) -> None:
+def _check_space(name: str, folder: Path, missing: Sequence[RemoteFile]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = sum(file.size or 0 for file in missing), shutil.disk_usage(folder).free
     if missing:
-        log.info("%s: about %.2f GB to fetch, %.1f GB of disk are free", name, needed / 1e9, free / 1e9)
-    if needed > free:
-        raise ResourceError(
-            f"{name} needs about {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room"
-        )
+        log.info("%s: about %.2f GB to download, %.1f GB of disk space are free", name, needed / 1e9, free / 1e9)
+    require_space(f"{name} in {folder}", needed, free)

@@ -1,11 +1,11 @@
-"""`glyphs`: the embedded data set. A class is a character, an image is that character in one typeface.
+"""`glyphs`: the built-in data set. A class is a character, an image is that character in one typeface.
 
-Made in seconds from what pip installs: typefaces (the `fontpkg` packages, and DejaVu and STIX inside matplotlib) and
-two photographs (inside scikit-learn). 32 x 32 x 3, 60 images a class, no typeface twice in a class; random pose and
-colours over a crop of a photograph. The splits differ by script: test characters are of alphabets never trained on.
+Made in seconds from pip packages: typefaces (the `fontpkg` packages, and DejaVu and STIX from matplotlib) and two
+photographs (from scikit-learn). 32 x 32 x 3, 60 images per class, each in a different typeface; random pose and colours
+over a crop of a photograph. The splits differ by script: test characters are from alphabets not used in training.
 
-The pixels depend on the versions of Pillow (FreeType) and of the packages, which the lock file fixes.
-Left out: characters that look alike across scripts or cases (A/Α/А, c/C, 3/З, ß/β, n/η), and I, l, 1, 0, 8.
+The pixels depend on the versions of Pillow (FreeType) and of the packages, which are pinned by the lock file.
+Excluded: characters that look alike across scripts or cases (A/Α/А, c/C, 3/З, ß/β, n/η), and I, l, 1, 0, 8.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ FONT_FILES = {
     "fontpkg_lobster": ("Lobster-Regular.ttf",),
     "fontpkg_playfair_display": ("PlayfairDisplay[wght].ttf", "PlayfairDisplay-Italic[wght].ttf"),
 }
-# matplotlib's other fonts are of no use: one draws placeholders for every character, the cm* have own encodings.
+# matplotlib's other fonts are unusable: one draws placeholders for every character, the cm* have their own encodings.
 MATPLOTLIB_FONTS = (
     *("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold"),
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic"),
@@ -63,7 +63,7 @@ MINIMUM_CONTRAST = 60
 
 @dataclass(frozen=True)
 class Style:
-    """Ranges of the random draws of one image; pairs are (low, high) of a uniform draw."""
+    """Ranges of the random draws of one image; pairs are (low, high) of a uniform distribution."""
 
     rotation_deg: float
     shear: float
@@ -82,7 +82,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Typeface:
-    """A font file at one weight, and the characters it has."""
+    """A font file at one weight, and the characters it covers."""
 
     name: str
     font: ImageFont.FreeTypeFont
@@ -90,7 +90,7 @@ class Typeface:
 
 
 class Glyphs(Dataset):
-    """The embedded default data set."""
+    """The built-in default data set."""
 
     name = "glyphs"
     image_size = SIZE
@@ -114,14 +114,14 @@ class Glyphs(Dataset):
 
 
 def choose_typefaces(rng: np.random.Generator, typefaces: list[Typeface], character: str) -> list[Typeface]:
-    """Return `IMAGES_PER_CLASS` different typefaces that have the character, in random order."""
-    able = [typeface for typeface in typefaces if ord(character) in typeface.characters]
-    if len(able) < IMAGES_PER_CLASS:
+    """Return `IMAGES_PER_CLASS` different typefaces that cover the character, in random order."""
+    suitable = [typeface for typeface in typefaces if ord(character) in typeface.characters]
+    if len(suitable) < IMAGES_PER_CLASS:
         raise DataError(
-            f"{len(able)} installed typefaces have the character {character!r}, {IMAGES_PER_CLASS} are needed; "
+            f"{len(suitable)} installed typefaces have the character {character!r}, {IMAGES_PER_CLASS} are needed; "
             "install the versions of the lock file (`make`)"
         )
-    return [able[i] for i in rng.permutation(len(able))[:IMAGES_PER_CLASS]]
+    return [suitable[i] for i in rng.permutation(len(suitable))[:IMAGES_PER_CLASS]]
 
 
 def package_folder(package: str) -> Path:
@@ -137,7 +137,7 @@ def package_folder(package: str) -> Path:
 
 
 def font_folder() -> Path:
-    """Return the folder of the fonts inside matplotlib."""
+    """Return the folder of matplotlib's fonts."""
     return package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf"
 
 
@@ -168,7 +168,7 @@ def _weights(path: Path) -> Iterator[Typeface]:
 
 
 def load_photographs() -> list[np.ndarray]:
-    """Load scikit-learn's two photographs, reduced, (214, 320, 3) uint8."""
+    """Load scikit-learn's two photographs at reduced size, (214, 320, 3) uint8."""
     folder = package_folder("sklearn") / "datasets" / "images"
     return [
         np.asarray(Image.open(folder / name).convert("RGB").resize(PHOTOGRAPH_SIZE, Image.Resampling.BOX))
@@ -179,7 +179,7 @@ def load_photographs() -> list[np.ndarray]:
 def draw_image(
     rng: np.random.Generator, font: ImageFont.FreeTypeFont, character: str, photograph: np.ndarray, style: Style
 ) -> np.ndarray:
-    """Draw one image, (SIZE, SIZE, 3) uint8: ink in the form of the character over a background, and noise."""
+    """Draw one image, (SIZE, SIZE, 3) uint8: the character in ink over a background, and noise."""
     coverage = draw_coverage(rng, font, character, style)
     background = draw_background(rng, photograph, style)
     ink = draw_ink(rng, background, style)
@@ -190,7 +190,7 @@ def draw_image(
 
 
 def draw_coverage(rng: np.random.Generator, font: ImageFont.FreeTypeFont, character: str, style: Style) -> np.ndarray:
-    """Draw the character turned, sheared, scaled and shifted; (SIZE, SIZE) share of each pixel that is ink, 0..1."""
+    """Draw the character rotated, sheared, scaled and shifted; return the ink coverage of each pixel, 0..1."""
     canvas = Image.new("L", (CANVAS, CANVAS), 0)
     ImageDraw.Draw(canvas).text((CANVAS / 2, CANVAS / 2), character, fill=255, font=font, anchor="mm")
     box = canvas.getbbox()
@@ -199,7 +199,7 @@ def draw_coverage(rng: np.random.Generator, font: ImageFont.FreeTypeFont, charac
     left, top, right, bottom = box
     angle = np.deg2rad(rng.uniform(-style.rotation_deg, style.rotation_deg))
     shear = rng.uniform(-style.shear, style.shear)
-    step = max(right - left, bottom - top) / SIZE / rng.uniform(*style.scale)  # canvas pixels an output pixel
+    step = max(right - left, bottom - top) / SIZE / rng.uniform(*style.scale)  # canvas pixels per output pixel
     stretch = step * np.exp(rng.uniform(-0.15, 0.15, 2))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     to_canvas = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(stretch)
@@ -212,7 +212,7 @@ def draw_coverage(rng: np.random.Generator, font: ImageFont.FreeTypeFont, charac
 
 
 def draw_background(rng: np.random.Generator, photograph: np.ndarray, style: Style) -> np.ndarray:
-    """Cut a square out of the photograph and lower its contrast; (SIZE, SIZE, 3), 0..255."""
+    """Crop a random square of the photograph and lower its contrast; (SIZE, SIZE, 3), 0..255."""
     side = int(rng.integers(24, 97))
     top = rng.integers(0, photograph.shape[0] - side)
     left = rng.integers(0, photograph.shape[1] - side)
@@ -227,7 +227,7 @@ def draw_background(rng: np.random.Generator, photograph: np.ndarray, style: Sty
 
 
 def draw_ink(rng: np.random.Generator, background: np.ndarray, style: Style) -> np.ndarray:
-    """Draw a colour, (3,), that stands out from the background; black or white if eight draws give none."""
+    """Draw a colour, (3,), with enough contrast to the background; black or white if eight draws fail."""
     mean = background.mean((0, 1))
     for _ in range(8):
         ink = rng.uniform(0, 255, 3)

@@ -1,4 +1,4 @@
-"""Image files to arrays, with the limits that files from strangers need."""
+"""Image files to arrays, with limits for untrusted files."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def is_image_name(name: str) -> bool:
-    """Tell by its suffix whether a file is meant to be an image."""
+    """Return whether a file is meant to be an image, judged by its suffix."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -23,11 +23,11 @@ def decode_image(content: bytes, origin: str) -> Image.Image:
     """Decode an image file to RGB.
 
     Args:
-        content: of the file.
-        origin: named in errors.
+        content: bytes of the file.
+        origin: name of the file in errors.
 
     Raises:
-        DataError: if it is damaged, of an unknown format, or claims more pixels than any photograph here has.
+        DataError: if it is damaged, of an unknown format, or declares more than `MAX_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -36,19 +36,19 @@ def decode_image(content: bytes, origin: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
                 raise DataError(
-                    f"{origin} claims {size} pixels, at most {MAX_PIXELS:,} are decoded; shrink or remove it"
+                    f"{origin} declares {size} pixels, at most {MAX_PIXELS:,} are decoded; shrink or remove it"
                 )
             return image.convert("RGB")
     except DataError:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise DataError(f"{origin} is no readable image ({error}); fetch it again or remove it") from error
+    except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
+        raise DataError(f"{origin} is not a readable image ({error}); fetch it again or remove it") from error
 
 
 def resize_square(image: Image.Image, size: int) -> np.ndarray:
     """Resize to (size, size, 3) uint8, both sides independently, with Pillow's default filter (bicubic).
 
-    This is what the published loaders do with photographs; an image of that size already is left as it is.
+    The published loaders do the same with photographs; an image that already has this size is unchanged.
     """
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -56,7 +56,7 @@ def resize_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def crop_square(image: Image.Image, size: int) -> np.ndarray:
-    """Cut the middle square and resize it to (size, size, 3) uint8."""
+    """Crop the central square and resize it to (size, size, 3) uint8."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return resize_square(image.crop((left, top, left + side, top + side)), size)

@@ -1,8 +1,9 @@
 """miniImageNet: 100 classes of ILSVRC-2012, 64 / 16 / 20, 600 images each, 84 x 84 (Ravi & Larochelle, ICLR 2017).
 
-Read from pickles of one split each (Ren et al.: `image_data`, `class_dict`; Gidaris & Komodakis: `data`, `labels`,
-`catname2label`), from image files whose folder or own name holds the WordNet id, or from parquet files of the Hugging
-Face Hub. Full-size images are resized to 84 x 84 with Pillow's default filter, as the published loaders do.
+Read from pickles, one per split (Ren et al.: `image_data`, `class_dict`; Gidaris & Komodakis: `data`, `labels`,
+`catname2label`), from image files with the WordNet id in the name of their folder or of the file, or from parquet files
+of the Hugging Face Hub. Full-size images are resized to 84 x 84 with Pillow's default filter, as the published loaders
+do.
 """
 
 import re
@@ -18,17 +19,18 @@ from fewshot.datasets.base import FileDataset
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
+    PICKLE_ENDINGS,
     ArraySource,
     FileSource,
     ImageSource,
     class_dict_names,
-    entry,
+    files_by_split,
     image_names,
     labels_to_names,
     plan_split_sources,
     plan_splits,
     read_pickle,
-    split_pickles,
+    value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
@@ -46,8 +48,8 @@ class MiniImagenet(FileDataset):
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits from whichever form the files have."""
         lists = self.class_lists
-        # Further images of the train classes, no split of their own
-        pickles = split_pickles(files, ignore=("train_phase_val", "train_phase_test"))
+        # These contain more images of the train classes; they are not splits.
+        pickles = files_by_split(files, PICKLE_ENDINGS, ignore=("train_phase_val", "train_phase_test"))
         if pickles:
             sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
             yield from plan_split_sources(sources, lists)
@@ -58,36 +60,36 @@ class MiniImagenet(FileDataset):
             yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
-                f"{files.origin} is no form of miniImageNet; accepted: pickles of train, val and test, images in "
-                "folders named by WordNet id (n01532829), or parquet files whose classes are named so; found "
+                f"{files.origin} is not a known form of miniImageNet; accepted: pickles of train, val and test, images "
+                "in folders named by WordNet id (n01532829), or parquet files whose classes are WordNet ids; found "
                 f"{files.names()[:5]}"
             )
 
 
 def image_source(files: FileSet, names: list[str], size: int) -> ImageSource:
-    """Read image files whose folder or own name holds the WordNet id of their class."""
+    """Read image files with the WordNet id of their class in the name of their folder or of the file."""
     return FileSource(files, names, [wordnet_id(name) for name in names], partial(resize_square, size=size))
 
 
 def wordnet_id(name: str) -> str:
-    """Return the WordNet id in the name of an image's folder, else in its own name; "" if there is none."""
+    """Return the WordNet id in the name of an image's folder, else in the file name; "" if there is none."""
     path = PurePosixPath(name)
     found = WORDNET_ID.fullmatch(path.parent.name) or WORDNET_ID.match(path.name)
     return found.group() if found else ""
 
 
 def read_split_pickle(files: FileSet, name: str) -> ImageSource:
-    """Read the pickle of one split, in either form."""
+    """Read the pickle of one split, in either format."""
     content = read_pickle(files, name)
-    images = np.asarray(entry(content, ["image_data", "data"], name))
+    images = np.asarray(value_of(content, ["image_data", "data"], name))
     if "class_dict" in content:
         return ArraySource(name, images, class_dict_names(content["class_dict"], len(images), name))
-    labels = entry(content, ["labels"], name)
+    labels = value_of(content, ["labels"], name)
     return ArraySource(name, images, labels_to_names(labels, name, _category_names(content, name)))
 
 
 def _category_names(content: Mapping[str, Any], name: str) -> dict[int, str] | None:
-    """Return label -> WordNet id, if the pickle says it."""
+    """Return label -> WordNet id, if the pickle has it."""
     categories = content.get("catname2label")
     if categories is None:
         return None

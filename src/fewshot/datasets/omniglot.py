@@ -2,8 +2,8 @@
 
 Train and validation are the first 25 and the last 5 of the background alphabets by name, test the 20 evaluation
 alphabets (`splits/omniglot.yaml`). Drawings are inverted (ink 255 on 0) and reduced from 105 to 28 pixels with Pillow's
-Lanczos filter, and stored as three equal channels. `rotations` adds each character turned by 90, 180 and 270 degrees
-as classes of their own, which many papers do.
+Lanczos filter, and stored as three equal channels. `rotations` adds each character rotated by 90, 180 and 270 degrees
+as separate classes, as many papers do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from fewshot.datasets import SPLITS
 from fewshot.datasets.archives import FileSet, Limits
 from fewshot.datasets.base import FileDataset
-from fewshot.datasets.class_lists import FOLDER, ClassLists, read_yaml
+from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_yaml
 from fewshot.datasets.sources import FileSource, ImageSource, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
@@ -34,8 +34,8 @@ class Omniglot(FileDataset):
 
     @property
     def class_lists(self) -> ClassLists:
-        """One class a character: "<alphabet>/character01" and so on; turned ones end in "@90"."""
-        entries = read_yaml(FOLDER / "omniglot.yaml")
+        """One class per character: "<alphabet>/character01" and so on; rotated ones end in "@90"."""
+        entries = read_yaml(CLASS_LISTS_DIR / "omniglot.yaml")
         splits = {
             split: [
                 character_name(alphabet, i) for alphabet, size in entries[split].items() for i in range(1, size + 1)
@@ -43,7 +43,7 @@ class Omniglot(FileDataset):
             for split in SPLITS
         }
         if self.settings.rotations:
-            splits = {split: [turned(name, a) for name in names for a in ANGLES] for split, names in splits.items()}
+            splits = {split: [rotated(name, a) for name in names for a in ANGLES] for split, names in splits.items()}
         lists = ClassLists(splits, images_per_class=entries["images_per_class"])
         lists.check_classes()
         return lists
@@ -53,22 +53,22 @@ class Omniglot(FileDataset):
         images = [name for name in image_names(files) if len(PurePosixPath(name).parts) >= 3]
         if not images:
             raise DataError(
-                f"{files.origin} is no form of Omniglot; accepted: images_background.zip with images_evaluation.zip, "
-                f"or folders <alphabet>/<character>/<drawing>.png; found {files.names()[:5]}"
+                f"{files.origin} is not a known form of Omniglot; accepted: images_background.zip with "
+                f"images_evaluation.zip, or folders <alphabet>/<character>/<drawing>.png; found {files.names()[:5]}"
             )
         classes = ["/".join(PurePosixPath(name).parts[-3:-1]) for name in images]
         source: ImageSource = FileSource(files, images, classes, reduce_drawing)
         if self.settings.rotations:
-            source = TurnedSource(source)
+            source = RotatedSource(source)
         yield from plan_splits(source, self.class_lists)
 
 
-class TurnedSource:
-    """A source of each image four times, turned by 0, 90, 180 and 270 degrees."""
+class RotatedSource:
+    """A source with each image four times, rotated by 0, 90, 180 and 270 degrees."""
 
     def __init__(self, source: ImageSource) -> None:
         self.origin, self._source = source.origin, source
-        self.classes: Sequence[str] = [turned(name, angle) for name in source.classes for angle in ANGLES]
+        self.classes: Sequence[str] = [rotated(name, angle) for name in source.classes for angle in ANGLES]
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images; rows 4 i .. 4 i + 3 are image i."""
@@ -76,7 +76,7 @@ class TurnedSource:
         for row, image, source_id in self._source.read(sorted({row // len(ANGLES) for row in rows})):
             for turn, angle in enumerate(ANGLES):
                 if row * len(ANGLES) + turn in wanted:
-                    yield row * len(ANGLES) + turn, np.rot90(image, turn), turned(source_id, angle)
+                    yield row * len(ANGLES) + turn, np.rot90(image, turn), rotated(source_id, angle)
 
 
 def character_name(alphabet: str, number: int) -> str:
@@ -84,13 +84,13 @@ def character_name(alphabet: str, number: int) -> str:
     return f"{alphabet}/character{number:02d}"
 
 
-def turned(name: str, angle: int) -> str:
-    """Return the name of a turned class or image."""
+def rotated(name: str, angle: int) -> str:
+    """Return the name of a rotated class or image."""
     return f"{name}@{angle}" if angle else name
 
 
 def reduce_drawing(image: Image.Image) -> np.ndarray:
-    """Invert a drawing and reduce it; (28, 28, 3) uint8."""
+    """Invert and downscale a drawing; (28, 28, 3) uint8."""
     grey = ImageOps.invert(image.convert("L"))
     if grey.size != (SIZE, SIZE):
         grey = grey.resize((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Parquet files as the Hugging Face Hub has them: a column of image files, a column of labels, names in the schema."""
+"""Parquet files of the Hugging Face Hub: a column of image files, a column of labels, class names in the schema."""
 
 import json
 from collections import Counter
@@ -19,20 +19,20 @@ from fewshot.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
-MAX_GROUP_BYTES = 4 << 30  # of a row group, unpacked; one is in memory at a time
+MAX_GROUP_BYTES = 4 << 30  # of an uncompressed row group; one is in memory at a time
 ROWS_AT_ONCE = 64
 
 
 class ParquetSource:
-    """Images in parquet files, each an encoded image file; rows count on from file to file.
+    """Encoded image files in parquet files; rows are numbered across files.
 
     Args:
-        files: where the parquet files lie.
-        names: of the parquet files.
+        files: files that contain the parquet files.
+        names: names of the parquet files.
         to_array: image -> (H, W, 3) uint8.
 
     Raises:
-        DataError: if a file is damaged, has no such columns, or its labels have no names.
+        DataError: if a file is damaged, lacks these columns, or its labels have no names.
     """
 
     def __init__(self, files: FileSet, names: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]) -> None:
@@ -41,16 +41,16 @@ class ParquetSource:
         self.classes: Sequence[str] = [label for labels in self._labels.values() for label in labels]
 
     def without_surplus(self, lists: ClassLists) -> "ParquetSource":
-        """Leave out a part `test` whose images are none of the data set's.
+        """Leave out a part `test` whose images do not belong to the data set.
 
-        On the Hub a data set's images may be split within the classes, with images of ImageNet's own validation part
-        added as `test`. Such a part is left out if every class is whole without it.
+        On the Hub a data set may be split within its classes, with images of ImageNet's own validation set added as
+        `test`. Such a part is left out if every class is complete without it.
         """
         kept = [name for name in self._labels if split_of_name(PurePosixPath(name).stem) != "test"]
         counts = Counter(label for name in kept for label in self._labels[name])
         wanted = {name for names in lists.splits.values() for name in names}
-        whole = kept and all(counts[name] == lists.images_per_class for name in wanted)
-        return ParquetSource(self._files, kept, self._to_array) if whole else self
+        complete = kept and all(counts[name] == lists.images_per_class for name in wanted)
+        return ParquetSource(self._files, kept, self._to_array) if complete else self
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
@@ -64,7 +64,7 @@ class ParquetSource:
             first += len(labels)
 
     def _encoded(self, name: str) -> Iterator[tuple[bytes, str]]:
-        """Yield every image file of a parquet file with the words that name it in errors."""
+        """Yield every image file of a parquet file, with its name in errors."""
         with _open(self._files, name) as table:
             column, row = _column(table, IMAGE_COLUMNS, name), 0
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=[column]):
@@ -81,7 +81,7 @@ def parquet_names(files: FileSet) -> list[str]:
 
 @contextmanager
 def _open(files: FileSet, name: str) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a parquet file; whatever is wrong with it becomes one error."""
+    """Open a parquet file; any failure becomes a `DataError`."""
     with files.open(name) as stream:
         try:
             table = pyarrow.parquet.ParquetFile(stream)
@@ -89,11 +89,11 @@ def _open(files: FileSet, name: str) -> Iterator[pyarrow.parquet.ParquetFile]:
                 size = table.metadata.row_group(index).total_byte_size
                 if not 0 <= size <= MAX_GROUP_BYTES:
                     raise DataError(
-                        f"{name}: a row group says it has {size:,} bytes, at most {MAX_GROUP_BYTES:,} are read"
+                        f"{name}: a row group declares {size:,} bytes, at most {MAX_GROUP_BYTES:,} are read"
                     )
             yield table
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{name} is no whole parquet file ({str(error)[:200]}); fetch it again") from error
+            raise DataError(f"{name} is not a complete parquet file ({str(error)[:200]}); fetch it again") from error
 
 
 def _column(table: pyarrow.parquet.ParquetFile, names: Sequence[str], origin: str) -> str:
@@ -117,7 +117,7 @@ def _read_labels(files: FileSet, name: str) -> list[str]:
 
 
 def _label_names(table: pyarrow.parquet.ParquetFile, column: str) -> dict[int, str] | None:
-    """Return label -> class name as the Hub's library writes it into the schema; None if it is not there."""
+    """Return label -> class name from the schema as the Hub's library writes it; None if missing."""
     try:
         features = json.loads((table.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
         return {label: str(name) for label, name in enumerate(features[column]["names"])}
@@ -130,5 +130,5 @@ def _image_bytes(value: object, origin: str) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes) or len(content) > MAX_FILE_BYTES:
         found = f"{len(content):,} bytes" if isinstance(content, bytes) else type(content).__name__
-        raise DataError(f"{origin} holds {found}, expected an image file; fetch the files whole, images included")
+        raise DataError(f"{origin} is {found}, expected an image file; fetch the files with their images")
     return content

@@ -1,4 +1,4 @@
-"""Stage prepare: fetch the files of a data set, build its store, draw its contact sheet."""
+"""Stage prepare: download a data set, build its store, draw its contact sheet."""
 
 import logging
 import shutil
@@ -31,24 +31,24 @@ def load_dataset(name: str, settings: Settings) -> Dataset:
 
 
 def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -> Store:
-    """Build the store of a data set, or open it if it is already whole.
+    """Build the store of a data set, or open it if it is already complete.
 
     Args:
         name: an entry of `DATASETS`.
         settings: of the type that the entry names.
         raw_dir: folder of downloaded files.
-        store_dir: folder of the store; made in one step when everything has been checked.
+        store_dir: folder of the store; created in one step after all checks.
 
     Raises:
         DataError: if the source is missing, damaged or not this data set.
-        ResourceError: if the disk is short.
+        ResourceError: if there is too little disk space.
     """
     store_dir.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(store_dir.with_name(f".{store_dir.name}.lock")):
         try:
             return open_store(store_dir)
         except DataError:
-            pass  # not there, or damaged: (re)built from the source
+            pass  # missing or damaged: built from the source
         dataset = load_dataset(name, settings)
         files = download(name, settings, raw_dir)
         scratch = store_dir.with_name(f".{store_dir.name}.scratch")
@@ -61,5 +61,5 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
             shutil.rmtree(scratch, ignore_errors=True)
     for pair, count in store.record["duplicates"]["across"].items():
         if count:
-            log.warning("%s: %d images stand in both splits of %s; see `duplicates` in store.json", name, count, pair)
+            log.warning("%s: %d images are in both splits of %s; see `duplicates` in store.json", name, count, pair)
     return store

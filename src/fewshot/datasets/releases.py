@@ -1,6 +1,6 @@
-"""Where the published files can be had, and the checksums that public programs carry for them.
+"""Where the published files are available, and their checksums in public programs.
 
-An address here has no influence on the content of a store: that is checked by checksum, class lists and counts.
+An address has no influence on the content of a store, which is checked by checksum, class lists and counts.
 """
 
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file to fetch.
+    """One file to download.
 
     Attributes:
-        name: under which it is kept.
+        name: name under which it is stored.
         addresses: mirrors, in the order in which they are tried.
-        md5: checksum that public programs carry for it, if any does (torchvision, torchmeta).
-        sha256: the same, taken in place of `md5` (Keras, torchvision's prototypes).
-        size: bytes, roughly; for the disk check before a server has told the exact one.
+        md5: checksum used by public programs (torchvision, torchmeta), if any.
+        sha256: likewise (Keras, torchvision's prototypes); preferred to `md5`.
+        size: approximate size in bytes, for the disk check before the server states the exact one.
     """
 
     name: str
@@ -27,12 +27,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Release:
-    """Files that make one data set together.
+    """The files of one data set.
 
     Attributes:
-        folder: below the folder of raw files; data sets may share it.
-        files: all of them are needed.
-        terms: what a user has to agree to before a download; None if nothing.
+        folder: subfolder of the raw files; data sets may share it.
+        files: the files, all of which are needed.
+        terms: terms that a user has to accept before a download; None if there are none.
     """
 
     folder: str
@@ -44,7 +44,7 @@ ZENODO = "https://zenodo.org/record/7978538/files/"
 HUB = "https://huggingface.co/datasets/"
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 IMAGENET_TERMS = (
-    "It is made of ImageNet images, whose terms allow non-commercial research and education only: "
+    "It consists of ImageNet images, whose terms allow non-commercial research and education only: "
     "https://image-net.org/download.php"
 )
 
@@ -196,6 +196,6 @@ MANUAL_STEPS = {
 
 
 def manual_steps(name: str) -> str:
-    """Return what a user does by hand when no download works."""
+    """Return the steps to do by hand when no download works."""
     steps = MANUAL_STEPS.get(name, "fetch its files")
-    return f"By hand: {steps}; then set prepare.{name}.path in params.yaml to it."
+    return f"By hand: {steps}; then set prepare.{name}.path in params.yaml to its path."

@@ -1,9 +1,9 @@
-"""Pickles from strangers, read without running anything: plain containers, numbers, texts and arrays, nothing else.
+"""Untrusted pickles, read without executing them: plain containers, numbers, strings and arrays, nothing else.
 
-Two steps. First the stream of instructions is walked without obeying it: known instructions only, no lengths beyond the
-end of the file, no memory tables of absurd size. Then the standard unpickler builds the values, with every global name
-answered from a short list of our own stand-ins, so that neither numpy's nor anybody's constructors are called.
-Texts of Python 2 are read as latin-1, which is what the archives of that time need.
+Two steps. First the opcodes are scanned without executing them: known opcodes only, no lengths beyond the end of the
+file, no memo of excessive size. Then the standard unpickler builds the values, with every global name resolved from a
+short list of stand-ins of our own, so that no constructor of numpy or of any other library is called.
+Strings of Python 2 are decoded as latin-1, as archives of that time require.
 """
 
 import io
@@ -21,7 +21,7 @@ MAX_DEPTH = 20
 MAX_LINE_BYTES = 1 << 16
 MAX_INTEGER_BYTES = 1 << 10
 ARRAY_KINDS = "biufSUO"
-INSTRUCTIONS = {opcode.code: opcode for opcode in pickletools.opcodes}
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 REFUSED_OPCODES = frozenset(
     ["PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"]
 )
@@ -35,7 +35,7 @@ LENGTH_BYTES = {
 
 
 class _Type:
-    """Stands for `numpy.dtype`: a code such as "u1", with the byte order set afterwards."""
+    """Stand-in for `numpy.dtype`: a code such as "u1", with the byte order set afterwards."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code
@@ -44,7 +44,7 @@ class _Type:
         except (TypeError, ValueError):
             dtype = None
         if dtype is None or dtype.kind not in ARRAY_KINDS or dtype.fields or dtype.subdtype:
-            raise DataError(f"arrays of type {code!r} are not part of any data set; refused")
+            raise DataError(f"arrays of type {code!r} do not occur in any data set; refused")
         self.dtype = dtype
 
     def __setstate__(self, state: Any) -> None:
@@ -55,7 +55,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for an array until its content is known and checked."""
+    """Stand-in for an array until its content is known and checked."""
 
     def __init__(self, value: np.ndarray | None = None) -> None:
         self.value = value
@@ -68,7 +68,7 @@ class _Array:
 
 
 def _build_array(shape: Any, kind: Any, order: Any, content: Any) -> np.ndarray:
-    """Build an array whose content has exactly the size that shape and type ask for."""
+    """Build an array whose content has exactly the size that its shape and type require."""
     if not isinstance(kind, _Type) or not isinstance(shape, tuple):
         raise DataError("an array without a proper shape or type; refused")
     if not all(type(side) is int and 0 <= side < 2**40 for side in shape) or len(shape) > 8:
@@ -78,7 +78,7 @@ def _build_array(shape: Any, kind: Any, order: Any, content: Any) -> np.ndarray:
         count *= side
     if kind.dtype.kind == "O":
         if not isinstance(content, list) or len(content) != count:
-            raise DataError("an array of objects whose list has another length; refused")
+            raise DataError("an array of objects whose list has a different length; refused")
         array = np.empty(count, object)
         array[:] = content
         return array.reshape(shape, order=order)
@@ -96,7 +96,7 @@ def _refuse_call(*arguments: Any) -> Any:
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     if kind is not ALLOWED["numpy", "ndarray"]:
-        raise DataError("a reconstruction of something that is no array; refused")
+        raise DataError("a reconstruction of something other than an array; refused")
     return _Array()
 
 
@@ -122,7 +122,7 @@ def _no_bytes() -> bytes:
 
 def _set(items: Any = ()) -> set[Any]:
     if not isinstance(items, list | tuple | set):
-        raise DataError("a set of something that is no list; refused")
+        raise DataError("a set made from something other than a list; refused")
     return set(items)
 
 
@@ -131,7 +131,7 @@ def _ordered_dict(items: Any = ()) -> OrderedDict[Any, Any]:
 
 
 class _Function:
-    """A function that a pickle may call and cannot change: setting its state is refused."""
+    """A function that a pickle may call but not change: setting its state is refused."""
 
     __slots__ = ("_call",)
 
@@ -155,7 +155,7 @@ ALLOWED: dict[tuple[str, str], _Function] = {
     ("numpy._core.numeric", "_frombuffer"): _Function(_from_buffer),
     ("collections", "OrderedDict"): _Function(_ordered_dict),
     ("_codecs", "encode"): _Function(_encode),
-    ("__builtin__", "bytes"): _Function(_no_bytes),  # how old protocols write b""
+    ("__builtin__", "bytes"): _Function(_no_bytes),  # b"" in old protocols
     ("__builtin__", "set"): _Function(_set),
     ("builtins", "set"): _Function(_set),
 }
@@ -166,58 +166,60 @@ class _Unpickler(pickle.Unpickler):
         try:
             return ALLOWED[module, name]
         except KeyError:
-            raise DataError(f"it calls {module}.{name}, which no data set needs; refused, nothing was run") from None
+            raise DataError(
+                f"it calls {module}.{name}, which no data set needs; refused, nothing was executed"
+            ) from None
 
 
 def load_pickle(file: BinaryIO, origin: str) -> Any:
-    """Read a pickle of dicts, lists, tuples, sets, numbers, texts and arrays.
+    """Read a pickle of dicts, lists, tuples, sets, numbers, strings and arrays.
 
     Args:
         file: open for reading and seeking.
-        origin: named in errors.
+        origin: name of the file in errors.
 
     Raises:
-        DataError: if it is damaged, asks for anything else, or is made to use up memory.
+        DataError: if it is damaged, needs anything else, or is built to exhaust memory.
     """
     try:
         length = file.seek(0, io.SEEK_END)
         file.seek(0)
-        _check_instructions(file, length)
+        _check_opcodes(file, length)
         file.seek(0)
         return _resolve(_Unpickler(file, encoding="latin1").load(), {}, 0)
     except DataError as error:
-        raise DataError(f"{origin}: {error}; fetch it again, from a source that you trust") from error
+        raise DataError(f"{origin}: {error}; fetch it again, from a source you trust") from error
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError,
         OverflowError, RecursionError, ImportError,
     ) as error:  # fmt: skip
-        raise DataError(f"{origin} is no whole pickle of a data set ({error!r}); fetch it again") from error
+        raise DataError(f"{origin} is not a complete pickle of a data set ({error!r}); fetch it again") from error
 
 
-def _check_instructions(file: BinaryIO, length: int) -> None:
-    """Walk over the instructions, skipping what they carry; refuse those that no data set needs."""
+def _check_opcodes(file: BinaryIO, length: int) -> None:
+    """Scan the opcodes, skipping their arguments; refuse those that no data set needs."""
     seen = 0
     while True:
         code = file.read(1)
-        opcode = INSTRUCTIONS.get(code.decode("latin1")) if code else None
+        opcode = OPCODES.get(code.decode("latin1")) if code else None
         if opcode is None:
-            raise DataError("ends early" if not code else f"unknown instruction {code!r}; it is no pickle")
+            raise DataError("ends early" if not code else f"unknown opcode {code!r}; it is not a pickle")
         seen += 1
         if opcode.name in REFUSED_OPCODES:
-            raise DataError(f"it uses the instruction {opcode.name}, which no data set needs; refused, nothing was run")
+            raise DataError(f"it uses the opcode {opcode.name}, which no data set needs; refused, nothing was executed")
         argument = _skip_argument(file, opcode, length) if opcode.arg else b""
         if opcode.name == "FRAME" and file.tell() + int.from_bytes(argument, "little") > length:
-            raise DataError("a frame beyond the end of the file; it is truncated or made up")
+            raise DataError("a frame beyond the end of the file; it is truncated or forged")
         if opcode.name in PUT_OPCODES:
             index = int(argument) if opcode.name == "PUT" else int.from_bytes(argument, "little")
             if index > 2 * seen + 256:
-                raise DataError(f"a memory table of {index:,} entries after {seen:,} instructions; refused")
+                raise DataError(f"a memo of {index:,} entries after {seen:,} opcodes; refused")
         if opcode.name == "STOP":
             return
 
 
 def _skip_argument(file: BinaryIO, opcode: Any, length: int) -> bytes:
-    """Pass over the argument of an instruction; return it if it is short."""
+    """Skip the argument of an opcode; return it if it is short."""
     size = opcode.arg.n
     if size == pickletools.UP_TO_NEWLINE:
         lines = 2 if opcode.name in ("GLOBAL", "INST") else 1
@@ -229,7 +231,7 @@ def _skip_argument(file: BinaryIO, opcode: Any, length: int) -> bytes:
         return argument
     count = int.from_bytes(file.read(LENGTH_BYTES[size]), "little")
     if file.tell() + count > length:
-        raise DataError(f"an item of {count:,} bytes in a file of {length:,}; it is truncated or made up")
+        raise DataError(f"an item of {count:,} bytes in a file of {length:,}; it is truncated or forged")
     if opcode.name in ("LONG1", "LONG4") and count > MAX_INTEGER_BYTES:
         raise DataError(f"an integer of {count:,} bytes; refused")
     file.seek(count, io.SEEK_CUR)
@@ -240,15 +242,15 @@ def _read_lines(file: BinaryIO, lines: int, limit: int) -> bytes:
     for _ in range(lines):
         line = file.readline(limit)
         if not line.endswith(b"\n"):
-            raise DataError("a line without an end; it is truncated or made up")
+            raise DataError("a line without an end; it is truncated or forged")
     return line
 
 
 def _resolve(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
     """Return the value with real arrays in place of the stand-ins.
 
-    `done` holds, by identity, each container met (so that it stays alive) and its result: parts that a pickle refers to
-    a thousand times are resolved once.
+    `done` maps the id of each container to the container (which keeps it alive) and its result, so that parts that a
+    pickle references a thousand times are resolved once.
     """
     if depth > MAX_DEPTH:
         raise DataError(f"values nested more than {MAX_DEPTH} deep; refused")
@@ -281,7 +283,7 @@ def _resolve_array(stand_in: _Array, done: dict[int, tuple[Any, Any]], depth: in
 
 
 def _key(key: Any) -> Any:
-    """Return a dictionary key; those of numpy become plain numbers, bytes become text."""
+    """Return a dictionary key; numpy scalars become plain numbers, bytes become strings."""
     if isinstance(key, _Array):
         if key.value is None or key.value.shape:
             raise DataError("an array as dictionary key; refused")

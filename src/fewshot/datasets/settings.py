@@ -15,7 +15,7 @@ class GlyphsSettings(Settings):
     style: Literal["plain", "scene"] = Field(
         "plain", description="plain: light ink on dimmed photographs; scene: any ink on photographs of full contrast"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the poses, colours and backgrounds")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the poses, colours and backgrounds")
 
 
 class SourceSettings(Settings):
@@ -24,19 +24,19 @@ class SourceSettings(Settings):
     given_paths: ClassVar[tuple[str, ...]] = ("path",)
     not_content: ClassVar[tuple[str, ...]] = ("mirrors", "sha256", "accept_terms")
 
-    path: str | None = Field(None, min_length=1, description="archive, file or folder to use in place of a download")
+    path: str | None = Field(None, min_length=1, description="archive, file or folder to use instead of a download")
     mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="addresses tried before the built-in ones; one that ends in '/' is a folder of the published files",
     )
     sha256: Checksum | dict[str, Checksum] = Field(
         "published",
-        description="published: the checksums the project carries; none: no check; or hexadecimal; or by file name",
+        description="published: the known checksums; none: no check; 64 hexadecimal digits; or one of these per file",
     )
 
 
 class ImagenetSettings(SourceSettings):
-    """Settings of the data sets made of ImageNet images."""
+    """Settings of the data sets that consist of ImageNet images."""
 
     accept_terms: bool = Field(
         False, description="true: I have read ImageNet's terms (image-net.org/download.php) and may use its images"
@@ -46,7 +46,7 @@ class ImagenetSettings(SourceSettings):
 class OmniglotSettings(SourceSettings):
     """Settings of `omniglot`."""
 
-    rotations: bool = Field(False, description="add each class turned by 90, 180 and 270 degrees as classes of its own")
+    rotations: bool = Field(False, description="add each class rotated by 90, 180 and 270 degrees as separate classes")
 
 
 class FolderSettings(Settings):
@@ -62,12 +62,12 @@ class FolderSettings(Settings):
         None, description="YAML file with lists train, validation and test of class names; default: drawn by split_seed"
     )
     split_shares: Annotated[tuple[float, float, float], Field(strict=False)] = Field(
-        (0.6, 0.2, 0.2), description="shares of the classes in train, validation and test when they are drawn; sum 1"
+        (0.6, 0.2, 0.2), description="shares of the classes in train, validation and test of a drawn split; sum 1"
     )
-    split_seed: int = Field(0, ge=0, lt=2**32, description="of the drawn split")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="seed of the drawn split")
     image_size: int = Field(84, ge=8, le=512, description="side of the stored images, pixels")
     resize: Literal["squash", "center_crop"] = Field(
-        "squash", description="squash: the whole image to a square; center_crop: the middle square of it"
+        "squash", description="squash: the whole image resized to a square; center_crop: its central square"
     )
 
     @model_validator(mode="after")

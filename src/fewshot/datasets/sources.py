@@ -1,4 +1,4 @@
-"""The forms in which few-shot data circulates, each read as `ImageSource`: class of every image, then images by row."""
+"""The forms in which few-shot data is distributed, each read as `ImageSource`: classes by row, then images by row."""
 
 import re
 import tokenize
@@ -21,14 +21,15 @@ from fewshot.errors import DataError
 
 SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": "validation",
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
+PICKLE_ENDINGS = (".pkl", ".pickle")
 MAX_NPY_HEADER = 10_000
 
 
 class ImageSource(Protocol):
-    """Images with a class name each.
+    """Images with their class names.
 
     Attributes:
-        origin: file or folder, named in errors.
+        origin: file or folder, for errors.
         classes: class name of each image, by row.
     """
 
@@ -74,7 +75,7 @@ class StreamSource:
         self._files, self._name, self._open_stream = files, name, open_stream
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
-        """Yield the images, reading the stream once from its beginning."""
+        """Yield the images, reading the stream once from the start."""
         wanted = set(rows)
         with self._files.open(self._name) as file, self._open_stream(file) as stream:
             shape = read_npy_header(stream, self.origin)
@@ -92,7 +93,7 @@ class StreamSource:
 
 
 class FileSource:
-    """One image file each, decoded when read."""
+    """One file per image, decoded when read."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class FileSource:
 
 
 class PickledFilesSource:
-    """Image files held in one pickled list, as bytes or arrays of bytes; the whole list is in memory while read."""
+    """Image files in one pickled list, as bytes or arrays of bytes; reading holds the whole list in memory."""
 
     def __init__(
         self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
@@ -130,7 +131,7 @@ class PickledFilesSource:
             item, origin = items[row], f"{self.origin}#{row}"
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
-                raise DataError(f"{origin} is no encoded image, but {type(item).__name__}; fetch it again")
+                raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
             yield row, self._to_array(decode_image(content, origin)), origin
 
 
@@ -138,14 +139,14 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
     """Read the header of an .npy stream; return the shape.
 
     Raises:
-        DataError: unless it announces uint8 in C order.
+        DataError: unless it declares uint8 in C order.
     """
     try:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
-    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as Python text
-        raise DataError(f"{origin} is no array file ({error}); fetch it again") from error
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as a Python literal
+        raise DataError(f"{origin} is not an array file ({error}); fetch it again") from error
     if dtype != np.uint8 or fortran:
         raise DataError(f"{origin}: {dtype} in {'Fortran' if fortran else 'C'} order, expected uint8 in C order")
     return tuple(shape)
@@ -158,23 +159,24 @@ def read_pickle(files: FileSet, name: str) -> Any:
 
 
 def split_of_name(name: str) -> str | None:
-    """Return the split that a file name tells of by its last such word, or None.
+    """Return the split given by the last split word in a file name, or None.
 
-    For example "CIFAR_FS_val.pickle", "mini-imagenet-cache-train.pkl", "train_phase_test" in neither.
+    For example "CIFAR_FS_val" is validation and "mini-imagenet-cache-train" is train.
     """
     words = [word for word in re.split(r"[^a-z]+", PurePosixPath(name).name.lower()) if word in SPLIT_WORDS]
     return SPLIT_WORDS[words[-1]] if words else None
 
 
-def split_pickles(files: FileSet, ignore: Sequence[str] = ()) -> dict[str, str]:
-    """Return the pickle of each split by their names; those that hold a text of `ignore` do not count.
+def files_by_split(files: FileSet, endings: Sequence[str], ignore: Sequence[str] = ()) -> dict[str, str]:
+    """Return by split the file with one of the endings and the split in its name; names with `ignore` are skipped.
 
     Raises:
-        DataError: if two pickles claim the same split.
+        DataError: if two files claim the same split.
     """
     found: dict[str, str] = {}
     for name in files.names():
-        split = split_of_name(PurePosixPath(name).stem) if name.endswith((".pkl", ".pickle")) else None
+        ending = next((ending for ending in endings if name.endswith(ending)), None)
+        split = split_of_name(name.removesuffix(ending)) if ending else None
         if split is None or any(text in name for text in ignore):
             continue
         if split in found:
@@ -189,7 +191,7 @@ def image_names(files: FileSet) -> list[str]:
 
 
 def folder_class(name: str) -> str:
-    """Return the name of the folder that a file lies in."""
+    """Return the name of the folder that contains a file."""
     return PurePosixPath(name).parent.name
 
 
@@ -197,11 +199,11 @@ def labels_to_names(labels: Any, origin: str, names: Mapping[int, str] | None = 
     """Return class names for numeric labels: from `names`, or "class-007".
 
     Raises:
-        DataError: if the labels are no list of whole numbers, or have no name.
+        DataError: if the labels are not a list of integers, or have no name.
     """
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{origin}: labels are {array.dtype} of shape {array.shape}, expected a list of whole numbers")
+        raise DataError(f"{origin}: labels are {array.dtype} of shape {array.shape}, expected a list of integers")
     if names is None:
         return [f"class-{label:03d}" for label in array.tolist()]
     missing = sorted(set(array.tolist()) - names.keys())
@@ -210,11 +212,11 @@ def labels_to_names(labels: Any, origin: str, names: Mapping[int, str] | None = 
     return [names[label] for label in array.tolist()]
 
 
-def entry(content: Any, keys: Sequence[str], origin: str) -> Any:
-    """Return the first of the keys that a pickled dictionary has.
+def value_of(content: Any, keys: Sequence[str], origin: str) -> Any:
+    """Return the value of the first of the keys that a pickled dictionary has.
 
     Raises:
-        DataError: if it has none.
+        DataError: if it has none of them.
     """
     if isinstance(content, dict):
         for key in keys:
@@ -228,7 +230,7 @@ def class_dict_names(class_dict: Any, n_images: int, origin: str) -> list[str]:
     """Return the class of each image from a dictionary class -> rows.
 
     Raises:
-        DataError: if an image has no class or two, or a row does not exist.
+        DataError: if an image has no class or two classes, or a row does not exist.
     """
     if not isinstance(class_dict, dict):
         raise DataError(f"{origin}: class_dict is {type(class_dict).__name__}, expected class name -> rows")
@@ -236,9 +238,11 @@ def class_dict_names(class_dict: Any, n_images: int, origin: str) -> list[str]:
     for class_name, rows in class_dict.items():
         for row in np.asarray(rows).reshape(-1).tolist():
             if not isinstance(row, int) or not 0 <= row < n_images:
-                raise DataError(f"{origin}: class {class_name!r} names image {row!r} of {n_images}; fetch it again")
+                raise DataError(f"{origin}: class {class_name!r} lists image {row!r} of {n_images}; fetch it again")
             if names[row] is not None:
-                raise DataError(f"{origin}: image {row} is in the classes {names[row]!r} and {class_name!r}")
+                raise DataError(
+                    f"{origin}: image {row} is in the classes {names[row]!r} and {class_name!r}; fetch it again"
+                )
             names[row] = str(class_name)
     if None in names:
         raise DataError(f"{origin}: image {names.index(None)} is in no class; fetch it again")
@@ -246,10 +250,10 @@ def class_dict_names(class_dict: Any, n_images: int, origin: str) -> list[str]:
 
 
 def plan_splits(source: ImageSource, lists: ClassLists) -> Iterator[SplitPlan]:
-    """Cut one source of all classes into the splits of the class lists.
+    """Divide one source of all classes into the splits of the class lists.
 
     Raises:
-        DataError: if a class is missing or the numbers of images are not the published ones.
+        DataError: if a class is missing or the numbers of images differ from the published ones.
     """
     found = Counter(source.classes)
     wanted = [name for split in SPLITS for name in lists.splits[split]]
@@ -265,12 +269,13 @@ def plan_splits(source: ImageSource, lists: ClassLists) -> Iterator[SplitPlan]:
 
 
 def plan_split_sources(sources: Mapping[str, ImageSource], lists: ClassLists) -> Iterator[SplitPlan]:
-    """Take one source a split, and check its classes against the class lists.
+    """Take one source per split and check its classes against the class lists.
 
-    A source whose classes have numbers only ("class-007") is checked by counts; its classes are named after the split.
+    If the classes of a source are only numbered ("class-007"), their counts are checked, and they are prefixed with the
+    name of the split.
 
     Raises:
-        DataError: if a split is missing or swapped, or classes or numbers of images are not the published ones.
+        DataError: if a split is missing or swapped, or classes or numbers of images differ from the published ones.
     """
     for split in SPLITS:
         if split not in sources:
@@ -302,7 +307,7 @@ def _check_same_classes(split: str, source: ImageSource, found: Mapping[str, int
         return
     for other in SPLITS:
         if set(found) == set(lists.splits[other]):
-            raise DataError(f"{source.origin} holds the classes of {other!r}, not of {split!r}: the files are swapped")
+            raise DataError(f"{source.origin} has the classes of {other!r}, not of {split!r}: the files are swapped")
     missing, extra = sorted(expected - set(found)), sorted(set(found) - expected)
     raise DataError(
         f"{source.origin}, split {split!r}: {len(missing)} classes are missing ({', '.join(missing[:3])}), "

@@ -1,10 +1,10 @@
-"""One split as files: its images in one array, class by class, and where each came from.
+"""One split as files: its images in one array, class by class, and the origin of each image.
 
     <split>.npy              (N, H, W, C) uint8
-    <split>.sources.txt      a line an image: which file, or which row of which file, it was
+    <split>.sources.txt      one line per image: the file, or the row of a file, it came from
 
 Within a class the images are ordered by a hash of their pixels, so that the content, its hash and therefore every
-episode are the same whichever mirror, archive form or file order the images came from.
+episode do not depend on the mirror, archive form or file order.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fewshot.errors import DataError, ResourceError
+from fewshot.datasets.disk import require_space
+from fewshot.errors import DataError
 
 DIGEST_BYTES = 16
 EXAMPLES_KEPT = 20
@@ -27,13 +28,13 @@ ROWS_READ = 1024
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split on its way into a store.
+    """One split to be written to a store.
 
     Attributes:
         name: "train", "validation" or "test".
         class_names: in the order of the labels.
         class_sizes: images of each class.
-        images: (label, image (H, W, C) uint8, source id) in any order; read once, one image at a time.
+        images: (label, image (H, W, C) uint8, source id), in any order; read once, one image at a time.
     """
 
     name: str
@@ -44,7 +45,7 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What the store's record says of a split; `sha256` is that of all pixels."""
+    """The entry of a split in the store's record; `sha256` is over all pixels."""
 
     class_names: list[str]
     class_sizes: list[int]
@@ -53,26 +54,26 @@ class SplitRecord:
 
 
 def write_split(directory: Path, plan: SplitPlan, shape: tuple[int, int, int]) -> tuple[SplitRecord, np.ndarray]:
-    """Write the files of a split; memory stays at the size of the largest class.
+    """Write the files of a split; memory is bounded by the largest class.
 
     Returns:
         The record, and the digest of each image by row, (N, DIGEST_BYTES) uint8.
 
     Raises:
-        DataError: if images are missing, superfluous or of another shape or type, or a class name appears twice.
-        ResourceError: if the disk is too small.
+        DataError: if there are too few or too many images, one has another shape or type, or a class name is repeated.
+        ResourceError: if there is too little disk space.
     """
     _check_classes(plan)
     starts = np.concatenate([[0], np.cumsum(plan.class_sizes)]).astype(np.int64)
     n_images = int(starts[-1])
-    _check_space(directory, n_images * int(np.prod(shape)))
+    require_space(str(directory), n_images * int(np.prod(shape)), shutil.disk_usage(directory).free)
     with open(directory / f"{plan.name}.npy", "w+b") as file:
         file.write(array_header((n_images, *shape)))
         offset = file.tell()
         sources = _write_images(file, offset, plan, starts, shape)
         sha256, digests = _sort_classes(file, offset, starts, shape, sources)
         file.flush()
-        os.fsync(file.fileno())  # the store takes its place only after its pixels are on the disk
+        os.fsync(file.fileno())  # the pixels must be on disk before the store is moved into place
     lines = "".join(source.replace("\n", " ") + "\n" for source in sources)
     sources_file(directory, plan.name).write_text(lines, encoding="utf-8")
     return SplitRecord(list(plan.class_names), [int(size) for size in plan.class_sizes], list(shape), sha256), digests
@@ -87,24 +88,18 @@ def _check_classes(plan: SplitPlan) -> None:
     names, sizes = plan.class_names, plan.class_sizes
     if len(names) != len(sizes):
         raise DataError(f"split {plan.name!r}: {len(names)} class names for {len(sizes)} classes")
-    twice = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise DataError(f"split {plan.name!r}: class names that appear twice: {', '.join(twice)}")
+    repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise DataError(f"split {plan.name!r}: repeated class names: {', '.join(repeated)}")
     for name, size in zip(names, sizes, strict=True):
         if size < 1:
             raise DataError(f"split {plan.name!r}: class {name!r} has no images")
 
 
-def _check_space(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise ResourceError(f"{directory} needs {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free; make room")
-
-
 def _write_images(
     file: BinaryIO, offset: int, plan: SplitPlan, starts: np.ndarray, shape: tuple[int, ...]
 ) -> list[str]:
-    """Put each image at the next free row of its class; return the source ids by row."""
+    """Write each image to the next free row of its class; return the source ids by row."""
     filled = [int(start) for start in starts[:-1]]
     sources = [""] * int(starts[-1])
     image_bytes = int(np.prod(shape))
@@ -134,7 +129,7 @@ def _write_images(
 def _sort_classes(
     file: BinaryIO, offset: int, starts: np.ndarray, shape: tuple[int, ...], sources: list[str]
 ) -> tuple[str, np.ndarray]:
-    """Order the images of each class by digest, in place; return the sha256 of all pixels and the digests by row."""
+    """Sort the images of each class by digest, in place; return the SHA-256 of all pixels and the digests by row."""
     image_bytes = int(np.prod(shape))
     total = hashlib.sha256()
     digests = np.empty((int(starts[-1]), DIGEST_BYTES), np.uint8)
@@ -153,7 +148,7 @@ def _sort_classes(
 
 
 def open_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Map the image array of a split, (N, H, W, C) uint8, read-only.
+    """Memory-map the image array of a split, (N, H, W, C) uint8, read-only.
 
     Raises:
         DataError: if the file is missing, truncated, too long, or of another shape or type.
@@ -164,16 +159,18 @@ def open_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         with open(path, "rb") as file:
             found = file.read(len(header))
         if found != header:
-            raise DataError(f"{path} is no uint8 array of shape {shape} in C order; {_again(path)}")
+            raise DataError(f"{path} is not a uint8 array of shape {shape} in C order; {prepare_again(path.parent)}")
         if path.stat().st_size != length:
-            raise DataError(f"{path} is {path.stat().st_size:,} bytes long, expected {length:,}; {_again(path)}")
+            raise DataError(
+                f"{path} is {path.stat().st_size:,} bytes long, expected {length:,}; {prepare_again(path.parent)}"
+            )
         return np.memmap(path, np.uint8, "r", len(header), shape).view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_again(path)}") from error
+        raise DataError(f"{path} cannot be read ({error}); {prepare_again(path.parent)}") from error
 
 
 def array_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header that an .npy file of a uint8 array of this shape begins with."""
+    """Return the header of an .npy file with a uint8 array of this shape."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return stream.getvalue()
@@ -185,23 +182,26 @@ def check_pixels(path: Path, images: np.ndarray, sha256: str) -> None:
     for start in range(0, len(images), ROWS_READ):
         total.update(np.ascontiguousarray(images[start : start + ROWS_READ]).data)
     if total.hexdigest() != sha256:
-        raise DataError(f"{path}: the pixels are not those that were prepared (hash differs); {_again(path)}")
+        raise DataError(
+            f"{path}: the pixels have changed since they were prepared (hash differs); {prepare_again(path.parent)}"
+        )
 
 
-def _again(path: Path) -> str:
-    return f"delete {path.parent} and prepare again"
+def prepare_again(directory: Path) -> str:
+    """Return what to do about a damaged store."""
+    return f"delete {directory} and prepare again"
 
 
 def find_duplicates(directory: Path, digests: dict[str, np.ndarray]) -> dict[str, Any]:
     """Report images with equal pixels.
 
     Args:
-        directory: that holds the source ids.
+        directory: folder of the source ids.
         digests: by split, (N, DIGEST_BYTES) uint8.
 
     Returns:
-        `within`: by split, images beyond the first of each kind; `across`: by "a/b", images of split b that stand in
-        split a too; `examples`: some of the latter, [source in a, source in b].
+        `within`: by split, the number of repeated images; `across`: by "a/b", the number of images of split b that are
+        also in split a; `examples`: some of the latter, [source in a, source in b].
     """
     keys = {name: [row.tobytes() for row in split] for name, split in digests.items()}
     within = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}

@@ -1,6 +1,6 @@
-"""The prepared form of every data set: one uint8 array a split, memory-mapped, with a hash of the content.
+"""The prepared form of every data set: one memory-mapped uint8 array per split, with a hash of the content.
 
-<directory>/store.json               what is inside: classes, sizes, hashes, duplicates, where it came from
+<directory>/store.json                            classes, sizes, hashes, duplicates, provenance
 <directory>/<split>.npy, <split>.sources.txt      see `split_files`
 """
 
@@ -24,20 +24,22 @@ from fewshot.datasets.split_files import (
     check_pixels,
     find_duplicates,
     open_images,
+    prepare_again,
     sources_file,
     write_split,
 )
-from fewshot.errors import DataError, ResourceError
+from fewshot.errors import DataError
+from fewshot.files import cannot_write
 
 __all__ = ["JoinedImages", "SplitPlan", "SplitStore", "Store", "open_store", "write_store"]
 
 FORMAT = 1
 RECORD = "store.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+WRITE_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class JoinedImages:
-    """Two image arrays read as one, without a copy: rows of the second follow those of the first."""
+    """Two image arrays read as one without copying: rows of the second follow those of the first."""
 
     def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
         self._parts = (first, second)
@@ -48,7 +50,7 @@ class JoinedImages:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Copy the rows named by an integer, a slice or an integer array (negative ones count from the end)."""
+        """Copy the rows given by an integer, a slice or an integer array (negative: from the end)."""
         wanted = np.arange(len(self))[rows]
         first, second = self._parts
         flat = wanted.reshape(-1)
@@ -64,11 +66,11 @@ class SplitStore:
     """One split, ready for episodes.
 
     Attributes:
-        name: of the split.
+        name: name of the split.
         images: (N, H, W, C) uint8, sorted by class; a memory map, or a virtual union of two.
         class_names: in the order of the labels.
         class_sizes: (classes,) int64, images of each class.
-        source_files: text files with a source id a line, in the order of the images.
+        source_files: text files with one source id per line, in the order of the images.
     """
 
     name: str
@@ -92,7 +94,7 @@ class SplitStore:
 
     @cached_property
     def source_ids(self) -> list[str]:
-        """Where each image came from; read when first asked for."""
+        """Origin of each image; read on first access."""
         return [line for file in self.source_files for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
@@ -101,11 +103,11 @@ class Store:
     """A prepared data set.
 
     Attributes:
-        dataset: its name.
-        directory: where it lies.
+        dataset: name of the data set.
+        directory: folder of the store.
         splits: "train", "validation", "test".
-        content_hash: sha256 over class names, sizes and pixels of all splits.
-        record: the whole of `store.json`: beside the above, `duplicates` and `provenance`.
+        content_hash: SHA-256 over class names, sizes and pixels of all splits.
+        record: content of `store.json`, including `duplicates` and `provenance`.
     """
 
     dataset: str
@@ -152,19 +154,19 @@ def write_store(
     splits: Iterable[SplitPlan],
     provenance: dict[str, Any] | None = None,
 ) -> Store:
-    """Write a store image by image and move it into place when it is whole.
+    """Write a store image by image and move it into place when it is complete.
 
     An unfinished or damaged store in `directory` is replaced.
 
     Args:
-        directory: of the store; its parent is made if missing.
+        directory: folder of the store; its parent is created if missing.
         dataset: name of the data set.
         image_shape: (H, W, C) that every image must have.
         splits: train, validation and test.
-        provenance: files and checksums the images came from; kept in the record, not hashed.
+        provenance: files and checksums the images came from; recorded, not hashed.
 
     Raises:
-        DataError: if the splits are incomplete or contradict themselves.
+        DataError: if the splits are incomplete or inconsistent.
         ResourceError: if the disk is full or not writable.
     """
     partial = directory.with_name(f".{directory.name}.partial")
@@ -187,9 +189,9 @@ def write_store(
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in WRITE_REFUSED:
             raise
-        raise ResourceError(f"cannot write {directory}: {error}; free some disk or mend the folder's rights") from error
+        raise cannot_write(directory, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_store(directory)
@@ -199,22 +201,23 @@ def open_store(directory: Path, verify: bool = False) -> Store:
     """Open a store.
 
     Args:
-        directory: of the store.
-        verify: also compute the hash of all pixels again.
+        directory: folder of the store.
+        verify: also recompute the hash of all pixels.
 
     Raises:
         DataError: if something is missing, truncated, of another shape or type, or (with `verify`) changed.
     """
     record = _read_record(directory)
-    again = f"delete {directory} and prepare again"
     try:
         records = {name: SplitRecord(**fields) for name, fields in record["splits"].items()}
         content_hash, dataset = record["content_hash"], record["dataset"]
         hash_found = _content_hash(records)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{directory / RECORD} is incomplete ({error}); {again}") from error
+        raise DataError(f"{directory / RECORD} is incomplete ({error}); {prepare_again(directory)}") from error
     if content_hash != hash_found:
-        raise DataError(f"{directory / RECORD} was changed: its content hash does not fit; {again}")
+        raise DataError(
+            f"{directory / RECORD} was changed: its content hash does not match; {prepare_again(directory)}"
+        )
     _check_splits(records)
     splits = {name: _open_split(directory, name, split, verify) for name, split in records.items()}
     return Store(dataset, directory, splits, content_hash, record)
@@ -224,7 +227,7 @@ def _open_split(directory: Path, name: str, record: SplitRecord, verify: bool) -
     path, sources = directory / f"{name}.npy", sources_file(directory, name)
     images = open_images(path, (sum(record.class_sizes), *record.image_shape))
     if not sources.is_file():
-        raise DataError(f"{sources} is missing; delete {directory} and prepare again")
+        raise DataError(f"{sources} is missing; {prepare_again(directory)}")
     if verify:
         check_pixels(path, images, record.sha256)
     return SplitStore(name, images, tuple(record.class_names), np.array(record.class_sizes, np.int64), (sources,))
@@ -232,28 +235,27 @@ def _open_split(directory: Path, name: str, record: SplitRecord, verify: bool) -
 
 def _read_record(directory: Path) -> dict[str, Any]:
     path = directory / RECORD
-    again = f"delete {directory} and prepare again"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"no prepared data set in {directory}; run `fewshot prepare`") from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not readable ({error}); {again}") from error
+        raise DataError(f"{path} is not readable ({error}); {prepare_again(directory)}") from error
     found = record.get("format") if isinstance(record, dict) else type(record).__name__
     if found != FORMAT:
-        raise DataError(f"{path} has format {found!r}, this program reads {FORMAT}; {again}")
+        raise DataError(f"{path} has format {found!r}, this program reads {FORMAT}; {prepare_again(directory)}")
     return dict(record)
 
 
 def _check_splits(records: dict[str, SplitRecord]) -> None:
-    """Refuse a missing or empty split, and a class that stands in two splits."""
+    """Refuse a missing or empty split, and a class that is in two splits."""
     seen: dict[str, str] = {}
     for name in SPLITS:
         if name not in records or not records[name].class_names:
             raise DataError(f"split {name!r} is missing or has no classes; found: {', '.join(records) or 'none'}")
         for class_name in records[name].class_names:
             if class_name in seen:
-                raise DataError(f"class {class_name!r} stands in the splits {seen[class_name]!r} and {name!r}")
+                raise DataError(f"class {class_name!r} is in the splits {seen[class_name]!r} and {name!r}")
             seen[class_name] = name
 
 

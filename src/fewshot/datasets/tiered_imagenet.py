@@ -1,8 +1,8 @@
 """tieredImageNet: 608 classes of ILSVRC-2012, 351 / 97 / 160 by high-level category, 84 x 84 (Ren et al., ICLR 2018).
 
-Read from `<split>_images.npz` with `<split>_labels.pkl` (row by row: memory stays small), from
-`<split>_images_png.pkl` with the same labels (one pickle of all PNG files of a split, which must be in memory whole),
-or from image files in folders named by WordNet id.
+Read from `<split>_images.npz` with `<split>_labels.pkl` (row by row, so memory stays small), from
+`<split>_images_png.pkl` with the same labels (one pickle with all PNG files of a split, which must fit in memory), or
+from image files in folders named by WordNet id.
 """
 
 import logging
@@ -21,13 +21,13 @@ from fewshot.datasets.sources import (
     ImageSource,
     PickledFilesSource,
     StreamSource,
-    entry,
+    files_by_split,
     image_names,
     labels_to_names,
     plan_split_sources,
     plan_splits,
     read_pickle,
-    split_of_name,
+    value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError, ResourceError
@@ -35,7 +35,7 @@ from fewshot.errors import DataError, ResourceError
 log = logging.getLogger(__name__)
 
 ARRAY_NAME = "images.npy"
-PICKLE_MEMORY = 1.3  # memory an unpickled list of PNG files takes, times its size on disk
+PICKLE_MEMORY = 1.3  # memory of an unpickled list of PNG files, relative to its size on disk
 
 
 class TieredImagenet(FileDataset):
@@ -48,15 +48,15 @@ class TieredImagenet(FileDataset):
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits from whichever form the files have."""
         lists = self.class_lists
-        labels = _by_split(files, "_labels.pkl")
-        arrays, pickles = _by_split(files, "_images.npz"), _by_split(files, "_images_png.pkl")
+        labels = files_by_split(files, ["_labels.pkl"])
+        arrays, pickles = files_by_split(files, ["_images.npz"]), files_by_split(files, ["_images_png.pkl"])
         if labels and (arrays or pickles):
             yield from plan_split_sources(self._sources(files, labels, arrays, pickles), lists)
         elif images := image_names(files):
             yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
-                f"{files.origin} is no form of tieredImageNet; accepted: {{train,val,test}}_images.npz or "
+                f"{files.origin} is not a known form of tieredImageNet; accepted: {{train,val,test}}_images.npz or "
                 f"_images_png.pkl with _labels.pkl, or images in folders named by WordNet id; found {files.names()[:5]}"
             )
 
@@ -65,27 +65,15 @@ class TieredImagenet(FileDataset):
     ) -> dict[str, ImageSource]:
         sources: dict[str, ImageSource] = {}
         for split, name in labels.items():
-            numbers = entry(read_pickle(files, name), ["labels", "label_specific"], name)
+            numbers = value_of(read_pickle(files, name), ["labels", "label_specific"], name)
             classes = labels_to_names(numbers, name)
             if split in arrays:
                 sources[split] = StreamSource(files, arrays[split], open_array, classes)
             elif split in pickles:
-                announce_memory(pickles[split], files.sizes[pickles[split]])
+                check_memory(pickles[split], files.sizes[pickles[split]])
                 to_array = partial(resize_square, size=self.image_size)
                 sources[split] = PickledFilesSource(files, pickles[split], classes, to_array)
         return sources
-
-
-def _by_split(files: FileSet, ending: str) -> dict[str, str]:
-    """Return the file of each split whose name has the ending."""
-    found: dict[str, str] = {}
-    for name in files.names():
-        split = split_of_name(name.removesuffix(ending)) if name.endswith(ending) else None
-        if split in found:
-            raise DataError(f"{found[split]!r} and {name!r} both claim to be split {split!r}; remove one")
-        if split:
-            found[split] = name
-    return found
 
 
 @contextmanager
@@ -93,16 +81,20 @@ def open_array(file: BinaryIO) -> Iterator[BinaryIO]:
     """Open the array `images` inside an .npz file as a stream."""
     with zipfile.ZipFile(file) as archive:
         if ARRAY_NAME not in archive.namelist():
-            raise DataError(f"the .npz file holds {archive.namelist()[:5]}, expected {ARRAY_NAME!r}; fetch it again")
+            raise DataError(f"the .npz file contains {archive.namelist()[:5]}, expected {ARRAY_NAME!r}; fetch it again")
         with archive.open(ARRAY_NAME) as stream:
             yield stream  # type: ignore[misc]
 
 
-def announce_memory(name: str, size: int) -> None:
-    """Say how much memory a pickle of PNG files needs, before it is read.
+def check_memory(name: str, size: int) -> None:
+    """Log how much memory a pickle of PNG files needs, before it is read.
+
+    Args:
+        name: name of the pickle.
+        size: its size in bytes.
 
     Raises:
-        ResourceError: if this machine has less.
+        ResourceError: if this machine has less memory.
     """
     needed = int(PICKLE_MEMORY * size)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,7 +1,7 @@
-"""One file over HTTP, for a network that fails: mirrors in order, resume, retries; no half file is taken for whole.
+"""One file over an unreliable network: mirrors in order, resume, retries; a partial file never passes as complete.
 
-While a file is on its way it lies beside its place as `.<name>.partial`; it is moved into place in one step when its
-length and checksum have been found right. One lock a file, so that two processes do not write the same one.
+During the transfer the file is stored next to its destination as `.<name>.partial`; it is moved into place in one step
+once its length and checksum are verified. Each file is locked, so that two processes do not write the same one.
 """
 
 import hashlib
@@ -22,30 +22,33 @@ from tqdm import tqdm
 
 from fewshot import __version__
 from fewshot.datasets.archives import looks_like_page
-from fewshot.errors import DataError, ResourceError
+from fewshot.datasets.disk import require_space
+from fewshot.errors import DataError
+from fewshot.files import cannot_write
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
-TIMEOUT_S = (15, 60)  # to connect, to wait for the next bytes
-CHUNK_BYTES = 1 << 16  # a chunk that breaks off is fetched again
+TIMEOUT_S = (15, 60)  # to connect, to receive the next bytes
+CHUNK_BYTES = 1 << 16  # an interrupted chunk is fetched again
 SPARE_BYTES = 100 << 20
 MAX_REDIRECTS = 10
+WEB_PAGE = "it sends a web page (an error, a login or a quota notice) instead of the file"
 USER_AGENT = f"fewshot-workflow/{__version__}"
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a file must hash to; `algorithm` is "md5" or "sha256"."""
+    """The expected hash of a file; `algorithm` is "md5" or "sha256"."""
 
     algorithm: str
     value: str
 
 
 class MirrorError(Exception):
-    """This address cannot give the file; `final` means that trying it again is useless."""
+    """An address does not serve the file; `final` if retrying is useless."""
 
     def __init__(self, reason: str, final: bool = False, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -56,20 +59,20 @@ class MirrorError(Exception):
 def fetch_file(
     addresses: Sequence[str], target: Path, checksum: Checksum | None = None, pause_s: float = PAUSE_S
 ) -> str:
-    """Fetch a file from the first address that gives it whole; one that is there already is only checked.
+    """Download a file from the first address that serves it completely; an existing file is only checked.
 
     Args:
         addresses: mirrors, in the order in which they are tried.
-        target: where the file goes; its folder is made if missing.
-        checksum: what it must hash to, if known.
-        pause_s: seconds before the second attempt; doubled for each further one.
+        target: path of the file; its folder is created if missing.
+        checksum: expected hash, if known.
+        pause_s: seconds before the second attempt; doubled for each further attempt.
 
     Returns:
         The address it came from, or "already there".
 
     Raises:
-        DataError: if no address gives it, with the reason of each; or if the file that is there is another one.
-        ResourceError: if the disk is too small or not writable.
+        DataError: if no address serves it, with the reason for each; or if the existing file has another hash.
+        ResourceError: if the disk is full or not writable.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def fetch_file(
                 return "already there"
             return _try_mirrors(addresses, target, checksum, pause_s)
     except OSError as error:
-        raise ResourceError(f"cannot write {target}: {error}; free some disk or mend the folder's rights") from error
+        raise cannot_write(target, error) from error
 
 
 def _try_mirrors(addresses: Sequence[str], target: Path, checksum: Checksum | None, pause_s: float) -> str:
@@ -91,7 +94,7 @@ def _try_mirrors(addresses: Sequence[str], target: Path, checksum: Checksum | No
         except MirrorError as error:
             log.warning("%s: %s", address, error)
             failures.append(f"  {address}: {error}")
-    raise DataError(f"no address gives {target.name}:\n" + "\n".join(failures))
+    raise DataError(f"no address serves {target.name}:\n" + "\n".join(failures))
 
 
 def _fetch_with_retries(address: str, target: Path, checksum: Checksum | None, pause_s: float) -> None:
@@ -109,9 +112,9 @@ def _fetch_with_retries(address: str, target: Path, checksum: Checksum | None, p
 
 
 def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
-    """Fetch, or go on fetching, the file; move it into place if it is whole and right."""
+    """Fetch the file, or the rest of it; move it into place if it is complete and correct."""
     if urlsplit(address).scheme not in ("http", "https"):
-        raise MirrorError("only http and https addresses are fetched; give a local file as `path`", final=True)
+        raise MirrorError("only http and https addresses are supported; give a local file as `path`", final=True)
     partial = target.with_name(f".{target.name}.partial")
     note = partial.with_suffix(".json")
     with requests.Session() as session:
@@ -123,9 +126,9 @@ def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
         with session.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 _discard(partial, note)
-                raise MirrorError("the server cannot go on where the transfer broke off")
+                raise MirrorError("the server cannot resume the transfer")
             _check_response(response, address)
-            start = _start_of(response, done)
+            start = _first_byte(response, done)
             _write_note(note, address, response)
             _receive(response, partial, start, target.name)
     try:
@@ -139,10 +142,10 @@ def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
 
 
 def _resumable_bytes(address: str, partial: Path, note: Path) -> int:
-    """Return the length of what an earlier attempt left, if the server can tell that its file is still the same."""
+    """Return the length of what an earlier attempt left, if the server can verify that its file is unchanged."""
     try:
-        left = json.loads(note.read_text())
-        if left["address"] == address and left["validator"]:
+        noted = json.loads(note.read_text())
+        if noted["address"] == address and noted["validator"]:
             return partial.stat().st_size
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -160,43 +163,41 @@ def _check_response(response: requests.Response, address: str) -> None:
     if status in (408, 425, 429) or status >= 500:
         wait = response.headers.get("Retry-After", "")
         raise MirrorError(
-            f"the server answers {status} {response.reason}", wait_s=float(wait) if wait.isdigit() else None
+            f"the server responds {status} {response.reason}", wait_s=float(wait) if wait.isdigit() else None
         )
     if status not in (200, 206):
-        raise MirrorError(f"the server answers {status} {response.reason}", final=True)
+        raise MirrorError(f"the server responds {status} {response.reason}", final=True)
     if address.startswith("https:") and not response.url.startswith("https:"):
         raise MirrorError(f"it redirects to {response.url}, which is not encrypted", final=True)
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise MirrorError(
-            "it answers with a web page (an error, a login or a quota notice) instead of the file", final=True
-        )
+        raise MirrorError(WEB_PAGE, final=True)
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise MirrorError(f"it sends the file in encoding {response.headers['Content-Encoding']}", final=True)
+        raise MirrorError(f"it sends the file with encoding {response.headers['Content-Encoding']}", final=True)
 
 
-def _start_of(response: requests.Response, done: int) -> int:
-    """Return the byte at which the answer begins; a server may ignore that a part was asked for."""
+def _first_byte(response: requests.Response, done: int) -> int:
+    """Return the offset at which the response begins; a server may ignore the requested range."""
     if response.status_code == 200:
         return 0
     content_range = response.headers.get("Content-Range", "")
     if not content_range.startswith(f"bytes {done}-"):
-        raise MirrorError(f"asked for bytes from {done}, it answers {content_range!r}", final=True)
+        raise MirrorError(f"bytes from {done} were requested, the server sends {content_range!r}", final=True)
     return done
 
 
 def _write_note(note: Path, address: str, response: requests.Response) -> None:
-    """Remember what is needed to go on with this transfer; weak validators do not serve."""
+    """Store what is needed to resume this transfer; weak validators do not qualify."""
     tag = response.headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
     note.write_text(json.dumps({"address": address, "validator": validator}))
 
 
 def _receive(response: requests.Response, partial: Path, start: int, name: str) -> None:
-    """Write the body behind the first `start` bytes; what has arrived stays when the connection breaks."""
+    """Append the body after the first `start` bytes; received data is kept if the connection breaks."""
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdigit() else None
     free = shutil.disk_usage(partial.parent).free - SPARE_BYTES
-    _check_room(name, (total or 0) - start, free)
+    require_space(name, (total or 0) - start, free)
     received = start
     with (
         open(partial, "r+b" if start else "wb") as file,
@@ -206,31 +207,22 @@ def _receive(response: requests.Response, partial: Path, start: int, name: str) 
         file.truncate()
         for chunk in response.iter_content(CHUNK_BYTES):
             received += len(chunk)
-            _check_room(name, received - start, free)
+            require_space(name, received - start, free)
             file.write(chunk)
             bar.update(len(chunk))
         file.flush()
         os.fsync(file.fileno())
     if total is not None and received != total:
-        raise MirrorError(f"the connection broke off after {received:,} of {total:,} bytes")
-
-
-def _check_room(name: str, needed: int, free: int) -> None:
-    if needed > free:
-        raise ResourceError(
-            f"{name} needs {needed / 1e9:.2f} GB of disk, {max(free, 0) / 1e9:.2f} GB are free; make room"
-        )
+        raise MirrorError(f"the connection broke after {received:,} of {total:,} bytes")
 
 
 def _check_start(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
-        raise MirrorError("it answers with an empty file", final=True)
+        raise MirrorError("it sends an empty file", final=True)
     if looks_like_page(start):
-        raise MirrorError(
-            "it answers with a web page (an error, a login or a quota notice) instead of the file", final=True
-        )
+        raise MirrorError(WEB_PAGE, final=True)
 
 
 def check_file(path: Path, checksum: Checksum | None, name: str | None = None) -> None:
@@ -245,7 +237,7 @@ def check_file(path: Path, checksum: Checksum | None, name: str | None = None) -
     if found != checksum.value:
         raise DataError(
             f"{name or path} has {checksum.algorithm} {found}, expected {checksum.value}: damaged or another file. "
-            "Delete it to fetch it again; if it is right, say so with sha256 (none, or its own) in section prepare"
+            "Delete it to fetch it again; if it is the right one, set its sha256 (or none) in section prepare"
         )
 
 
