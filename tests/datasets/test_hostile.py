@@ -232,7 +232,7 @@ PICKLES = {
     "huge integer": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * (1 << 20) + b".",
     "nested too deeply": b"\x80\x02" + b"]" * 500 + b"a" * 499 + b".",
     "contains itself": b"\x80\x02]q\x00h\x00a.",
-    "reduces a class of this package": b"cfewshot.datasets.archives\nSingleFile\n(S'/etc/passwd'\ntR.",
+    "reduces a class of this package": b"cfewshot.datasets.file_sets\nSingleFile\n(S'/etc/passwd'\ntR.",
     "no end": b"\x80\x02]",
     "no pickle": b"hello, this is text",
     "empty": b"",

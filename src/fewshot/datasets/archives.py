@@ -1,4 +1,4 @@
-"""Archives, folders and single files, read as one set of named files; archives are untrusted.
+"""Untrusted archives, opened together with folders and single files as one set of named files.
 
 Members are read in place and never extracted, so no name, link or device in an archive can touch the disk. An archive
 that contains such members is refused all the same: it is not the data set. A compressed tar is first decompressed into
@@ -9,34 +9,26 @@ import bz2
 import gzip
 import io
 import itertools
-import os
 import re
 import shutil
 import stat
-import struct
 import tarfile
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fewshot.datasets.file_sets import UNREADABLE, FileSet, FolderFiles, JoinedFiles, SingleFile
 from fewshot.errors import DataError, ResourceError
 
 CHUNK_BYTES = 1 << 20
-# Raised by the standard library on damaged archives; OSError also on files without read permission.
-UNREADABLE = (
-    *(OSError, EOFError, NotImplementedError, RuntimeError, struct.error, IndexError),
-    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
-)
 MAX_HEADER_BYTES = 1 << 20
 MAX_NAME_LENGTH = 1000
 ARCHIVES = ("zip", "gzip", "bzip2", "tar")
 TEXTS = (".txt", ".md", ".json", ".csv", ".html", ".pdf", "readme", "license")
-JUNK = re.compile(r"(^|/)(__MACOSX/|\.)|(^|/)Thumbs\.db$")
 
 
 @dataclass(frozen=True)
@@ -45,82 +37,6 @@ class Limits:
 
     members: int = 2_000_000
     total_bytes: int = 4 << 30
-
-
-class FileSet(ABC):
-    """Named files, wherever they are stored; names are relative, with forward slashes."""
-
-    def __init__(self, origin: str, sizes: dict[str, int]) -> None:
-        self.origin = origin
-        self.sizes = {name: sizes[name] for name in sorted(sizes) if not JUNK.search(name)}
-
-    def names(self) -> list[str]:
-        """Return all names, sorted, without hidden files and those that desktops leave behind."""
-        return list(self.sizes)
-
-    @abstractmethod
-    def _open(self, name: str) -> BinaryIO: ...
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for reading and seeking.
-
-        Raises:
-            DataError: if the archive turns out to be damaged.
-        """
-        try:
-            with self._open(name) as file:
-                yield file
-        except UNREADABLE as error:
-            raise DataError(
-                f"{self.origin}: cannot read {name!r}: {error or 'it ends early'}; fetch it again"
-            ) from error
-
-    def read(self, name: str, limit: int) -> bytes:
-        """Return the content of a file of at most `limit` bytes."""
-        if self.sizes[name] > limit:
-            raise DataError(
-                f"{self.origin}: {name!r} is {self.sizes[name]:,} bytes long, at most {limit:,} are expected"
-            )
-        with self.open(name) as file:
-            content = file.read(limit + 1)
-        if len(content) != self.sizes[name]:
-            raise DataError(f"{self.origin}: {name!r} declares {self.sizes[name]:,} bytes, {len(content):,} were read")
-        return content
-
-
-class FolderFiles(FileSet):
-    """The files in a folder of the user and its subfolders; links are followed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        sizes = {}
-        seen = set()
-        for folder, subfolders, names in os.walk(root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            real = os.path.realpath(folder)
-            if real in seen:
-                raise DataError(f"{folder} is reached twice (a link to a folder above it?); remove the link")
-            seen.add(real)
-            for name in names:
-                path = Path(folder, name)
-                if path.is_file():
-                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
-        super().__init__(str(root), sizes)
-
-    def _open(self, name: str) -> BinaryIO:
-        return open(self._root / name, "rb")
-
-
-class SingleFile(FileSet):
-    """One file that is not an archive."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        super().__init__(str(path), {path.name: path.stat().st_size})
-
-    def _open(self, name: str) -> BinaryIO:
-        return open(self._path, "rb")
 
 
 class ZipFiles(FileSet):
@@ -229,23 +145,6 @@ class _Span(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-class JoinedFiles(FileSet):
-    """Several sets read as one."""
-
-    def __init__(self, parts: Sequence[FileSet]) -> None:
-        self._owner: dict[str, FileSet] = {}
-        sizes: dict[str, int] = {}
-        for part in parts:
-            for name, size in part.sizes.items():
-                if name in sizes:
-                    raise DataError(f"{name!r} is both in {self._owner[name].origin} and in {part.origin}; remove one")
-                self._owner[name], sizes[name] = part, size
-        super().__init__(", ".join(part.origin for part in parts), sizes)
-
-    def _open(self, name: str) -> BinaryIO:
-        return self._owner[name]._open(name)
 
 
 def add_member(path: Path, sizes: dict[str, int], name: str, size: int, limits: Limits) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fewshot.datasets.archives import FileSet, Limits, open_files
+from fewshot.datasets.archives import Limits, open_files
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.split_files import SplitPlan
 
 

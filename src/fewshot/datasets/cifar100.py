@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
     PICKLE_ENDINGS,

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.sources import FileSource, folder_class, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan

@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from fewshot.datasets import SPLITS
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_lists import ClassLists, read_class_lists
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import crop_square, resize_square
 from fewshot.datasets.sources import SPLIT_WORDS, FileSource, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan

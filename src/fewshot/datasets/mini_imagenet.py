@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fewshot.datasets import SPLITS
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_yaml
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.sources import FileSource, ImageSource, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError

@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from fewshot.datasets.archives import FileSet
 from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import MAX_FILE_BYTES, decode_image
 from fewshot.datasets.sources import labels_to_names, split_of_name
 from fewshot.errors import DataError

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from fewshot.datasets import SPLITS
-from fewshot.datasets.archives import FileSet
 from fewshot.datasets.class_lists import ClassLists
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import MAX_FILE_BYTES, decode_image, is_image_name
 from fewshot.datasets.safe_pickle import load_pickle
 from fewshot.datasets.split_files import SplitPlan

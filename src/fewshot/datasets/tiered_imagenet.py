@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO, ClassVar
 
-from fewshot.datasets.archives import FileSet, Limits
+from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.mini_imagenet import image_source
 from fewshot.datasets.sources import (
