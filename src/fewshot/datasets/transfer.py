@@ -115,47 +115,61 @@ def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
     """Fetch the file, or the rest of it; move it into place if it is complete and correct."""
     if urlsplit(address).scheme not in ("http", "https"):
         raise MirrorError("only http and https addresses are supported; give a local file as `path`", final=True)
-    partial = target.with_name(f".{target.name}.partial")
-    note = partial.with_suffix(".json")
+    partial = PartialFile(target)
     with requests.Session() as session:
         session.max_redirects = MAX_REDIRECTS
-        done = _resumable_bytes(address, partial, note)
-        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        if done:
-            headers |= {"Range": f"bytes={done}-", "If-Range": json.loads(note.read_text())["validator"]}
+        done, range_headers = partial.resume(address)
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **range_headers}
         with session.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                _discard(partial, note)
+                partial.discard()
                 raise MirrorError("the server cannot resume the transfer")
             _check_response(response, address)
             start = _first_byte(response, done)
-            _write_note(note, address, response)
-            _receive(response, partial, start, target.name)
+            partial.write_note(address, response)
+            _receive(response, partial.path, start, target.name)
     try:
-        _check_start(partial)
-        check_file(partial, checksum, target.name)
+        _check_start(partial.path)
+        check_file(partial.path, checksum, target.name)
     except (DataError, MirrorError) as error:
-        _discard(partial, note)
+        partial.discard()
         raise MirrorError(str(error), final=True) from error
-    os.replace(partial, target)
-    note.unlink(missing_ok=True)
+    os.replace(partial.path, target)
+    partial.discard()
 
 
-def _resumable_bytes(address: str, partial: Path, note: Path) -> int:
-    """Return the length of what an earlier attempt left, if the server can verify that its file is unchanged."""
-    try:
-        noted = json.loads(note.read_text())
-        if noted["address"] == address and noted["validator"]:
-            return partial.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    _discard(partial, note)
-    return 0
+class PartialFile:
+    """The part of a file that has been received, and a note of what is needed to resume its transfer."""
 
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f".{target.name}.partial")
+        self._note = self.path.with_suffix(".json")
 
-def _discard(partial: Path, note: Path) -> None:
-    partial.unlink(missing_ok=True)
-    note.unlink(missing_ok=True)
+    def resume(self, address: str) -> tuple[int, dict[str, str]]:
+        """Return the bytes an earlier attempt left and the headers that request the rest.
+
+        (0, {}) if there are none, or the server could not verify that its file is unchanged.
+        """
+        try:
+            note = json.loads(self._note.read_text())
+            if note["address"] == address and note["validator"]:
+                done = self.path.stat().st_size
+                return done, {"Range": f"bytes={done}-", "If-Range": note["validator"]} if done else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        self.discard()
+        return 0, {}
+
+    def write_note(self, address: str, response: requests.Response) -> None:
+        """Store address and validator of this transfer; weak validators do not qualify."""
+        tag = response.headers.get("ETag", "")
+        validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+        self._note.write_text(json.dumps({"address": address, "validator": validator}))
+
+    def discard(self) -> None:
+        """Remove the part and the note."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
 
 
 def _check_response(response: requests.Response, address: str) -> None:
@@ -183,13 +197,6 @@ def _first_byte(response: requests.Response, done: int) -> int:
     if not content_range.startswith(f"bytes {done}-"):
         raise MirrorError(f"bytes from {done} were requested, the server sends {content_range!r}", final=True)
     return done
-
-
-def _write_note(note: Path, address: str, response: requests.Response) -> None:
-    """Store what is needed to resume this transfer; weak validators do not qualify."""
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    note.write_text(json.dumps({"address": address, "validator": validator}))
 
 
 def _receive(response: requests.Response, partial: Path, start: int, name: str) -> None:

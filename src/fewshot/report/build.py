@@ -79,7 +79,7 @@ def _write_tables(contents: Contents, out: Path) -> None:
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
     (out / "results.tex").write_text(latex(contents), encoding="utf-8")
     write_json(out / "metrics.json", tables.metrics(contents.cells))
-    write_curves(out / "curves", contents.finished)
+    write_curves(out / "curves", contents.trainings)
     write_runtimes(contents, out / "runtimes.csv")
 
 

@@ -31,6 +31,11 @@ class Cell:
     mark: str
 
     @property
+    def method(self) -> str:
+        """The label, with a note if the row is an ensemble of checkpoints."""
+        return method_name(self.label, self.row)
+
+    @property
     def accuracy_pct(self) -> float:
         """Mean accuracy, percent."""
         return 100 * self.row.estimate.mean
@@ -54,6 +59,11 @@ class Line:
     backbone: str
     label: str
     cells: dict[int, Cell]
+
+    @property
+    def name(self) -> str:
+        """Method and backbone, as in the figures."""
+        return f"{self.label}, {self.backbone}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,11 @@ class Contents:
     def finished(self) -> tuple[ReportEntry, ...]:
         """Entries with a result."""
         return tuple(entry for entry in self.suite.entries if entry not in self.missing)
+
+    @property
+    def trainings(self) -> tuple[ReportEntry, ...]:
+        """One finished entry per experiment, whatever its target: they share the training."""
+        return tuple({entry.experiment: entry for entry in self.finished}.values())
 
     @property
     def labels(self) -> dict[str, str]:
@@ -165,7 +180,7 @@ def table_blocks(cells: Sequence[Cell]) -> list[Block]:
     """Lay numbers out as the papers do: one table per data set and target, a line per method, a column per shot."""
     tables: dict[str, dict[tuple[str, str, str], dict[int, Cell]]] = {}
     for cell in cells:
-        line = (cell.row.entry.group, cell.row.entry.backbone, method_name(cell))
+        line = (cell.row.entry.group, cell.row.entry.backbone, cell.method)
         tables.setdefault(block_title(cell), {}).setdefault(line, {})[cell.row.shot] = cell
     return [
         Block(
@@ -177,9 +192,9 @@ def table_blocks(cells: Sequence[Cell]) -> list[Block]:
     ]
 
 
-def method_name(cell: Cell) -> str:
+def method_name(label: str, row: Row) -> str:
     """Return the label, with a note if the row is an ensemble of checkpoints."""
-    return f"{cell.label}, ensemble" if cell.row.selection == "ensemble" else cell.label
+    return f"{label}, ensemble" if row.selection == "ensemble" else label
 
 
 def block_title(cell: Cell) -> str:

@@ -16,9 +16,9 @@ def read_history(entry: ReportEntry) -> list[dict[str, str]]:
     return read_csv(path) if path.is_file() else []
 
 
-def write_curves(folder: Path, entries: Iterable[ReportEntry]) -> None:
-    """Copy the history of each experiment to <experiment>.csv; an experiment that was not trained has no curve."""
+def write_curves(folder: Path, trainings: Iterable[ReportEntry]) -> None:
+    """Copy the history of each training to <experiment>.csv; an untrained learner has no curve."""
     folder.mkdir()
-    for entry in {entry.experiment: entry for entry in entries}.values():
+    for entry in trainings:
         if read_history(entry):
             shutil.copyfile(entry.train_dir / HISTORY, folder / f"{entry.experiment}.csv")

@@ -78,7 +78,7 @@ def _accuracy_panel(axis: Axes, block: Block, shots: Sequence[int]) -> None:
             style: dict[str, Any] = {"fmt": MARKERS[index % 7], "color": COLORS[index % 7]}
             axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=4, capsize=3, **style)
             _published_mark(axis, cell, y + 0.28)
-    axis.set_yticks(range(len(block.lines)), [f"{line.label}, {line.backbone}" for line in block.lines])
+    axis.set_yticks(range(len(block.lines)), [line.name for line in block.lines])
     axis.set_ylim(len(block.lines) - 0.4, -0.6)
     axis.set_title(block.title)
     axis.grid(axis="y", visible=False)
@@ -96,7 +96,7 @@ def _published_mark(axis: Axes, cell: Cell, y: float) -> None:
 def learning_curves(contents: Contents) -> Picture | None:
     """Draw validation accuracy over epochs, one panel per data set and backbone; None if nothing was trained."""
     panels: dict[str, dict[str, list[History]]] = defaultdict(lambda: defaultdict(list))
-    for entry in {entry.experiment: entry for entry in contents.finished}.values():
+    for entry in contents.trainings:
         if history := read_history(entry):
             panels[f"{entry.dataset}, {entry.backbone}"][entry.group].append(history)
     if not panels:
@@ -146,8 +146,7 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
             shots = sorted(line.cells)
             mean = [line.cells[shot].accuracy_pct for shot in shots]
             width = [line.cells[shot].ci95_pct for shot in shots]
-            name = f"{line.label}, {line.backbone}"
-            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=name, **line_style(index))
+            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=line.name, **line_style(index))
         axis.set(title=block.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
         axis.set_xticks(block.shots, [str(shot) for shot in block.shots], minor=False)
         axis.minorticks_off()
@@ -172,11 +171,11 @@ def difference_matrices(contents: Contents) -> Iterator[Picture]:
             yield picture if number == 1 else replace(picture, name=f"{picture.name}-{number}")
 
 
-def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
+def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture:
     """Draw the paired differences of one family as a matrix: row minus column."""
     count = len(comparison.rows)
     values = 100 * np.array([[comparison.difference(i, j) for j in range(count)] for i in range(count)])
-    labels = [_row_name(comparison, index, names) for index in range(count)]
+    ticks = [f"{method_name(labels[row.entry.group], row)}, {row.entry.backbone}" for row in comparison.rows]
     entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
     side = 1.6 + 0.62 * count
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
@@ -187,8 +186,8 @@ def difference_matrix(comparison: Comparison, names: dict[str, str]) -> Picture:
         for j in range(count):
             if i != j:
                 _difference_text(axis, values[i, j], comparison.p_values[i, j] < SIGNIFICANT, limit, i, j)
-    axis.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(count), labels)
+    axis.set_xticks(range(count), ticks, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")
     figure.colorbar(image, ax=axis, label="row - column (percentage points)", shrink=0.8)
@@ -210,12 +209,6 @@ def _difference_text(axis: Axes, value: float, significant: bool, limit: float, 
     )
 
 
-def _row_name(comparison: Comparison, index: int, names: dict[str, str]) -> str:
-    row = comparison.rows[index]
-    name = f"{names[row.entry.group]}, {row.entry.backbone}"
-    return f"{name}, ensemble" if row.selection == "ensemble" else name
-
-
 def cross_domain(contents: Contents) -> Iterator[Picture]:
     """Yield one matrix per shot of the models tested on several targets, if there are any."""
     targets_of: dict[str, set[str]] = defaultdict(set)
@@ -230,7 +223,7 @@ def cross_domain(contents: Contents) -> Iterator[Picture]:
 def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: int) -> Picture:
     rows: dict[str, dict[str, Cell]] = defaultdict(dict)
     for cell in cells:
-        rows[f"{cell.row.entry.dataset}: {method_name(cell)}, {cell.row.entry.backbone}"][cell.row.entry.target] = cell
+        rows[f"{cell.row.entry.dataset}: {cell.method}, {cell.row.entry.backbone}"][cell.row.entry.target] = cell
     values = np.array([[row[t].accuracy_pct if t in row else np.nan for t in targets] for row in rows.values()])
     figure = Figure(figsize=(3.8 + 0.8 * len(targets), 1.6 + 0.36 * len(rows)), layout="constrained")
     axis = figure.subplots()

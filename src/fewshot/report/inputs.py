@@ -1,6 +1,5 @@
 """Input of a report, one entry per evaluated model and target as the plan describes it, and the summary it returns."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +85,3 @@ class Summary:
     text: str
     out: Path
     partial: bool
-
-
-def unique(values: Iterable[str]) -> list[str]:
-    """Return the values without repeats, in the order of first appearance."""
-    return list(dict.fromkeys(values))

@@ -10,8 +10,7 @@ import jinja2
 from PIL import Image
 
 from fewshot.report import stats
-from fewshot.report.contents import Cell, Contents, counterpart, method_name
-from fewshot.report.inputs import unique
+from fewshot.report.contents import Cell, Contents, counterpart
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
 from fewshot.report.style import Picture
@@ -72,7 +71,7 @@ def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the choices of each filter that has more than one."""
     filters = []
     for name, title in FILTERS.items():
-        choices = unique(str(cell["word" if name == "verdict" else name]) for cell in cells)
+        choices = list(dict.fromkeys(str(cell["word" if name == "verdict" else name]) for cell in cells))
         if len(choices) > 1:
             filters.append({"name": name, "title": title, "choices": choices})
     return filters
@@ -88,7 +87,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "target": row.entry.target,
         "backbone": row.entry.backbone,
         "learner": row.entry.learner,
-        "method": method_name(cell),
+        "method": cell.method,
         "way": row.protocol["n_way"],
         "shot": row.shot,
         "accuracy": f"{cell.accuracy_pct:.2f}",
@@ -171,7 +170,7 @@ def _published_for(contents: Contents) -> list[Published]:
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
     """Collect the figures under their headings; drawings are shown side by side, wide sheets one below another."""
     sections = []
-    for title in unique(picture.section for picture in pictures):
+    for title in dict.fromkeys(picture.section for picture in pictures):
         embedded = [_embedded(picture, figures) for picture in pictures if picture.section == title]
         sections.append(
             {

@@ -11,7 +11,7 @@ from fewshot.report.contents import Contents
 def write_runtimes(contents: Contents, path: Path) -> None:
     """Write the scalar facts of each existing run.json, one line per experiment."""
     records = []
-    for entry in {entry.experiment: entry for entry in contents.finished}.values():
+    for entry in contents.trainings:
         facts = _facts(entry.train_dir / "run.json")
         if facts:
             records.append({"experiment": entry.experiment, **facts})
