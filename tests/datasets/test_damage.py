@@ -68,7 +68,7 @@ CIFAR_DAMAGE = {
         lambda make: {"test": changed(make, "test", data=np.zeros((0, 3072), np.uint8), fine_labels=[])},
         "list of integers|expected 6",
     ),
-    "a class name is gone": (
+    "a class name is missing": (
         lambda make: {"meta": changed(make, "meta", fine_label_names=["apple", "bear", "cat", "dog", "fish"])},
         "lacks 1 of 5 classes: elm",
     ),
@@ -123,7 +123,7 @@ TRAIN = {"n00000001": [0, 1, 2, 3], "n00000002": [4, 5, 6, 7]}
 MINI_DAMAGE = {
     "a split is missing": (lambda make, f: drop(f, "validation"), "split 'validation' is missing; .*fetch all files"),
     "splits are swapped": (lambda make, f: swap(f), "the files are swapped"),
-    "a file is there twice": (
+    "two files of one split": (
         lambda make, f: f.update({"copy/mini-imagenet-cache-train.pkl": f["mini-imagenet-cache-train.pkl"]}),
         "both claim to be split 'train'; remove one",
     ),

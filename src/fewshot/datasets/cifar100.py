@@ -64,8 +64,8 @@ def original_folder(files: FileSet) -> PurePosixPath | None:
     """Return the folder that contains the files train, test and meta of the original archive, or None."""
     names = set(files.names())
     folders = [PurePosixPath(name).parent for name in names if PurePosixPath(name).name == "meta"]
-    whole = [folder for folder in folders if {str(folder / "train"), str(folder / "test")} <= names]
-    return min(whole) if whole else None
+    complete = [folder for folder in folders if {str(folder / "train"), str(folder / "test")} <= names]
+    return min(complete) if complete else None
 
 
 def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:

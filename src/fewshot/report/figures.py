@@ -190,7 +190,7 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
     axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")
-    figure.colorbar(image, ax=axis, label="row - column (percentage points)", shrink=0.8)
+    figure.colorbar(image, ax=axis, label="row - column (% points)", shrink=0.8)
     name = f"differences-{entry.dataset}-{entry.target}-{comparison.rows[0].protocol['n_way']}way-{shot}shot"
     return Picture(
         name,

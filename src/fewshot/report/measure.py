@@ -93,7 +93,7 @@ class Row:
 
     @property
     def settings_hash(self) -> str:
-        """Short hash of all training settings except the seed; `expected.yaml` stores it."""
+        """Short hash of all training settings except the seed; `expected.yaml` stores hashes of this form."""
         settings = {key: value for key, value in self.protocol["train"].items() if key != "seed"}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
