@@ -393,7 +393,7 @@ def test_faulty_split_files_are_refused(make, prepare, tmp_path):
         ("train: [bird 0]\nvalidation: [bird 5]\ntest: [whale]\n", "whale"),
         ("train: [bird 0]\nvalidation: [bird 0]\ntest: [bird 1]\n", "list it once"),
         ("train: [bird 0]\ntest: [bird 1]\n", "no classes for split 'validation'"),
-        ("train: [bird 0]\nval: [bird 2]\ntest: [bird 1]\n", "unknown keys val"),
+        ("train: [bird 0]\nval: [bird 2]\ntest: [bird 1]\n", "unknown key 'val'; allowed: train, validation, test, "),
         ("train: bird 0\n", "must be a list"),
         ("- bird\n", "must contain lists"),
         ("train: [1]\nvalidation: [bird 5]\ntest: [bird 2]\n", "in quotes"),

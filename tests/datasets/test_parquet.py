@@ -93,7 +93,7 @@ def test_labels_may_be_text(make, prepare, tmp_path):
     assert store.split("test").class_names == ("cat",)
 
 
-def test_one_batch_is_in_memory_at_a_time(make, prepare, tmp_path, monkeypatch):
+def test_batches_smaller_than_a_row_group_are_read(make, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "ROWS_AT_ONCE", 2)
     files = [make.png(image) for image in make.images(30, 32)]
 

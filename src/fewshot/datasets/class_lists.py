@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from fewshot.datasets import SPLITS
-from fewshot.errors import DataError
+from fewshot.errors import DataError, allowed_values, quoted
 
 CLASS_LISTS_DIR = Path(__file__).parent / "splits"
+KEYS = (*SPLITS, "class_counts", "images_per_class", "images_per_split", "images_total")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def read_class_lists(path: Path) -> ClassLists:
         DataError: if it is unreadable, lists a class twice, or contradicts its own counts.
     """
     entries = read_yaml(path)
-    unknown = entries.keys() - {*SPLITS, "class_counts", "images_per_class", "images_per_split", "images_total"}
-    if unknown:
-        raise DataError(f"{path}: unknown keys {', '.join(sorted(map(str, unknown)))}; allowed: {', '.join(SPLITS)}")
+    for key in entries:
+        if key not in KEYS:
+            raise DataError(f"{path}: unknown key {quoted(key)}; {allowed_values(str(key), KEYS)}")
     splits = {split: entries.get(split) or [] for split in SPLITS}
     for split, names in splits.items():
         if not isinstance(names, list):
