@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from fewshot.digests import sha256_of
-from fewshot.files import cannot_write, write_csv, write_json
+from fewshot.files import cannot_write, write_json
 from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
@@ -84,7 +86,9 @@ def _write_tables(contents: Contents, out: Path) -> None:
 
 
 def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    write_csv(path, records, list(records[0]) if records else ["experiment"])
+    """Write a table of equal records; one without records has the column "experiment" alone."""
+    columns = list(records[0]) if records else ["experiment"]
+    pandas.DataFrame(list(records), columns=columns, dtype=object).to_csv(path, index=False, lineterminator="\n")
 
 
 def _write_manifest(contents: Contents, out: Path) -> None:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fewshot.files import write_csv
+import pandas
+
 from fewshot.report.contents import Contents
 
 
@@ -15,8 +16,7 @@ def write_runtimes(contents: Contents, path: Path) -> None:
         facts = _facts(entry.train_dir / "run.json")
         if facts:
             records.append({"experiment": entry.experiment, **facts})
-    columns = list(dict.fromkeys(column for record in records for column in record)) or ["experiment"]
-    write_csv(path, records, columns)
+    pandas.DataFrame(records or {"experiment": []}, dtype=object).to_csv(path, index=False, lineterminator="\n")
 
 
 def _facts(path: Path) -> dict[str, Any]:
