@@ -97,7 +97,7 @@ def test_ctrl_c(fresh):
     assert not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
 
     process = fresh.start("snakemake --cores 2")
-    wait_for_log(fresh, "logs/train/*.log", "going on after step")
+    wait_for_log(fresh, "logs/train/*.log", "resuming after step")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -119,7 +119,7 @@ def test_sigterm_saves_first(made):
     assert "SIGTERM: stopped after step" in lines[-1]
     step = int(lines[-1].split("after step ")[1].split(";")[0])
     again = made.start(f"fewshot train {made.RIDGE}")
-    said = next(line for line in again.stdout if "going on" in line)
+    said = next(line for line in again.stdout if "resuming" in line)
     again.kill()
     again.communicate()
-    assert f"going on after step {step} of 100000" in said
+    assert f"resuming after step {step} of 100000" in said

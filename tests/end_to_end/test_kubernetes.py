@@ -71,7 +71,7 @@ def test_pods_make_the_same_table(cloud, cluster, bucket, made):
     assert {"results/tables/tiny/results.csv", "results/tables/tiny/manifest.json"} <= expected.keys()
     assert {name: found[name] for name in expected} == expected
     assert cloud.work() == cloud.everything + Counter([f"train {cloud.RIDGE}"])
-    assert "going on after step" in log_of_training(bucket, cloud.RIDGE)
+    assert "resuming after step" in log_of_training(bucket, cloud.RIDGE)
     assert all(pod.limits["cpu"] for pod in cluster.pods.values())
     assert "Nothing to be done" in cloud.run(COMMAND).text
     assert not (cloud.folder / "results").exists()

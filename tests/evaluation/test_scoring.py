@@ -11,6 +11,7 @@ from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import mean_ci95, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.report.stats import over_episodes
+from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 
 CPU = torch.device("cpu")
@@ -136,7 +137,7 @@ def test_evaluation_reads_single_and_ensemble(tiny_experiment, tiny_store, episo
     experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
     for name in ("out", "checkpoints"):
         (tmp_path / name).mkdir()
-    train(experiment, tiny_store, tmp_path / "out", tmp_path / "checkpoints", CPU, 1e9)
+    train(experiment, tiny_store, tmp_path / "out", Checkpoints(tmp_path / "checkpoints"))
 
     learners = load_learners(experiment, tmp_path / "out", CPU)
     rows, arrays = evaluate(experiment, learners, tiny_store.split("test"), episodes, CPU)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,11 +20,14 @@ from safetensors.torch import load_file
 from fewshot.errors import NumericalError, ParamsError, ResourceError
 from fewshot.experiments.build import initial_learner
 from fewshot.training.launch import train_on_devices
+from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import SINGLE_PROCESS
-from fewshot.training.train import Interrupted, _Run, train, training_batch
+from fewshot.training.state import Checkpoints
+from fewshot.training.stop_signals import Interrupted
+from fewshot.training.train import train
 
 CPU = torch.device("cpu")
-NEVER = 1e9
+NEVER = math.inf
 
 # Learner, backbone: batch-norm statistics by batch (conv4), none (pixels), an inner loop (maml).
 CASES = [("ridge", "pixels"), ("ridge", "conv4"), ("maml", "conv4_maml")]
@@ -40,7 +44,7 @@ from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
 from fewshot.training.parallel import joined
 from fewshot.experiments.build import initial_learner
-from fewshot.training.train import _Run
+from fewshot.training.outer_step import OuterStep
 torch.set_num_threads(1)
 suites, store = json.loads(sys.argv[1]), open_store(Path(sys.argv[2]))
 folder, rank = Path(sys.argv[3]), int(sys.argv[4])
@@ -49,23 +53,24 @@ CPU = torch.device("cpu")
 def in_double(batch):
     return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
 
-def one_step(values, group):
+def one_step(values, processes):
     experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
-    run = _Run(experiment, store, initial_learner(experiment).double(), folder, CPU, 1e9, group)
-    prepare = run.preprocess
-    run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
-    run._step(0)
-    group.check_agreement(run.learner)
-    gradients = {name: value.grad for name, value in run.learner.named_parameters()}
-    return gradients, run.learner.state_dict(), (run.progress.loss_sum, run.progress.accuracy_sum)
+    learner = initial_learner(experiment).double()
+    outer_step = OuterStep(experiment, store.split("train"), learner, processes)
+    prepare = outer_step.preprocess
+    outer_step.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
+    sums = outer_step.take(0)
+    processes.check_agreement(learner)
+    gradients = {name: value.grad for name, value in learner.named_parameters()}
+    return gradients, learner.state_dict(), sums
 
-with joined(rank, 2, CPU, folder / "rendezvous") as group:
-    torch.save([one_step(values, group) for values in suites], folder / f"rank-{rank}.pt")
-    assert group.agree_to_stop("SIGTERM" if rank else None) == "SIGTERM"
+with joined(rank, 2, CPU, folder / "rendezvous") as processes:
+    torch.save([one_step(values, processes) for values in suites], folder / f"rank-{rank}.pt")
+    assert processes.agree_to_stop("SIGTERM" if rank else None) == "SIGTERM"
     weights = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(weights.weight, 1 + rank * 1e-7)
     try:
-        group.check_agreement(weights)
+        processes.check_agreement(weights)
     except Exception as error:
         (folder / f"refused-{rank}.txt").write_text(str(error))
 """
@@ -83,7 +88,7 @@ def steps(tiny_params, tiny_store, tmp_path_factory):
     ]
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     refused = [(folder / f"refused-{rank}.txt").read_text() for rank in range(2)]
-    assert all("the weights on the 2 devices are no longer the same (weight)" in text for text in refused)
+    assert all("the weights on the 2 devices have diverged (weight)" in text for text in refused)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -92,36 +97,36 @@ def in_double(batch):
     return type(batch)(**{**vars(batch), **changed})
 
 
-def one_process(experiment, store, folder):
-    """Return a run in float64 of one process that goes through the shares one after the other."""
-    run = _Run(experiment, store, initial_learner(experiment).double(), folder, CPU, NEVER)
-    prepare = run.preprocess
-    run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
-    return run
+def one_process(experiment, store):
+    """Return the outer step in float64 of one process, which computes the shares one after the other."""
+    outer_step = OuterStep(experiment, store.split("train"), initial_learner(experiment).double())
+    prepare = outer_step.preprocess
+    outer_step.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
+    return outer_step
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_and_weights_are_those_of_one_process(case, steps, tiny_experiment, tiny_store, tmp_path):
+def test_gradients_and_weights_are_those_of_one_process(case, steps, tiny_experiment, tiny_store):
     recipe = {"meta_batch": 4, "episodes_per_backward": 1 if case[0] == "maml" else 2}
-    run = one_process(tiny_experiment(*case, recipe=recipe), tiny_store, tmp_path)
+    outer_step = one_process(tiny_experiment(*case, recipe=recipe), tiny_store)
 
-    run._step(0)
+    expected_sums = outer_step.take(0)
 
     for rank in range(2):
         gradients, state, sums = steps[rank][CASES.index(case)]
-        for name, parameter in run.learner.named_parameters():
+        for name, parameter in outer_step.learner.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-12, atol=1e-15)
             torch.testing.assert_close(state[name], parameter.detach(), rtol=1e-12, atol=1e-15)
-        assert sums == pytest.approx((run.progress.loss_sum, run.progress.accuracy_sum), rel=1e-12)
+        assert sums == pytest.approx(expected_sums, rel=1e-12)
 
 
-def test_running_statistics_are_the_mean_over_the_devices(steps, tiny_experiment, tiny_store, tmp_path):
+def test_running_statistics_are_the_mean_over_the_devices(steps, tiny_experiment, tiny_store):
     experiment = tiny_experiment("ridge", "conv4", recipe={"meta_batch": 4, "devices": 2})
     per_device = []
     for share in training_batch(experiment, tiny_store.split("train"), 0).chunks(2):
-        run = one_process(experiment, tiny_store, tmp_path)
-        run.learner.train().loss(run.preprocess(share, training=True), 0)
-        per_device.append(dict(run.learner.named_buffers()))
+        outer_step = one_process(experiment, tiny_store)
+        outer_step.learner.train().loss(outer_step.preprocess(share, training=True), 0)
+        per_device.append(dict(outer_step.learner.named_buffers()))
 
     running = [name for name in per_device[0] if "running" in name]
 
@@ -148,9 +153,14 @@ def run_on_two(tiny_store, root):
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir(exist_ok=True)
         facts = train_on_devices(
-            experiment, tiny_store, out, checkpoints, [CPU, CPU],
-            threads=1, checkpoint_seconds=checkpoint_seconds, timeout=timeout,
-        )  # fmt: skip
+            experiment,
+            tiny_store,
+            out,
+            Checkpoints(checkpoints, checkpoint_seconds),
+            [CPU, CPU],
+            threads=1,
+            timeout=timeout,
+        )
         return out, facts
 
     return train_in
@@ -202,7 +212,7 @@ def test_weights_of_every_epoch_are_those_of_one_process(whole_run, tiny_experim
     alone.mkdir()
     checkpoints.mkdir()
 
-    train(experiment, tiny_store, alone, checkpoints, CPU, NEVER)
+    train(experiment, tiny_store, alone, Checkpoints(checkpoints))
 
     assert losses(shared) == losses(alone)
     for epoch in range(1, 13):
@@ -223,7 +233,7 @@ def test_stopped_killed_and_resumed_gives_the_bytes_of_a_whole_run(whole_run, ti
         run_on_two(experiment, "stopped", checkpoint_seconds=0)
     with (
         when_under_way(checkpoints, kill_rank_1),
-        pytest.raises(ResourceError, match="process of device 1 of 2 was ended by SIGKILL; the same command goes on"),
+        pytest.raises(ResourceError, match="process of device 1 of 2 was killed by SIGKILL; the same command resumes"),
     ):
         run_on_two(experiment, "stopped", checkpoint_seconds=0)
     assert not active_children()

@@ -18,11 +18,13 @@ from fewshot.errors import CheckpointError, NumericalError
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
 from fewshot.learners.episodic import smoothed_cross_entropy
-from fewshot.training.train import Interrupted, _Run, rate_multiplier, train, training_batch
+from fewshot.training.outer_step import OuterStep, rate_multiplier, training_batch
+from fewshot.training.state import Checkpoints
+from fewshot.training.stop_signals import Interrupted
+from fewshot.training.train import train
 from fewshot.workflow.plan import load_plan
 
-CPU = torch.device("cpu")
-NEVER = 1e9
+NEVER = math.inf
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
 
@@ -34,7 +36,7 @@ def run(tiny_store, tmp_path):
         out, checkpoints = tmp_path / name / "out", tmp_path / name / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         out.mkdir(exist_ok=True)
-        train(experiment, tiny_store, out, checkpoints, CPU, checkpoint_seconds)
+        train(experiment, tiny_store, out, Checkpoints(checkpoints, checkpoint_seconds))
         return out
 
     return train_in
@@ -51,7 +53,7 @@ def at_step(monkeypatch):
             return training_batch(experiment, split, step)
 
         waiting = {"here": True}
-        monkeypatch.setattr("fewshot.training.train.training_batch", drawn)
+        monkeypatch.setattr("fewshot.training.outer_step.training_batch", drawn)
 
     return arrange
 
@@ -118,7 +120,7 @@ def test_kill_between_kept_weights_and_checkpoint(tiny_experiment, run, monkeypa
     experiment = tiny_experiment(recipe={"keep_checkpoints": 3})
     whole = run(experiment, "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("fewshot.training.train.save_checkpoint", lambda path, state: fail())
+        patched.setattr("fewshot.training.state.save_checkpoint", lambda path, state: fail())
         with pytest.raises(RuntimeError, match="killed"):
             run(experiment, "killed")
 
@@ -144,11 +146,12 @@ from fewshot.datasets.store import open_store
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
+from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 torch.set_num_threads(1)
 values, store, folder = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
-train(experiment, open_store(store), folder / "out", folder / "checkpoints", torch.device("cpu"), 0)
+train(experiment, open_store(store), folder / "out", Checkpoints(folder / "checkpoints", seconds=0))
 """
 
 
@@ -247,15 +250,15 @@ def test_trainval_trains_on_classes_of_both_splits(tiny_experiment, tiny_store, 
 
 
 @pytest.mark.parametrize(("learner", "backbone"), [("ridge", "pixels"), ("maml", "conv4_maml")])
-def test_chunks_of_episodes_give_the_step_of_the_whole_batch(learner, backbone, tiny_experiment, tiny_store, tmp_path):
+def test_chunks_of_episodes_give_the_step_of_the_whole_batch(learner, backbone, tiny_experiment, tiny_store):
     def parameters_after_a_step(episodes_per_backward):
         recipe = {"meta_batch": 5, "episodes_per_backward": episodes_per_backward}
         experiment = tiny_experiment(learner, backbone, recipe=recipe)
-        run = _Run(experiment, tiny_store, initial_learner(experiment).double(), tmp_path, CPU, NEVER)
-        prepare = run.preprocess
-        run.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
-        run._step(0)
-        return torch.cat([value.detach().flatten() for value in run.learner.parameters()])
+        outer_step = OuterStep(experiment, tiny_store.split("train"), initial_learner(experiment).double())
+        prepare = outer_step.preprocess
+        outer_step.preprocess = lambda batch, training: in_double(prepare(batch, training=training))
+        outer_step.take(0)
+        return torch.cat([value.detach().flatten() for value in outer_step.learner.parameters()])
 
     whole, pairs = parameters_after_a_step(5), parameters_after_a_step(2)
 
@@ -284,25 +287,26 @@ def test_cosine_schedule():
     assert rate_multiplier(recipe, 1000) == pytest.approx(0)
 
 
-def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store, tmp_path):
+def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store):
     experiment = tiny_experiment(recipe={"label_smoothing": 0.25, "meta_batch": 1})
-    run = _Run(experiment, tiny_store, initial_learner(experiment), tmp_path, CPU, NEVER)
-    batch = run.preprocess(training_batch(experiment, run.split, 0), training=True)
-    expected = smoothed_cross_entropy(run.learner.train().logits(batch), batch.query_labels, 0.25)
+    split, learner = tiny_store.split("train"), initial_learner(experiment)
+    outer_step = OuterStep(experiment, split, learner)
+    batch = outer_step.preprocess(training_batch(experiment, split, 0), training=True)
+    expected = smoothed_cross_entropy(learner.train().logits(batch), batch.query_labels, 0.25)
 
-    run._step(0)
+    loss, _ = outer_step.take(0)
 
-    assert run.progress.loss_sum == pytest.approx(expected.item(), rel=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny_store, tmp_path):
+def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny_store):
     experiment = tiny_experiment(recipe={"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
-    run = _Run(experiment, tiny_store, initial_learner(experiment), tmp_path, CPU, NEVER)
-    before = run.learner.head.scale.item()
+    learner = initial_learner(experiment)
+    before = learner.head.scale.item()
 
-    run._step(0)
+    OuterStep(experiment, tiny_store.split("train"), learner).take(0)
 
-    assert abs(run.learner.head.scale.item() - before) == pytest.approx(1e-3, rel=1e-3)
+    assert abs(learner.head.scale.item() - before) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_divergence_is_stopped_and_names_the_rate(tiny_experiment, run):
@@ -314,7 +318,9 @@ def test_divergence_is_stopped_and_names_the_rate(tiny_experiment, run):
 
 @pytest.mark.parametrize("episodes", [0, 6])
 def test_weights_that_diverge_in_the_last_step_are_not_published(episodes, tiny_experiment, run, monkeypatch):
-    monkeypatch.setattr("fewshot.training.train.rate_multiplier", lambda recipe, step: math.inf if step == 11 else 1.0)
+    monkeypatch.setattr(
+        "fewshot.training.outer_step.rate_multiplier", lambda recipe, step: math.inf if step == 11 else 1.0
+    )
 
     with pytest.raises(NumericalError, match=r"is not finite \(after 12 steps, .*learning_rate"):
         run(tiny_experiment(recipe={"validation": {"episodes": episodes, "n_query": 3}}))

@@ -66,10 +66,10 @@ def changed(before, after):
 
 
 WORDS = {
-    "comment": ('"""Stage train', '# a comment\n"""Stage train'),
-    "docstring": ("Stage train: episodes -> learner", "Stage train, in other words"),
-    "docstring of a function": ("Take one outer step", "Do one outer step"),
-    "blank lines": ("\nclass _Run:", "\n\n\n\nclass _Run:"),
+    "comment": ('"""One outer step', '# a comment\n"""One outer step'),
+    "docstring": ("One outer step: draw a meta-batch", "One outer step, in other words"),
+    "docstring of a function": ("Take outer step", "Do outer step"),
+    "blank lines": ("\nclass OuterStep:", "\n\n\n\nclass OuterStep:"),
     "layout": ("loss = accuracy = 0.0", "loss = (\n            accuracy\n        ) = 0.0"),
 }
 
@@ -78,7 +78,7 @@ WORDS = {
 def test_words_and_layout_change_no_key(name, source, plan_of):
     before = [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")]
 
-    edit(source / "training" / "train.py", *WORDS[name])
+    edit(source / "training" / "outer_step.py", *WORDS[name])
 
     assert [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")] == before
 
@@ -86,7 +86,7 @@ def test_words_and_layout_change_no_key(name, source, plan_of):
 def test_an_expression_in_the_loop_changes_every_training_and_no_data(source, plan_of):
     before = plan_of()
 
-    edit(source / "training" / "train.py", "loss = accuracy = 0.0", "loss = accuracy = 0.5")
+    edit(source / "training" / "outer_step.py", "loss = accuracy = 0.0", "loss = accuracy = 0.5")
 
     after = plan_of()
     assert len(changed(keys(before), keys(after))) == len(before.train)
@@ -298,13 +298,14 @@ def run(name):
     from fewshot.experiments.params import Params
     from fewshot.settings import parse_as
     from fewshot.workflow.plan import STAGE_MODULES, part_modules
+    from fewshot.training.state import Checkpoints
     from fewshot.training.train import train
     values["suites"]["tiny"][0].update(learner=name, backbone="conv4" if name in EPISODIC_LEARNERS else "conv4_maml")
     experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
     store, device = open_store(store_dir), torch.device("cpu")
     out, checkpoints = scratch / name / "out", scratch / name / "checkpoints"
     out.mkdir(parents=True), checkpoints.mkdir()
-    train(experiment, store, out, checkpoints, device, 0)
+    train(experiment, store, out, Checkpoints(checkpoints, seconds=0))
     split = store.split("test")
     episodes = draw_episodes(0, "test", np.arange(2), EpisodeForm(3, 3, 4), split.class_sizes)
     evaluate(experiment, load_learners(experiment, out, device), split, episodes, device)

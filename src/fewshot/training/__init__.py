@@ -1,1 +1,1 @@
-"""Training: the loop that trains any learner, its resumable state, its devices; knows no learner by name."""
+"""Training: the loop that trains any learner, model selection, resumable state, and the devices it runs on."""

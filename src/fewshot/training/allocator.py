@@ -1,9 +1,9 @@
-"""The C library's allocator, told to keep the memory that torch gives back between two forward passes.
+"""Makes the C library's allocator keep the memory that torch frees between forward passes.
 
 By default glibc returns every large block to the system at once, and the next pass pays for each of its pages again.
-With conv4 in float32 on one core (AMD EPYC, family 26) that was 40 % of a training step of 8 episodes at 32 pixels and
-of 2 episodes at 84, and up to 70 % of an embedding pass over 256 images. Results do not change; the peak grows by up
-to a third, because freed blocks are not joined across sizes.
+With conv4 in float32 on one core (AMD EPYC, family 26) that took 40 % of a training step of 8 episodes at 32 pixels and
+of 2 episodes at 84, and up to 70 % of an embedding pass over 256 images. Results do not change; peak memory grows by up
+to a third, because freed blocks of different sizes are not merged.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Serve large blocks from the heap and never shrink it; returns whether the C library could be told (glibc)."""
+    """Serve large blocks from the heap and never shrink it; return whether the C library supports this (glibc)."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     options = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
-    told = [mallopt(option, value) == 1 for option, value in options.items()]
-    return all(told)
+    accepted = [mallopt(option, value) == 1 for option, value in options.items()]
+    return all(accepted)

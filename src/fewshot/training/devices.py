@@ -1,4 +1,4 @@
-"""Where a job runs: CPU threads and GPUs. One free GPU a job, held by a file lock that dies with the process."""
+"""Where a job runs: CPU threads and GPUs. Each job claims a free GPU with a file lock that ends with its process."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "numba", "scipy", "pandas", "pillow")
 
 
 def limit_threads(threads: int) -> None:
-    """Use this many CPU threads; the sums of one job then do not depend on how many jobs run beside it."""
+    """Use this many CPU threads, so that a job's sums do not depend on how many jobs run at the same time."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -31,15 +31,15 @@ def limit_threads(threads: int) -> None:
 def claim_devices(
     wanted: str, count: int, jobs_per_gpu: int = 1, folder: Path | None = None
 ) -> tuple[list[torch.device], object]:
-    """Return several different devices for one job, and what locks them; on a CPU all are the same.
+    """Claim several devices for one job, all different (on a CPU: all the same); return them and their locks.
 
-    One job at a time gathers devices: two that each hold some and wait for the rest would wait forever.
+    Only one job at a time collects several GPUs: two that each hold some and wait for the rest would wait forever.
 
     Args:
         wanted: "cpu", "cuda" or "auto" (GPUs if there are any).
-        count: how many.
+        count: number of devices.
         jobs_per_gpu: how many jobs may share one GPU.
-        folder: of the locks.
+        folder: where the locks are; by default the machine's.
 
     Raises:
         ResourceError: if "cuda" is wanted and torch sees no GPU, or there are fewer GPUs than `count`.
@@ -52,8 +52,8 @@ def claim_devices(
     pool = [str(i) for i in range(torch.cuda.device_count())]
     if count > len(pool):
         raise ResourceError(
-            f"the recipe's devices: {count} needs {count} GPUs, but torch sees {len(pool)}; lower it, or show the job "
-            "more (CUDA_VISIBLE_DEVICES), or set train.device: cpu"
+            f"the recipe's devices: {count} needs {count} GPUs, but torch sees {len(pool)}; lower it, or make more "
+            "visible to the job (CUDA_VISIBLE_DEVICES), or set train.device: cpu"
         )
     folder = folder or _lock_folder()
     _shared_folder(folder)
@@ -66,7 +66,7 @@ def claim_devices(
 
 
 def claim_device(wanted: str, jobs_per_gpu: int = 1) -> tuple[torch.device, object]:
-    """Return a device and a lock; keep the lock as long as the device is used.
+    """Claim one device; return it and its lock, which must be kept while the device is used.
 
     Args:
         wanted: "cpu", "cuda" or "auto" (a GPU if there is one).
@@ -92,16 +92,16 @@ def _uses_gpu(wanted: str) -> bool:
 def claim_slot(
     pool: list[str], jobs_per_device: int, folder: Path | None = None, taken: Collection[str] = ()
 ) -> tuple[str, FileLock]:
-    """Wait for a free slot of the pool and lock it; slots of idle devices are taken before second slots.
+    """Wait for a free slot of the pool and lock it; idle devices come before second slots of busy ones.
 
-    The locks lie in the machine's temporary folder, so that jobs of all projects and users of the machine see each
-    other; a lock ends with its process, however that ends.
+    The locks are stored in the machine's temporary folder, where jobs of all projects and users see each other; a lock
+    is released when its process ends, however it ends.
 
     Args:
-        pool: devices as this process counts them.
-        jobs_per_device: slots of each.
-        folder: of the locks.
-        taken: devices of the pool that this job already has.
+        pool: devices as this process numbers them.
+        jobs_per_device: slots per device.
+        folder: where the locks are; by default the machine's.
+        taken: devices of the pool that this job already holds.
     """
     folder = folder or _lock_folder()
     _shared_folder(folder)
@@ -118,16 +118,16 @@ def claim_slot(
                     continue
                 return device, lock
         if not waited:
-            say(f"waiting for a free GPU: all {len(pool) * jobs_per_device} places are taken (train.jobs_per_gpu)")
+            say(f"waiting for a free GPU: all {len(pool) * jobs_per_device} slots are taken (train.jobs_per_gpu)")
             waited = True
         time.sleep(0.5)
 
 
 def physical_names(pool: list[str]) -> list[str]:
-    """Return names that mean the same device to every process that can collide with this one.
+    """Return names that identify the same device for every process that can compete for it.
 
-    `CUDA_VISIBLE_DEVICES` renumbers devices, so its entries are the names. In an allocation of Slurm the numbers may
-    start at 0 for every job, while devices are already its own: names hold only within the allocation.
+    `CUDA_VISIBLE_DEVICES` renumbers devices, so its entries are the names. In a Slurm allocation the numbers may start
+    at 0 in every job, although its devices are reserved: such names are valid only within the allocation.
     """
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = visible if len(visible) == len(pool) else pool
@@ -137,12 +137,12 @@ def physical_names(pool: list[str]) -> list[str]:
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Let one job at a time gather several GPUs."""
+    """Let only one job at a time collect several GPUs."""
     lock = FileLock(path, mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("waiting for another job that gathers several GPUs")
+        say("waiting for another job that is collecting several GPUs")
         lock.acquire()
     try:
         yield
@@ -151,19 +151,19 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 def _lock_folder() -> Path:
-    """Return the folder in which the jobs of this machine lock devices."""
+    """Return the folder where all jobs on this machine lock devices."""
     return Path(tempfile.gettempdir()) / "fewshot-devices"
 
 
 def _shared_folder(folder: Path) -> None:
-    """Make a folder in which every user of the machine may lock."""
-    with suppress(OSError):  # another user has made it, with the same rights
+    """Create a folder in which every user of the machine may create locks."""
+    with suppress(OSError):  # already created by another user, with the same permissions
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o1777)
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return machine, threads and package versions, for run.json."""
+    """Return device, threads and package versions, for run.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type,
@@ -175,5 +175,5 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def recorded_versions() -> dict[str, str]:
-    """Return the versions of the packages that compute numbers."""
+    """Return the versions of the packages that can affect results."""
     return {name: version(name) for name in RECORDED_PACKAGES}

@@ -1,7 +1,8 @@
-"""Starts the ranks of a training that several devices share, watches over them, and says what became of them.
+"""Starts the processes (ranks) of a training on several devices, supervises them and reports how they ended.
 
-The processes find each other through a file in the job's checkpoint folder: no port, no host name, any number of such
-trainings beside each other. This process computes nothing; it passes on signals and ends all ranks if one fails.
+The processes find each other through a file in the job's checkpoint folder, so no port or host name is needed and any
+number of such trainings can run at once. The parent computes nothing: it passes on signals and ends all ranks if one
+fails.
 """
 
 import json
@@ -28,25 +29,37 @@ from fewshot.datasets.store import Store, open_store
 from fewshot.errors import FewshotError, ResourceError
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
-from fewshot.training import devices as computing
+from fewshot.training.devices import limit_threads
 from fewshot.training.parallel import TIMEOUT, LostContactError, ProcessGroup, joined
-from fewshot.training.train import Interrupted, stop_signals, train
+from fewshot.training.state import Checkpoints
+from fewshot.training.stop_signals import Interrupted, stop_signals
+from fewshot.training.train import train
 
 POLL_S = 0.2
-LAST_WORDS_S = 5.0
+GRACE_S = 5.0  # after the first failure, for the other ranks to report theirs
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What every rank is told; `folder` is for the rendezvous and for what the ranks report."""
+class _SharedTraining:
+    """What every rank must know.
+
+    Attributes:
+        experiment: what to train.
+        store: folder of the prepared data set.
+        out: folder that gets the results.
+        checkpoints: where and how often to save.
+        devices: one per rank.
+        threads: CPU threads of each rank.
+        timeout: how long one rank may keep the others waiting.
+        folder: for the rendezvous and the reports of the ranks.
+    """
 
     experiment: Experiment
     store: Path
     out: Path
-    checkpoints: Path
+    checkpoints: Checkpoints
     devices: tuple[torch.device, ...]
     threads: int
-    checkpoint_seconds: float
     timeout: timedelta
     folder: Path
 
@@ -62,23 +75,21 @@ def train_on_devices(
     experiment: Experiment,
     store: Store,
     out: Path,
-    checkpoints: Path,
+    checkpoints: Checkpoints,
     devices: Sequence[torch.device],
     *,
     threads: int,
-    checkpoint_seconds: float,
     timeout: timedelta = TIMEOUT,
 ) -> dict[str, Any]:
-    """Train a learner as `fewshot.training.train.train` does, by one process a device.
+    """Train a learner as `fewshot.training.train.train` does, with one process per device.
 
     Args:
         experiment: what to train.
         store: the prepared data set.
         out: folder that gets the results.
-        checkpoints: folder for the state of the run; what lies there is taken up.
+        checkpoints: where and how often to save the state of the run.
         devices: where to compute; their number divides the meta-batch.
         threads: CPU threads of each process.
-        checkpoint_seconds: time between checkpoints within an epoch.
         timeout: how long one process may keep the others waiting.
 
     Returns:
@@ -88,71 +99,78 @@ def train_on_devices(
         FewshotError: what `train` raises, from whichever rank; ResourceError if a rank was killed or does not answer.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
-    for stale in checkpoints.glob("ranks-*"):
+    for stale in checkpoints.folder.glob("ranks-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=checkpoints))
-    task = _Task(
-        experiment, store.directory, out, checkpoints, tuple(devices), threads, checkpoint_seconds, timeout, folder
+    folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=checkpoints.folder))
+    training = _SharedTraining(
+        experiment=experiment,
+        store=store.directory,
+        out=out,
+        checkpoints=checkpoints,
+        devices=tuple(devices),
+        threads=threads,
+        timeout=timeout,
+        folder=folder,
     )
     try:
         with stop_signals() as stopped:
-            return _supervise(task, stopped)
+            return _supervise(training, stopped)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rank(rank: int, task: _Task) -> None:
-    """Train as one of the ranks; rank 0 speaks for all."""
+def _run_rank(rank: int, training: _SharedTraining) -> None:
+    """Train as one of the ranks; rank 0 reports the outcome."""
     if rank > 0:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
+    devices, rendezvous = training.devices, training.folder / "rendezvous"
     try:
-        computing.limit_threads(task.threads)
-        with joined(rank, len(task.devices), task.devices[rank], task.folder / "rendezvous", task.timeout) as group:
-            outcome = _trained(task, group)
-            if group.leads:
-                write_json(task.outcome, outcome)
+        limit_threads(training.threads)
+        with joined(rank, len(devices), devices[rank], rendezvous, training.timeout) as processes:
+            outcome = _outcome(training, processes)
+            if processes.leads:
+                write_json(training.outcome, outcome)
     except BaseException as error:  # the parent reports it, whatever it is
         record = {"kind": type(error).__name__, "text": str(error), "traceback": traceback.format_exc()}
-        write_json(task.failure(rank), record)
+        write_json(training.failure(rank), record)
         os._exit(1)  # without waiting for messages from ranks that may have ended
 
 
-def _trained(task: _Task, group: ProcessGroup) -> dict[str, Any]:
+def _outcome(training: _SharedTraining, processes: ProcessGroup) -> dict[str, Any]:
     """Return the facts of the run, or why it stopped."""
-    store, device = open_store(task.store), task.devices[group.rank]
+    store = open_store(training.store)
     try:
-        facts = train(task.experiment, store, task.out, task.checkpoints, device, task.checkpoint_seconds, group)
+        return {"facts": train(training.experiment, store, training.out, training.checkpoints, processes)}
     except Interrupted as stop:
         return {"interrupted": str(stop)}
-    return {"facts": facts}
 
 
-def _supervise(task: _Task, stopped: Callable[[], str | None]) -> dict[str, Any]:
+def _supervise(training: _SharedTraining, stopped: Callable[[], str | None]) -> dict[str, Any]:
     """Start the ranks and return the facts of the run, or raise what ended it; no rank outlives this call."""
-    context = start_processes(_rank, (task,), len(task.devices), join=False)
+    context = start_processes(_run_rank, (training,), len(training.devices), join=False)
     processes: list[BaseProcess] = context.processes
     try:
-        codes = _exit_codes(processes, stopped, task.outcome)
+        codes = _exit_codes(processes, stopped, training.outcome)
     finally:
         for process in processes:
             process.kill()
             process.join()
-    if task.outcome.exists():
-        outcome = read_json(task.outcome)
+    if training.outcome.exists():
+        outcome = read_json(training.outcome)
         if "interrupted" in outcome:
             raise Interrupted(outcome["interrupted"])
         facts: dict[str, Any] = outcome["facts"]
         return facts
     if (name := stopped()) is not None:
-        raise Interrupted(f"{name}: stopped; the same command goes on from the last checkpoint")
-    raise _failure(task, codes)
+        raise Interrupted(f"{name}: stopped; the same command resumes from the last checkpoint")
+    raise _failure(training, codes)
 
 
 def _exit_codes(processes: Sequence[BaseProcess], stopped: Callable[[], str | None], outcome: Path) -> dict[int, int]:
-    """Wait until all ranks have ended, or a moment longer than the first that failed; return their exit codes.
+    """Wait until all ranks have ended, or until `GRACE_S` after the first failure; return their exit codes.
 
-    A signal is passed on to rank 0, which tells the others: all stop after the same step. A rank that ends before there
-    is an outcome has failed, whatever its exit code.
+    A signal is passed on to rank 0, and through it to the others: all stop after the same step. A rank that ends before
+    there is an outcome has failed, whatever its exit code.
     """
     codes: dict[int, int] = {}
     passed_on, deadline = False, float("inf")
@@ -163,24 +181,24 @@ def _exit_codes(processes: Sequence[BaseProcess], stopped: Callable[[], str | No
             os.kill(processes[0].pid, signal.Signals[name])
         codes = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode is not None}
         if any(codes.values()) or (codes and not outcome.exists()):
-            deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
+            deadline = min(deadline, time.monotonic() + GRACE_S)
     return codes
 
 
-def _failure(task: _Task, codes: dict[int, int]) -> Exception:
-    """Return the error that tells most: one meant for the user, then a rank that was killed, then a defect."""
-    records = [json.loads(file.read_text()) for rank in codes if (file := task.failure(rank)).exists()]
+def _failure(training: _SharedTraining, codes: dict[int, int]) -> Exception:
+    """Return the most informative error: one meant for the user, then a rank that was killed, then a defect."""
+    records = [json.loads(file.read_text()) for rank in codes if (file := training.failure(rank)).exists()]
     for record in records:
         kind = getattr(errors, record["kind"], None)
         if isinstance(kind, type) and issubclass(kind, FewshotError):
             return kind(record["text"])
-    experiment = task.experiment
+    experiment = training.experiment
     for rank, code in codes.items():
         if code < 0:
             return ResourceError(
-                f"{experiment.name}: the process of device {rank} of {len(task.devices)} was ended by "
-                f"{signal.Signals(-code).name}; the same command goes on from the last checkpoint (if memory "
-                f"was short, lower recipes.{experiment.recipe_name}.episodes_per_backward first)"
+                f"{experiment.name}: the process of device {rank} of {len(training.devices)} was killed by "
+                f"{signal.Signals(-code).name}; the same command resumes from the last checkpoint (if memory "
+                f"ran out, lower recipes.{experiment.recipe_name}.episodes_per_backward first)"
             )
     for record in records:
         if record["kind"] != LostContactError.__name__:

@@ -1,13 +1,13 @@
-"""One training shared by several processes, each with a device of its own: what they tell each other.
+"""One training shared by several processes, each on its own device: how they exchange gradients and statistics.
 
 Every process (rank) holds the whole learner and takes its share of the episodes of each meta-batch. After the backward
-pass the gradients are summed, so all ranks take the same outer step and their weights stay the same, bit by bit. The
-gradients are those of one process that goes through the same shares one after the other.
+pass the gradients are summed, so all ranks take the same outer step and their weights stay bit-identical. The gradients
+are those of one process that computes the same shares one after the other.
 
-What differs from one process that embeds the meta-batch at once:
+Differences from one process that embeds the whole meta-batch at once:
   * Batch norm normalises each rank's images by their own statistics (as `episodes_per_backward` does).
-  * Running statistics are the mean over the ranks after every step: the order of the ranks does not matter.
-  * Each rank has random numbers of its own for dropout; augmentation depends on the episode alone.
+  * Running statistics are averaged over the ranks after every step: the order of the ranks does not matter.
+  * Each rank draws its own random numbers for dropout; augmentation depends on the episode alone.
 """
 
 import signal
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fewshot.episodes.draw import EpisodeBatch
 from fewshot.errors import NumericalError, ResourceError
 
-# How long a rank waits for the others: at least as long as rank 0 validates.
+# How long a rank waits for the others; must be longer than a validation, which only rank 0 computes.
 TIMEOUT = timedelta(minutes=30)
 
 CPU = torch.device("cpu")
@@ -38,12 +38,12 @@ class LostContactError(ResourceError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The ranks of a training, as one of them sees them; by default a single process, for which nothing is sent.
+    """The ranks of a training, as one of them sees them; by default a single process, which sends nothing.
 
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        device: of this process.
+        device: where this process computes.
     """
 
     rank: int = 0
@@ -57,7 +57,7 @@ class ProcessGroup:
 
     @property
     def batch_norm_statistics(self) -> str:
-        """What normalises an image in training, in words for the result."""
+        """Which statistics normalise an image in training, as run.json describes it."""
         alone = "of the images embedded together"
         return alone if self.size == 1 else f"{alone} on one device; running statistics: mean over {self.size} devices"
 
@@ -82,7 +82,7 @@ class ProcessGroup:
         return self._reduced(total, dist.ReduceOp.SUM).tolist()
 
     def agree_to_stop(self, name: str | None) -> str | None:
-        """Return the name of a signal that any of the ranks got, so that all stop after the same step."""
+        """Return the name of a signal that any of the ranks received, so that all stop after the same step."""
         if self.size == 1:
             return name
         number = torch.tensor(signal.Signals[name] if name else 0, device=self.device)
@@ -90,7 +90,7 @@ class ProcessGroup:
         return signal.Signals(highest).name if highest else None
 
     def check_agreement(self, learner: nn.Module) -> None:
-        """Refuse to go on if the ranks' weights are not the same to the bit.
+        """Stop the training if the ranks' weights are not bit-identical.
 
         Raises:
             NumericalError: naming the tensors that differ.
@@ -104,7 +104,7 @@ class ProcessGroup:
         differing = [name for name, same in zip(state, (low == high).tolist(), strict=True) if not same]
         if differing:
             raise NumericalError(
-                f"the weights on the {self.size} devices are no longer the same ({', '.join(differing[:4])}); use "
+                f"the weights on the {self.size} devices have diverged ({', '.join(differing[:4])}); use "
                 "devices of one kind, or set recipe devices: 1"
             )
 
@@ -135,16 +135,15 @@ SINGLE_PROCESS = ProcessGroup()
 def joined(
     rank: int, size: int, device: torch.device, rendezvous: Path, timeout: timedelta = TIMEOUT
 ) -> Iterator[ProcessGroup]:
-    """Join the group of ranks; at the end of the block all wait for each other.
+    """Join the other ranks; at the end of the block all wait for each other.
 
-    If the block fails the group is left as it is: the process is expected to end, without waiting for ranks that may
-    never answer.
+    If the block fails, the process is expected to end without waiting for ranks that may never answer.
 
     Args:
         rank: number of this process, from 0.
         size: number of processes.
         device: of this process.
-        rendezvous: file by which the processes find each other; each group needs a new one.
+        rendezvous: file through which the processes find each other; must be new for every training.
         timeout: how long a rank may keep the others waiting.
 
     Raises:
@@ -158,16 +157,16 @@ def joined(
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except RuntimeError as error:
         raise _lost_contact(rank, error) from error
-    group = ProcessGroup(rank, size, device)
-    yield group
-    group.sum(0.0)
+    processes = ProcessGroup(rank, size, device)
+    yield processes
+    processes.sum(0.0)
     dist.destroy_process_group()
 
 
 def _lost_contact(rank: int, error: Exception) -> LostContactError:
     return LostContactError(
-        f"rank {rank} has no contact with the others ({str(error).splitlines()[0]}); the same command goes on from the "
-        "last checkpoint"
+        f"rank {rank} has lost contact with the others ({str(error).splitlines()[0]}); the same command resumes from "
+        "the last checkpoint"
     )
 
 

@@ -20,6 +20,8 @@ from fewshot.sharing.episode_lists import check_episode_list, read_episode_list,
 from fewshot.sharing.export import export
 from fewshot.training import devices
 from fewshot.training.launch import train_on_devices
+from fewshot.training.parallel import ProcessGroup
+from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
@@ -129,18 +131,11 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         devices.limit_threads(runtime.threads)
         claimed, lock = devices.claim_devices(runtime.device, job.devices, runtime.jobs_per_gpu)
+        saved = Checkpoints(checkpoints, runtime.checkpoint_seconds)
         if job.devices == 1:
-            facts = train(job.experiment, store, out, checkpoints, claimed[0], runtime.checkpoint_seconds)
+            facts = train(job.experiment, store, out, saved, ProcessGroup(device=claimed[0]))
         else:
-            facts = train_on_devices(
-                job.experiment,
-                store,
-                out,
-                checkpoints,
-                claimed,
-                threads=runtime.threads,
-                checkpoint_seconds=runtime.checkpoint_seconds,
-            )
+            facts = train_on_devices(job.experiment, store, out, saved, claimed, threads=runtime.threads)
         record = {
             "experiment": job.name,
             "key": job.key,

@@ -1,0 +1,45 @@
+"""The training history: one row per epoch, written as history.csv. Free of torch, because the report reads it too."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fewshot.files import write_atomic
+
+
+@dataclass
+class Epoch:
+    """One row of history.csv.
+
+    Attributes:
+        epoch: epochs done, from 1.
+        step: outer steps done.
+        train_loss: mean over the epoch's steps.
+        train_accuracy: mean over the epoch's query images, 0..1.
+        learning_rate: of the epoch's last step.
+        validation_accuracy: mean over the validation episodes, 0..1; None without validation.
+        validation_ci95: half width of its 95 % interval; None without validation.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    learning_rate: float
+    validation_accuracy: float | None
+    validation_ci95: float | None
+
+
+COLUMNS = tuple(field.name for field in fields(Epoch))
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row per epoch as CSV; cells are empty where there was no validation."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomic(path, text.getvalue().encode())

@@ -1,0 +1,140 @@
+"""One outer step: draw a meta-batch, sum the gradients of its chunks of episodes, move the weights once."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from fewshot.datasets.store import SplitStore
+from fewshot.episodes.draw import EpisodeBatch, draw_episodes, gather_batch
+from fewshot.errors import NumericalError
+from fewshot.experiments.build import preprocessing, torch_seed
+from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.params import Recipe
+from fewshot.learners.base import Learner
+from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
+
+
+class OuterStep:
+    """Takes the outer steps of one training.
+
+    Args:
+        experiment: what is trained.
+        split: the training classes.
+        learner: on the device of this process; its weights are changed.
+        processes: those that share the meta-batch.
+    """
+
+    def __init__(
+        self, experiment: Experiment, split: SplitStore, learner: Learner, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
+        self.experiment, self.recipe = experiment, experiment.recipe
+        self.split, self.learner, self.processes = split, learner, processes
+        self.preprocess = preprocessing(experiment)
+        self.optimizer = build_optimizer(self.recipe, learner)
+
+    def take(self, step: int) -> tuple[float, float]:
+        """Take outer step `step` (from 0); return its loss and its accuracy (0..1), means over the meta-batch.
+
+        Raises:
+            NumericalError: if a loss is not finite.
+        """
+        torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
+        self._set_learning_rate(step)
+        batch = self.processes.share(training_batch(self.experiment, self.split, step))
+        self.learner.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = accuracy = 0.0
+        for chunk in batch.chunks(self.episodes_at_once):
+            weight = len(chunk) / self.recipe.meta_batch
+            with self.divergence(step):
+                output = self.learner.loss(self.preprocess(chunk.to(self.processes.device), training=True), step)
+            (output.loss * weight).backward()
+            loss += output.loss.item() * weight
+            accuracy += output.accuracy.item() * weight
+        self.processes.sum_gradients(self.learner)
+        loss, accuracy = self.processes.sum(loss, accuracy)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", step)
+        self.optimizer.step()
+        self.processes.average_statistics(self.learner)
+        return loss, accuracy
+
+    @property
+    def episodes_at_once(self) -> int:
+        """Episodes differentiated by one backward pass."""
+        in_this_process = self.recipe.meta_batch // self.processes.size
+        return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or in_this_process
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def estimate_bytes(self) -> int | None:
+        """Return about how much memory a step needs, bytes; None if the learner cannot say."""
+        return self.learner.estimate_step_bytes(
+            n_shot=self.recipe.n_shot, n_query=self.recipe.n_query, episodes=self.episodes_at_once
+        )
+
+    def check_weights(self, steps_done: int) -> None:
+        """Refuse weights that the last step spoiled: its loss was computed before it moved them.
+
+        Raises:
+            NumericalError: if a parameter or buffer is not finite.
+        """
+        for name, value in self.learner.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise self._diverged(f"{name} is not finite", steps_done)
+
+    @contextmanager
+    def divergence(self, steps_done: int) -> Iterator[None]:
+        """Add the usual cause to errors about values that are not finite."""
+        try:
+            yield
+        except NumericalError as error:
+            raise self._diverged(str(error), steps_done) from None
+
+    def _set_learning_rate(self, step: int) -> None:
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.recipe.learning_rate * rate_multiplier(self.recipe, step)
+
+    def _diverged(self, what: str, steps_done: int) -> NumericalError:
+        return NumericalError(
+            f"{self.experiment.name}: {what} (after {steps_done} steps, at learning rate {self.learning_rate:g}); "
+            f"lower recipes.{self.experiment.recipe_name}.learning_rate"
+        )
+
+
+def training_batch(experiment: Experiment, split: SplitStore, step: int) -> EpisodeBatch:
+    """Return the episodes of an outer step: those with index `step * meta_batch + i`."""
+    recipe = experiment.recipe
+    first = step * recipe.meta_batch
+    indices = np.arange(first, first + recipe.meta_batch)
+    episodes = draw_episodes(experiment.seed, recipe.train_split, indices, recipe.form, split.class_sizes)
+    return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
+
+
+def build_optimizer(recipe: Recipe, learner: Learner) -> torch.optim.Optimizer:
+    """Return the outer optimiser of all parameters of a learner."""
+    parameters = list(learner.parameters())
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def rate_multiplier(recipe: Recipe, step: int) -> float:
+    """Return the factor of the learning rate at an outer step (from 0)."""
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps_per_epoch)))
+    epoch = step // recipe.steps_per_epoch
+    reached = [factor for start, factor in recipe.schedule if epoch >= start]
+    return reached[-1] if reached else 1.0

@@ -1,0 +1,77 @@
+"""Model selection: validate after each epoch, keep the best states, publish them as the result."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fewshot.datasets.store import Store
+from fewshot.episodes.draw import draw_episodes
+from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.experiments.build import preprocessing
+from fewshot.experiments.matrix import Experiment
+from fewshot.learners.base import Learner
+from fewshot.training.history import write_history
+from fewshot.training.state import TrainingState
+from fewshot.weights.checkpoint import load_weights, save_weights
+from fewshot.weights.foreign import load_foreign_weights
+
+
+def validate(
+    experiment: Experiment, store: Store, learner: Learner, device: torch.device
+) -> tuple[float, float] | None:
+    """Score a learner on the validation episodes, which are the same after every epoch.
+
+    Returns:
+        Accuracy (0..1) and the half width of its 95 % interval; None if the recipe has no validation episodes.
+
+    Raises:
+        NumericalError: if the learner's adaptation gives values that are not finite.
+    """
+    recipe = experiment.recipe
+    if not recipe.validation.episodes:
+        return None
+    split, shot = store.split("validation"), recipe.validation.n_shot
+    indices = np.arange(recipe.validation.episodes)
+    episodes = draw_episodes(experiment.seed, "validation", indices, recipe.validation_form, split.class_sizes)
+    scores = score_episodes([learner], split, episodes, [shot], preprocessing(experiment), device)
+    return mean_ci95(scores[shot].accuracies)
+
+
+def keep_if_best(state: TrainingState, accuracy: float, epoch: int, at_most: int) -> None:
+    """Keep the weights after an epoch if they are among the `at_most` best; earlier epochs win ties."""
+    ranked = sorted([*state.progress.kept, (accuracy, epoch)], key=lambda item: (-item[0], item[1]))
+    state.progress.kept = ranked[:at_most]
+    if (accuracy, epoch) in state.progress.kept:
+        save_weights(state.checkpoints.kept_state(epoch), state.learner)
+
+
+def publish(out: Path, state: TrainingState, *, ensemble: bool) -> None:
+    """Write the results: the history, and the best state (without validation: the last) as the weights.
+
+    Args:
+        out: folder that gets weights.safetensors, history.csv and ensemble/epoch-<n>.safetensors.
+        state: of the finished training.
+        ensemble: whether to write all kept states too.
+    """
+    write_history(out / "history.csv", state.progress.history)
+    files = [state.checkpoints.kept_state(epoch) for _, epoch in state.progress.kept]
+    if files:
+        load_weights(files[0], state.learner)
+    save_weights(out / "weights.safetensors", state.learner)
+    if files and ensemble:
+        (out / "ensemble").mkdir()
+        for file in files:
+            shutil.copyfile(file, out / "ensemble" / file.name)
+
+
+def publish_given_weights(out: Path, weights: Path, learner: Learner) -> None:
+    """Write given weights as the result, with an empty history.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or does not fit the learner.
+    """
+    load_foreign_weights(weights, learner)
+    save_weights(out / "weights.safetensors", learner)
+    write_history(out / "history.csv", [])
