@@ -1,4 +1,4 @@
-"""Memory of an outer step: explained if it runs out."""
+"""Memory of an outer step: refused before the first step if a GPU cannot hold it, explained if it runs out later."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,33 @@ import torch
 from fewshot.errors import ResourceError
 from fewshot.experiments.matrix import Experiment
 
+ESTIMATE_FACTOR = 2  # learners estimate their memory within this factor, so only what exceeds it cannot fit
 MIB = 2**20
+
+
+def check_memory(experiment: Experiment, step_bytes: int | None, device: torch.device) -> None:
+    """Refuse a training whose outer step cannot fit in the memory of its GPU.
+
+    Args:
+        experiment: named in the error, with the settings to lower.
+        step_bytes: the learner's estimate for one outer step, right within a factor of 2; None if unknown.
+        device: where the step is computed; only GPUs are checked, because a CPU's memory is shared with other jobs.
+
+    Raises:
+        ResourceError: if even half the estimate exceeds the GPU's total memory.
+    """
+    total = total_memory(device)
+    if step_bytes is None or total is None or step_bytes <= ESTIMATE_FACTOR * total:
+        return
+    raise ResourceError(
+        f"{experiment.name}: an outer step needs about {step_bytes / MIB:,.0f} MiB, but {device} has "
+        f"{total / MIB:,.0f} MiB; {_advice(experiment)}"
+    )
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Return the memory of a GPU in bytes; None for other devices."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
 @contextmanager

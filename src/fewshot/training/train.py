@@ -14,7 +14,7 @@ from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
-from fewshot.training.memory import MIB, memory_errors
+from fewshot.training.memory import MIB, check_memory, memory_errors
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.remaining_time import RemainingTime
@@ -123,13 +123,19 @@ class _Run:
             return validate(self.experiment, self.store, self.learner, self.processes.device)
 
     def announce(self) -> None:
-        """Print what will be trained."""
+        """Print what will be trained, and refuse it if the device cannot hold a step.
+
+        Raises:
+            ResourceError: if the memory of the GPU cannot hold an outer step.
+        """
         needed, device = self.outer_step.estimate_bytes(), self.processes.device
         memory = "" if needed is None else f", about {needed / MIB:,.0f} MiB of memory per step"
         say(
             f"{self.experiment.name}: {self.n_parameters:,} parameters, {self.total_steps:,} steps of "
             f"{self.recipe.meta_batch} episodes on {device}{memory}"
         )
+        if self.first_step < self.total_steps:
+            check_memory(self.experiment, needed, device)
 
     @property
     def n_parameters(self) -> int:
