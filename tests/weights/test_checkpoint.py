@@ -1,3 +1,5 @@
+"""Weights and checkpoints on disk: exact round trips, atomic writes, and damage that is refused."""
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +14,7 @@ def learner(tiny_experiment):
     return initial_learner(tiny_experiment())
 
 
-def test_weights_are_read_as_written(learner, tiny_experiment, tmp_path):
+def test_weights_survive_a_round_trip(learner, tiny_experiment, tmp_path):
     save_weights(tmp_path / "weights", learner)
     other = initial_learner(tiny_experiment(seed=1))
 
@@ -23,14 +25,14 @@ def test_weights_are_read_as_written(learner, tiny_experiment, tmp_path):
     )
 
 
-def test_equal_weights_are_equal_files(learner, tmp_path):
+def test_equal_weights_give_byte_identical_files(learner, tmp_path):
     for name in ("a", "b"):
         save_weights(tmp_path / name, learner)
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_failed_write_leaves_the_old_file(learner, tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_file_intact(learner, tmp_path, monkeypatch):
     path = tmp_path / "weights"
     save_weights(path, learner)
     before = path.read_bytes()
@@ -45,7 +47,7 @@ def test_failed_write_leaves_the_old_file(learner, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 500])
-def test_truncated_weights(kept, learner, tmp_path):
+def test_truncated_weights_are_refused(kept, learner, tmp_path):
     path = tmp_path / "weights"
     save_weights(path, learner)
     path.write_bytes(path.read_bytes()[:kept])
@@ -54,12 +56,12 @@ def test_truncated_weights(kept, learner, tmp_path):
         load_weights(path, learner)
 
 
-def test_missing_weights(learner, tmp_path):
+def test_missing_weights_are_refused(learner, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: not a readable weights file"):
         load_weights(tmp_path / "nowhere", learner)
 
 
-def test_weights_of_another_model_are_told_apart(learner, tmp_path):
+def test_weights_of_another_model_are_refused_naming_the_tensors(learner, tmp_path):
     tensors = dict(learner.state_dict())
     first, *_, last = tensors
     tensors["stranger"] = tensors.pop(first)
@@ -75,12 +77,12 @@ def test_weights_of_another_model_are_told_apart(learner, tmp_path):
     assert f"{last} is (7,), not " in message
 
 
-def test_no_checkpoint_is_no_error(tmp_path):
+def test_missing_checkpoint_is_not_an_error(tmp_path):
     assert load_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_checkpoint_of_another_format(tmp_path):
+def test_checkpoint_of_a_different_format_is_refused(tmp_path):
     torch.save({"format": 99}, tmp_path / "checkpoint")
 
-    with pytest.raises(CheckpointError, match="another format"):
+    with pytest.raises(CheckpointError, match="different format"):
         load_checkpoint(tmp_path / "checkpoint")

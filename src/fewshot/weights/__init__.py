@@ -1,1 +1,1 @@
-"""Weights: tensors of a learner on disk, ours and other programs', read without executing code."""
+"""Weights: a learner's tensors on disk, this project's and other programs', read without executing code."""

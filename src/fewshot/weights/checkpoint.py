@@ -1,4 +1,4 @@
-"""Weights and checkpoints: written whole or not at all, read without executing code, checked against the model."""
+"""Weights and checkpoints: written atomically, read without executing code, checked against the model."""
 
 import os
 from collections.abc import Mapping
@@ -23,33 +23,44 @@ def save_weights(path: Path, learner: nn.Module) -> None:
 
 
 def load_weights(path: Path, learner: nn.Module) -> None:
-    """Load tensors written by `save_weights` into a learner of the same form.
+    """Load tensors written by `save_weights` into a learner of the same architecture.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or its tensors are not those of the learner.
+        CheckpointError: if the file is missing or damaged, or its tensors are not those of the learner.
+    """
+    advice = "delete it and rerun: it is restored or recomputed"
+    fit_state(read_safetensors(path, advice=advice), learner, source=str(path), advice=advice)
+
+
+def read_safetensors(path: Path, *, advice: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Args:
+        path: of the file.
+        advice: what to do if it cannot be read, for the error.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
     """
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable weights file ({error}); delete it and start again: it is restored or remade"
-        ) from None
-    fit_state(tensors, learner, source=str(path))
+        raise CheckpointError(f"{path}: not a readable weights file ({error}); {advice}") from None
 
 
 def fit_state(
-    tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = "delete it to start again"
+    tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = "delete it to train from the start"
 ) -> None:
     """Load tensors into a learner.
 
     Args:
         tensors: by the names of the learner's parameters and buffers.
-        learner: of the same form.
-        source: file named in errors.
-        advice: what to do if they do not fit.
+        learner: of the same architecture.
+        source: file to name in the error.
+        advice: what to do if they do not fit, for the error.
 
     Raises:
-        CheckpointError: listing the tensors that are missing, superfluous or of another shape.
+        CheckpointError: listing the tensors that are missing, unexpected or of a different shape.
     """
     own = learner.state_dict()
     missing = sorted(own.keys() - tensors.keys())
@@ -61,7 +72,7 @@ def fit_state(
     ]
     problems = [
         f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for what, names in (("missing", missing), ("not of this model", unknown), ("of another shape", other))
+        for what, names in (("missing", missing), ("not of this model", unknown), ("of a different shape", other))
         if names
     ]
     if problems:
@@ -70,7 +81,7 @@ def fit_state(
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resume checkpoint of tensors and plain values."""
+    """Write a checkpoint of tensors and plain values to resume from, atomically."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with scratch.open("wb") as file:
         torch.save({"format": FORMAT, **state}, file)
@@ -80,19 +91,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a resume checkpoint; None if there is none.
+    """Read a checkpoint written by `save_checkpoint`; None if there is none.
 
     Raises:
-        CheckpointError: if the file is damaged or of another format.
+        CheckpointError: if the file is damaged or has a different format.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to train from the start"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: a checkpoint of another format; delete it to train from the start")
+        raise CheckpointError(f"{path}: a checkpoint of a different format; delete it to train from the start")
     return state

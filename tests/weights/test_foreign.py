@@ -1,4 +1,4 @@
-"""The original program's checkpoints and our exports are taken; everything else is refused with the reason."""
+"""The original program's checkpoints and this project's exports load; all else is refused with the reason."""
 
 import pickle
 from pathlib import Path
@@ -20,7 +20,7 @@ def ridge_learner(backbone: str = "resnet12", seed: int = 0) -> Learner:
 
 
 def original_checkpoint(learner: Learner, prefix: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Return state dictionaries as the original program saves them; its scale is a vector of one element."""
+    """Return state dictionaries as the original program saves them, where the scale is a vector of one element."""
     state = learner.state_dict()
     embedding = {prefix + k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     return {"embedding": embedding, "head": {f"{prefix}scale": torch.tensor([2.5])}}
@@ -28,7 +28,7 @@ def original_checkpoint(learner: Learner, prefix: str) -> dict[str, dict[str, to
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("backbone", ["conv4", "r2d2", "resnet12"])
-def test_checkpoint_of_the_original_program_is_taken(tmp_path: Path, backbone: str, prefix: str) -> None:
+def test_checkpoint_of_the_original_program_loads(tmp_path: Path, backbone: str, prefix: str) -> None:
     source, target = ridge_learner(backbone, seed=1), ridge_learner(backbone, seed=2)
     torch.save(original_checkpoint(source, prefix), tmp_path / "best_model.pth")
 
@@ -39,7 +39,7 @@ def test_checkpoint_of_the_original_program_is_taken(tmp_path: Path, backbone: s
     assert target.state_dict()["head.scale"].item() == 2.5
 
 
-def test_export_is_taken(tmp_path: Path) -> None:
+def test_export_loads(tmp_path: Path) -> None:
     source, target = ridge_learner("conv4", seed=1), ridge_learner("conv4", seed=2)
     save_weights(tmp_path / "weights.safetensors", source)
 
@@ -48,14 +48,14 @@ def test_export_is_taken(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
-def test_another_backbone_is_refused_with_the_tensors_that_do_not_fit(tmp_path: Path) -> None:
+def test_another_backbone_is_refused_naming_the_tensors_that_do_not_fit(tmp_path: Path) -> None:
     torch.save(original_checkpoint(ridge_learner("conv4"), ""), tmp_path / "conv4.pth")
 
     with pytest.raises(CheckpointError, match=r"missing: backbone\.layer1.*not of this model: backbone\.encoder"):
         load_foreign_weights(tmp_path / "conv4.pth", ridge_learner("resnet12"))
 
 
-def test_other_widths_are_refused_with_both_shapes(tmp_path: Path) -> None:
+def test_other_widths_are_refused_naming_both_shapes(tmp_path: Path) -> None:
     checkpoint = original_checkpoint(ridge_learner("conv4"), "")
     checkpoint["embedding"]["encoder.0.block.0.weight"] = torch.zeros(32, 3, 3, 3)
     torch.save(checkpoint, tmp_path / "narrow.pth")
@@ -65,13 +65,13 @@ def test_other_widths_are_refused_with_both_shapes(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """What a hostile file makes a careless reader call."""
+    """An object whose unpickling executes code."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("open('/tmp/fewshot-was-here', 'w').close()",)
 
 
-def test_file_that_calls_code_is_refused_and_the_code_not_run(tmp_path: Path) -> None:
+def test_file_that_would_execute_code_is_refused_without_executing_it(tmp_path: Path) -> None:
     torch.save({"embedding": Bomb(), "head": {}}, tmp_path / "hostile.pth")
 
     with pytest.raises(CheckpointError, match="refused"):
@@ -86,7 +86,7 @@ def test_file_that_calls_code_is_refused_and_the_code_not_run(tmp_path: Path) ->
         ("empty.pth", b"", "refused"),
         ("text.pth", b"<html>quota exceeded</html>", "refused"),
         ("pickle.pth", pickle.dumps([1, 2]), "refused|not dictionaries"),
-        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "not a readable safetensors file"),
+        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "not a readable weights file"),
     ],
 )
 def test_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -97,11 +97,11 @@ def test_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes, mess
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing is there"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_foreign_weights(tmp_path / "gone.pth", ridge_learner("conv4"))
 
 
-def test_checkpoint_of_another_program_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+def test_checkpoint_of_another_program_is_refused_naming_its_contents(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "epoch": torch.tensor(3)}, tmp_path / "other.pth")
 
     with pytest.raises(CheckpointError, match="holds state_dict, epoch"):
