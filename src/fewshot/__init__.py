@@ -1,12 +1,27 @@
-"""Few-shot learning from raw archives to a results table beside the published numbers."""
+"""Few-shot learning, from raw archives to a table of results next to the published numbers."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fewshot.sharing.classifier import Classifier
 
 __version__ = "0.1.0"
 
 
-def load(folder: Any) -> Any:
-    """Return the classifier that `fewshot export` wrote into a folder; see `fewshot.sharing.export.Classifier`."""
-    from fewshot.sharing.export import load as load_export
+def load(folder: "str | Path") -> "Classifier":
+    """Load a classifier that `fewshot export` wrote; no code in the folder is executed.
 
-    return load_export(folder)
+    Args:
+        folder: of the export.
+
+    Returns:
+        A classifier; its `classify(support, labels, query)` labels images from a few labelled ones.
+
+    Raises:
+        CheckpointError: if the folder is not an export, or is damaged.
+    """
+    from fewshot.sharing.classifier import load as load_classifier
+
+    return load_classifier(folder)

@@ -1,48 +1,36 @@
-"""A finished job with random weights, as training would have left it, and images to classify."""
+"""Exports of learners with random weights, and images to classify."""
 
 import numpy as np
 import pytest
 import torch
 
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.params import Params
-from fewshot.files import write_json
-from fewshot.settings import parse_as
 from fewshot.sharing.export import export
 from fewshot.weights.checkpoint import save_weights
-from fewshot.workflow.plan import make_plan
 
 
 @pytest.fixture
-def finished_job(project, tiny_params):
-    """Return a function that gives a job whose outputs exist, and its evaluations; arguments as of `tiny_params`."""
+def write_export(tmp_path):
+    """Return a function that exports an experiment with its initial weights, and returns the folder."""
 
-    def make(*arguments, **changes):
-        plan = make_plan(parse_as(Params, tiny_params(*arguments, **changes), where=""), "tiny")
-        job = plan.train[0]
-        job.dir.mkdir(parents=True, exist_ok=True)
-        save_weights(job.outputs["weights"], initial_learner(job.experiment))
-        write_json(job.outputs["run"], {"data_hash": "d" * 64})
-        return job, plan.of_experiment(job.name)
+    def write(experiment, evaluations=()):
+        weights, folder = tmp_path / "weights.safetensors", tmp_path / "model"
+        save_weights(weights, initial_learner(experiment))
+        export(experiment, weights, folder, train_key="k" * 12, data_hash="d" * 64, evaluations=evaluations)
+        return folder
 
-    return make
+    return write
 
 
 @pytest.fixture
-def exported(finished_job, project):
-    """Return a function that gives the folder of an export; arguments as of `tiny_params`."""
-
-    def make(*arguments, **changes):
-        job, evaluations = finished_job(*arguments, **changes)
-        export(job, evaluations, project / "model")
-        return project / "model"
-
-    return make
+def exported(tiny_experiment, write_export):
+    """Return a function that returns the folder of an export; arguments as for `tiny_params`."""
+    return lambda *arguments, **changes: write_export(tiny_experiment(*arguments, **changes))
 
 
 @pytest.fixture
 def coloured_images():
-    """Return a function that draws images of one colour each under noise; classes differ by colour."""
+    """Return a function that draws images of one colour with noise; classes differ by colour."""
 
     def draw(colours, seed=0, size=16):
         random = np.random.default_rng(seed)

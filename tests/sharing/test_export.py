@@ -1,4 +1,4 @@
-"""An export stands by itself: it is loaded in another process, classifies, and says what is wrong with it."""
+"""An export is self-contained: it loads in another process, classifies, and is refused with the reason if damaged."""
 
 import json
 import subprocess
@@ -15,16 +15,14 @@ from fewshot.errors import CheckpointError, DataError, FewshotError
 from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
 from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS
-from fewshot.sharing.export import export
 
 ADAPTIVE = {"backbone": "conv4_maml"}
 
 
-def test_loaded_learner_has_the_weights(finished_job, project):
-    job, evaluations = finished_job("ridge")
-    export(job, evaluations, project / "model")
-    loaded = fewshot.load(project / "model").learner.state_dict()
-    trained = initial_learner(job.experiment).state_dict()
+def test_loaded_learner_has_the_exported_weights(tiny_experiment, write_export):
+    experiment = tiny_experiment("ridge")
+    loaded = fewshot.load(write_export(experiment)).learner.state_dict()
+    trained = initial_learner(experiment).state_dict()
     assert all(torch.equal(loaded[name].cpu(), trained[name]) for name in trained)
 
 
@@ -38,7 +36,7 @@ def test_learner_with_a_head_takes_any_number_of_classes(exported, coloured_imag
 
 
 @pytest.mark.parametrize("learner", ADAPTIVE_LEARNERS)
-def test_learner_that_adapts_answers_at_its_number_of_classes(exported, coloured_images, learner):
+def test_adaptive_learner_scores_its_number_of_classes(exported, coloured_images, learner):
     model = fewshot.load(exported(learner, **ADAPTIVE))
     colours = [0, 1, 2] * 2
     scores = model.scores(coloured_images(colours), colours, coloured_images([2, 0, 1, 1], seed=1))
@@ -46,7 +44,7 @@ def test_learner_that_adapts_answers_at_its_number_of_classes(exported, coloured
     assert scores.isfinite().all()
 
 
-def test_learner_that_adapts_tells_easy_classes_apart(exported, coloured_images):
+def test_adaptive_learner_classifies_easy_images(exported, coloured_images):
     model = fewshot.load(
         exported("maml", **ADAPTIVE, **{"learner.inner_steps": 20, "learner.inner_learning_rate": 0.1})
     )
@@ -54,13 +52,13 @@ def test_learner_that_adapts_tells_easy_classes_apart(exported, coloured_images)
     assert model.classify(coloured_images(colours), colours, coloured_images(colours, seed=1)) == colours
 
 
-def test_learner_that_adapts_refuses_another_number_of_classes(exported, coloured_images):
+def test_adaptive_learner_refuses_a_different_number_of_classes(exported, coloured_images):
     model = fewshot.load(exported("cxgrad", **ADAPTIVE))
-    with pytest.raises(DataError, match="exactly 3 classes apart, not 4"):
+    with pytest.raises(DataError, match="exactly 3 classes, not 4"):
         model.classify(coloured_images(range(4)), list(range(4)), coloured_images([0]))
 
 
-def test_labels_may_be_names(exported, coloured_images):
+def test_labels_may_be_strings(exported, coloured_images):
     model = fewshot.load(exported("prototype", backbone="pixels"))
     answers = model.classify(coloured_images([0, 1, 0, 1]), ["red", "green"] * 2, coloured_images([1, 0], seed=1))
     assert answers == ["green", "red"]
@@ -77,7 +75,7 @@ def test_labels_may_be_a_tensor(exported, coloured_images):
     assert model.classify(coloured_images([0, 1]), torch.tensor([7, 3]), coloured_images([1, 0], seed=1)) == [3, 7]
 
 
-def test_paths_pictures_and_arrays_of_any_size_are_the_same(exported, coloured_images, tmp_path):
+def test_paths_pil_images_and_arrays_of_any_size_give_the_same_scores(exported, coloured_images, tmp_path):
     model = fewshot.load(exported("prototype", backbone="conv4"))
     support, query = coloured_images([0, 1]), coloured_images([0, 1, 2], seed=1, size=24)
     for number, array in enumerate(query):
@@ -97,7 +95,7 @@ def test_answer_does_not_depend_on_the_other_queries(exported, coloured_images):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_loading_leaves_random_numbers_alone(exported):
+def test_loading_keeps_the_random_state(exported):
     folder = exported("ridge")
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -109,14 +107,14 @@ def test_loading_leaves_random_numbers_alone(exported):
 @pytest.mark.parametrize(
     ("support", "labels", "query", "message"),
     [
-        (2, [0], 1, "2 support images but 1 labels"),
+        (2, [0], 1, "2 support images but 1 labels; give one label per image"),
         (2, [0, 0], 1, "1 classes among the support images"),
-        (2, [0, "a"], 1, "several kinds"),
+        (2, [0, "a"], 1, "several types"),
         (2, [0, 1], 0, "no query images"),
         (0, [], 1, "0 classes"),
     ],
 )
-def test_images_and_labels_must_go_together(exported, coloured_images, support, labels, query, message):
+def test_inconsistent_images_and_labels_are_refused(exported, coloured_images, support, labels, query, message):
     model = fewshot.load(exported("prototype"))
     with pytest.raises(DataError, match=message):
         model.classify(coloured_images([0] * support), labels, coloured_images([0] * query))
@@ -131,81 +129,74 @@ def test_images_and_labels_must_go_together(exported, coloured_images, support, 
         (None, "query image 0 is object"),
     ],
 )
-def test_what_is_no_image_is_named(exported, coloured_images, image, message):
+def test_invalid_image_is_named(exported, coloured_images, image, message):
     model = fewshot.load(exported("prototype"))
     with pytest.raises(DataError, match=message):
         model.classify(coloured_images([0, 1]), [0, 1], [image])
 
 
-def test_damaged_picture_is_named(exported, coloured_images, tmp_path):
+def test_damaged_image_file_is_named(exported, coloured_images, tmp_path):
     model = fewshot.load(exported("prototype"))
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(DataError, match=r"query image 0 .*bad\.png"):
         model.classify(coloured_images([0, 1]), [0, 1], [tmp_path / "bad.png"])
 
 
-def test_card_shows_the_numbers_of_the_exported_state_only(finished_job, project):
-    job, evaluations = finished_job("ridge")
+def test_card_shows_only_the_results_of_the_exported_state(tiny_experiment, write_export):
     results = [
         {"shot": 1, "selection": selection, "accuracy": accuracy, "ci95": 0.01, "episodes": 20}
         for selection, accuracy in (("single", 0.5), ("ensemble", 0.6))
     ]
-    evaluations[0].dir.mkdir(parents=True)
-    record = {"target": "glyphs", "batch_norm": "running", "results": results}
-    write_json(evaluations[0].outputs["json"], record)
-    export(job, evaluations, project / "model")
-    card = (project / "model" / "README.md").read_text(encoding="utf-8")
+    evaluation = {"target": "glyphs", "batch_norm": "running", "results": results}
+    card = (write_export(tiny_experiment("ridge"), [evaluation]) / "README.md").read_text(encoding="utf-8")
     assert "| glyphs | 1 | 50.00 ± 1.00 | 20 | running |" in card
     assert "60.00" not in card
     assert "3-way accuracy" in card
 
 
-def test_untrained_experiment_is_not_exported(finished_job, project):
-    job, evaluations = finished_job("ridge")
-    job.outputs["weights"].unlink()
-    with pytest.raises(CheckpointError, match=f"snakemake --cores 1 {job.name}"):
-        export(job, evaluations, project / "model")
+@pytest.mark.parametrize(
+    ("learner", "parts", "sentence"),
+    [("ridge", {}, "any number of classes"), ("maml", ADAPTIVE, "exactly 3 classes")],
+)
+def test_card_says_how_many_classes_the_learner_distinguishes(exported, learner, parts, sentence):
+    card = (exported(learner, **parts) / "README.md").read_text(encoding="utf-8")
+    assert f"It distinguishes {sentence}." in card
 
 
-def test_place_that_cannot_be_written_is_named(finished_job, project):
-    job, evaluations = finished_job("ridge")
-    (project / "model").write_text("a file")
-    with pytest.raises(FewshotError, match="cannot be written"):
-        export(job, evaluations, project / "model")
+def test_folder_that_cannot_be_written_is_named(exported, tmp_path):
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(FewshotError, match="model: cannot be written"):
+        exported("ridge")
 
 
-def test_exporting_again_gives_the_same_bytes(finished_job, project):
-    job, evaluations = finished_job("ridge")
-    found = []
-    for _ in range(2):
-        export(job, evaluations, project / "model")
-        found.append({file.name: file.read_bytes() for file in (project / "model").iterdir()})
+def test_exporting_again_gives_byte_identical_files(exported):
+    found = [{file.name: file.read_bytes() for file in exported("ridge").iterdir()} for _ in range(2)]
     assert sorted(found[0]) == ["README.md", "model.json", "weights.safetensors"]
     assert found[0] == found[1]
 
 
 CHANGES = {
-    "no folder": (None, "no export"),
-    "no JSON": (b"{", "damaged"),
+    "missing folder": (None, "not an export"),
+    "invalid JSON": (b"{", "damaged"),
     "not text": (b"\xff\xfe\x00", "damaged"),
-    "nested without end": (b"[" * 100_000, "damaged"),
+    "nested too deeply": (b"[" * 100_000, "damaged"),
     "a list": ([], "format 'list'"),
     "another format": ({"format": 99}, "format 99"),
     "format as text": ({"format": "1"}, "format '1'"),
-    "a key too many": ({"code": "import os"}, "unknown key 'code'"),
-    "no settings": ({"train": {}}, "the key 'dataset' is missing"),
+    "unexpected key": ({"code": "import os"}, "unknown key 'code'"),
+    "missing settings": ({"train": {}}, "the key 'dataset' is missing"),
     "unknown backbone": ({"train.backbone": {"name": "conv5"}}, r"unknown backbone 'conv5'.*Did you mean 'conv4'"),
-    "nameless learner": ({"train.learner": {"ridge": 1.0}}, r"train\.learner\.name"),
-    "module in place of a name": ({"train.learner": {"name": "os:system"}}, "unknown learner 'os:system'"),
+    "learner without a name": ({"train.learner": {"ridge": 1.0}}, r"train\.learner\.name"),
+    "module path instead of a name": ({"train.learner": {"name": "os:system"}}, "unknown learner 'os:system'"),
     "learner out of range": ({"train.learner": {"name": "ridge", "ridge": -1.0}}, r"train\.learner\.ridge: -1\.0"),
     "huge network": ({"train.backbone": {"name": "conv4", "filters": 10**9}}, r"train\.backbone\.filters: 1000000000"),
-    "recipe of another type": ({"train.recipe": {"n_way": "five"}}, r"train\.recipe\.n_way"),
-    "no image size": ({"train.recipe": {}}, "image_size"),
+    "recipe value of the wrong type": ({"train.recipe": {"n_way": "five"}}, r"train\.recipe\.n_way"),
+    "missing image size": ({"train.recipe": {}}, "image_size"),
     "tiny images": ({"train.recipe": {"image_size": 8}}, "image_size 8 is too small"),
-    "parts that do not fit": ({"train.learner": {"name": "maml"}}, "needs conv4_maml"),
+    "incompatible components": ({"train.learner": {"name": "maml"}}, "needs conv4_maml"),
     "negative seed": ({"train.seed": -1}, "seed"),
     "wrong checksum": ({"weights_sha256": "0" * 64}, "sha256 differs"),
-    "no checksum": ({"weights_sha256": "x"}, "weights_sha256"),
+    "invalid checksum": ({"weights_sha256": "x"}, "weights_sha256"),
 }
 
 
@@ -239,7 +230,7 @@ def test_damaged_weights_are_refused(exported):
 def test_missing_weights_are_named(exported):
     folder = exported("ridge")
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors: nothing is there"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: no such file"):
         fewshot.load(folder)
 
 
@@ -248,12 +239,12 @@ def test_weights_of_another_model_are_refused(exported):
     record = read_json(folder / "model.json")
     record["train"]["backbone"]["filters"] = 5
     write_json(folder / "model.json", record)
-    with pytest.raises(CheckpointError, match="of another shape"):
+    with pytest.raises(CheckpointError, match="of a different shape"):
         fewshot.load(folder)
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "conv4_maml"])
-def test_every_backbone_comes_back(exported, backbone):
+def test_every_backbone_loads_again(exported, backbone):
     assert fewshot.load(exported("prototype", backbone=backbone, recipe={"image_size": 32})).experiment.image_size == 32
 
 

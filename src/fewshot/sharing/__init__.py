@@ -1,1 +1,1 @@
-"""Sharing: what leaves the project for other programs (exports of trained learners, lists of frozen episodes)."""
+"""Sharing with other programs: exports of trained learners, and lists of frozen episodes."""

@@ -10,7 +10,7 @@ from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
-from fewshot.errors import DataError, ParamsError
+from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
@@ -174,8 +174,24 @@ def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
 
 
 def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
-    """Write weights, settings and model card of a trained experiment."""
-    export(job, plan.of_experiment(job.name), out)
+    """Write weights, settings and model card of a trained experiment.
+
+    Raises:
+        CheckpointError: if it is not trained yet.
+        FewshotError: if the folder cannot be written.
+    """
+    weights = job.outputs["weights"]
+    if not weights.exists():
+        raise CheckpointError(f"{job.name} is not trained yet; run: snakemake --cores 1 {job.name}")
+    evaluations = [evaluation.outputs["json"] for evaluation in plan.of_experiment(job.name)]
+    export(
+        job.experiment,
+        weights,
+        out,
+        train_key=job.key,
+        data_hash=read_json(job.outputs["run"])["data_hash"],
+        evaluations=[read_json(file) for file in evaluations if file.exists()],
+    )
 
 
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:

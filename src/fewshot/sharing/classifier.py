@@ -1,0 +1,227 @@
+"""A trained few-shot classifier in a program: loads a folder written by `fewshot export` and classifies images."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot.backbones import BACKBONES
+from fewshot.datasets.images import decode_image, resize_square
+from fewshot.digests import sha256_of
+from fewshot.episodes.draw import EpisodeBatch
+from fewshot.errors import CheckpointError, DataError, ParamsError
+from fewshot.experiments.build import initial_learner, preprocessing
+from fewshot.experiments.matrix import Choice, Experiment
+from fewshot.experiments.params import Evaluate, Recipe
+from fewshot.files import read_json
+from fewshot.learners import LEARNERS
+from fewshot.learners.base import Learner
+from fewshot.registry import Part, find_part
+from fewshot.settings import parse_as
+from fewshot.sharing.export import FORMAT, ExportRecord
+from fewshot.weights.foreign import load_foreign_weights
+
+IMAGES_PER_FORWARD = 256
+
+
+class Classifier:
+    """A trained few-shot classifier for images given as paths, PIL images or uint8 arrays (H, W, 3).
+
+    Images that are not square, or whose size differs from that in training, are resized as in training.
+
+    Args:
+        experiment: what was trained.
+        learner: with the trained weights.
+
+    Attributes:
+        n_way: the number of classes it can distinguish; None means any.
+    """
+
+    def __init__(self, experiment: Experiment, learner: Learner) -> None:
+        self.experiment = experiment
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.learner = learner.to(self.device).eval()
+        self.preprocess = preprocessing(experiment)
+        self.n_way = None if learner.caches_embeddings else experiment.recipe.n_way
+
+    def classify(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> list[Any]:
+        """Return the most likely label of each query image.
+
+        Learners that adapt by gradient steps normalise the query images together unless they were trained with
+        `batch_norm: support` or `per_query`, so their answer for one image may depend on the other queries.
+
+        Args:
+            support: labelled images.
+            labels: one per support image, all numbers or all strings; at least two classes.
+            query: images to classify.
+
+        Returns:
+            One label per query image.
+
+        Raises:
+            DataError: if an image cannot be read, the numbers of images and labels differ, or the learner needs a
+                different number of classes.
+
+        Example:
+            Three labelled images of two classes, and one to classify::
+
+                model = fewshot.load("exports/glyphs-conv4-ridge-quick-s0")
+                labels = model.classify(["cup1.jpg", "cup2.jpg", "lamp1.jpg"], ["cup", "cup", "lamp"], ["unknown.jpg"])
+        """
+        classes = self._classes(support, labels)
+        return [classes[best] for best in self.scores(support, labels, query).argmax(1).tolist()]
+
+    @torch.no_grad()
+    def scores(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> Tensor:
+        """Return the scores of the query images, (query images, classes) float32; larger is more likely.
+
+        The columns are the distinct labels in sorted order; arguments and errors as in `classify`.
+        """
+        classes = self._classes(support, labels)
+        targets = torch.tensor([[classes.index(label) for label in _plain(labels)]], device=self.device)
+        images = {"support": self._prepared(support, "support"), "query": self._prepared(query, "query")}
+        if self.learner.caches_embeddings:
+            support_features, query_features = self._embedded(images["support"]), self._embedded(images["query"])
+            return self.learner.classify(support_features, targets, query_features, len(classes))[0].float().cpu()
+        n_query = len(images["query"])
+        episode = EpisodeBatch(
+            support_images=images["support"][None],
+            support_labels=targets,
+            query_images=images["query"][None],
+            query_labels=torch.zeros((1, n_query), dtype=torch.int64, device=self.device),
+            episode_ids=torch.zeros(1, dtype=torch.int64),
+            n_way=len(classes),
+        )
+        return self.learner.logits(episode)[0].float().cpu()
+
+    def _classes(self, support: Sequence[Any], labels: Sequence[Hashable]) -> list[Any]:
+        """Return the distinct labels, sorted."""
+        given = _plain(labels)
+        if len(given) != len(support):
+            raise DataError(f"{len(support)} support images but {len(given)} labels; give one label per image")
+        try:
+            classes = sorted(set(given))
+        except TypeError:
+            raise DataError("the labels are of several types; give them all as numbers or all as strings") from None
+        if len(classes) < 2:
+            raise DataError(f"{len(classes)} classes among the support images; give images of two or more")
+        if self.n_way not in (None, len(classes)):
+            raise DataError(
+                f"{self.experiment.name} was trained to distinguish exactly {self.n_way} classes, not {len(classes)}; "
+                f"give support images of {self.n_way}, or use a learner with a head, such as ridge or svm"
+            )
+        return classes
+
+    def _prepared(self, images: Sequence[Any], role: str) -> Tensor:
+        """Return (N, 3, H, W) float32 on the device."""
+        if len(images) == 0:
+            raise DataError(f"no {role} images given")
+        size = self.experiment.image_size
+        squares = [resize_square(_picture(image, f"{role} image {i}"), size) for i, image in enumerate(images)]
+        return self.preprocess.images(np.stack(squares)).to(self.device)
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Return the embeddings of one episode's images, (1, N, d)."""
+        return torch.cat([self.learner.embed(part).float() for part in images.split(IMAGES_PER_FORWARD)])[None]
+
+
+def _plain(labels: Any) -> list[Any]:
+    """Return labels as a list; those of tensors and arrays as plain numbers."""
+    return list(labels.tolist() if hasattr(labels, "tolist") else labels)
+
+
+def _picture(image: Any, name: str) -> Image.Image:
+    """Return one image as RGB.
+
+    Raises:
+        DataError: if it is not a readable image.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, (str, Path)):
+        try:
+            return decode_image(Path(image).read_bytes(), f"{name} ({image})")
+        except OSError as error:
+            raise DataError(f"{name}: {image} cannot be read ({error.strerror}); correct the path") from None
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise DataError(
+            f"{name} is {array.dtype} of shape {array.shape}; allowed: a path, a PIL image, or uint8 (H, W, 3)"
+        )
+    return Image.fromarray(array)
+
+
+def load(folder: str | Path) -> Classifier:
+    """Load the classifier that `fewshot export` wrote; no code in the folder is executed.
+
+    Args:
+        folder: of the export.
+
+    Raises:
+        CheckpointError: if the folder is not an export, or is damaged.
+    """
+    folder = Path(folder)
+    record = _read_record(folder)
+    weights = folder / "weights.safetensors"
+    if weights.is_file() and sha256_of(weights) != record.weights_sha256:
+        raise CheckpointError(
+            f"{weights}: not the file that was exported (its sha256 differs); export or copy it again"
+        )
+    try:
+        experiment = _experiment(record)
+        with torch.random.fork_rng():  # building draws weights; the random state of the calling program is kept
+            learner = initial_learner(experiment)
+    except (ParamsError, DataError) as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
+    load_foreign_weights(weights, learner)
+    return Classifier(experiment, learner)
+
+
+def _read_record(folder: Path) -> ExportRecord:
+    path = folder / "model.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: not an export, because it has no model.json; 'fewshot export <experiment>' writes one"
+        )
+    try:
+        values = read_json(path)
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        if found != FORMAT:
+            raise CheckpointError(f"{path}: an export of format {found!r}, but this version reads format {FORMAT}")
+        return parse_as(ExportRecord, values, where="")
+    except (DataError, ParamsError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged; export or copy it again ({error})") from None
+
+
+def _experiment(record: ExportRecord) -> Experiment:
+    """Return the experiment that an export describes."""
+    train = record.train
+    recipe = parse_as(Recipe, train.recipe, where="train.recipe")
+    if recipe.image_size is None:
+        raise ParamsError("train.recipe.image_size: missing; it must give the side of the images in pixels")
+    return Experiment(
+        dataset=Choice(train.dataset, train.dataset, {}),
+        backbone=_choice("backbone", train.backbone, BACKBONES),
+        learner=_choice("learner", train.learner, LEARNERS),
+        recipe_name=record.recipe,
+        recipe=recipe,
+        variant=record.variant,
+        seed=train.seed,
+        image_size=recipe.image_size,
+        evaluate=Evaluate(),
+        targets=(),
+    )
+
+
+def _choice(kind: str, values: Mapping[str, Any], registry: Mapping[str, Part]) -> Choice:
+    """Return a component with validated settings."""
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise ParamsError(f"train.{kind}.name: must be the name of a {kind}")
+    given = {key: value for key, value in values.items() if key != "name"}
+    settings = parse_as(find_part(kind, name, registry).settings, given, where=f"train.{kind}")
+    return Choice(name, name, settings.model_dump())
