@@ -1,4 +1,4 @@
-"""Frozen episodes as text: what is read back is what was drawn, and nothing else passes."""
+"""Frozen episodes as text: reading returns what was drawn, and any damaged or inconsistent file is refused."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def test_round_trip_keeps_every_episode(file, drawn):
     assert listed.episodes.n_query == drawn.n_query
 
 
-def test_rows_and_sources_name_the_images(file, tiny_store):
+def test_rows_and_sources_identify_the_images(file, tiny_store):
     split = tiny_store.split("test")
     for line in file.read_text(encoding="utf-8").splitlines()[1:]:
         episode = json.loads(line)
@@ -52,7 +52,7 @@ def test_header_holds_what_other_programs_need(file, tiny_store):
     assert header["sha256"] == hashlib.sha256(file.read_bytes().partition(b"\n")[2]).hexdigest()
 
 
-def test_equal_episodes_give_equal_bytes(file, tiny_store, drawn, tmp_path):
+def test_equal_episodes_give_byte_identical_files(file, tiny_store, drawn, tmp_path):
     split = tiny_store.split("test")
     again = tmp_path / "deep" / "again.jsonl"
     write_episode_list(again, drawn, split, dataset="glyphs", content_hash=tiny_store.content_hash)
@@ -68,8 +68,8 @@ def test_another_split_is_refused(file, tiny_store):
         check_episode_list(read_episode_list(file), tiny_store.split("train"), tiny_store.content_hash)
 
 
-def test_other_pixels_are_refused(file, tiny_store):
-    with pytest.raises(DataError, match="drawn from other images"):
+def test_different_pixels_are_refused(file, tiny_store):
+    with pytest.raises(DataError, match="drawn from different images"):
         check_episode_list(read_episode_list(file), tiny_store.split("test"), "0" * 64)
 
 
@@ -78,7 +78,7 @@ def test_missing_file_is_named(tmp_path):
         read_episode_list(tmp_path / "gone.jsonl")
 
 
-def test_place_that_cannot_be_written_is_named(tiny_store, drawn, tmp_path):
+def test_path_that_cannot_be_written_is_named(tiny_store, drawn, tmp_path):
     (tmp_path / "taken").mkdir()
     split = tiny_store.split("test")
     with pytest.raises(DataError, match="cannot be written"):
@@ -96,13 +96,13 @@ def test_place_that_cannot_be_written_is_named(tiny_store, drawn, tmp_path):
         (b"\xff\xfe\n", "line 1"),
     ],
 )
-def test_what_is_no_list_is_refused(tmp_path, content, message):
+def test_file_that_is_not_a_list_is_refused(tmp_path, content, message):
     (tmp_path / "bad.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_episode_list(tmp_path / "bad.jsonl")
 
 
-def test_changed_byte_is_noticed(file):
+def test_changed_byte_is_detected(file):
     content = bytearray(file.read_bytes())
     content[-10] ^= 1
     file.write_bytes(content)
@@ -110,14 +110,14 @@ def test_changed_byte_is_noticed(file):
         read_episode_list(file)
 
 
-def test_cut_file_is_noticed(file):
+def test_truncated_file_is_detected(file):
     file.write_bytes(b"\n".join(file.read_bytes().splitlines()[:-1]) + b"\n")
     with pytest.raises(DataError, match="sha256"):
         read_episode_list(file)
 
 
 def rewrite(file, change_header=None, change_episode=None):
-    """Change a file and give it fitting checksums, as a careless or hostile program would."""
+    """Change a file and recompute its checksum, as a careless or hostile program would."""
     first, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if change_episode:
         change_episode(lines[1])
@@ -134,16 +134,16 @@ def rewrite(file, change_header=None, change_episode=None):
         (lambda e: e["classes"].append(0), "line 3: classes"),
         (lambda e: e.update(classes=[0, 1, 99]), "line 3: classes"),
         (lambda e: e.update(classes=[0, 0, 1]), "line 3: classes"),
-        (lambda e: e["query"]["rows"].reverse(), "line 3: a row is no image of its class"),
-        (lambda e: e["query"]["rows"].__setitem__(0, 2**31 - 1), "line 3: a row is no image of its class"),
+        (lambda e: e["query"]["rows"].reverse(), "line 3: a row is not an image of its class"),
+        (lambda e: e["query"]["rows"].__setitem__(0, 2**31 - 1), "line 3: a row is not an image of its class"),
         (lambda e: e["query"]["rows"].__setitem__(0, -1), "line 3: not a line"),
         (lambda e: e["query"]["rows"].__setitem__(0, "0"), "line 3: not a line"),
-        (lambda e: e["support"]["rows"].__setitem__(0, e["query"]["rows"][0]), "line 3: an image stands twice"),
+        (lambda e: e["support"]["rows"].__setitem__(0, e["query"]["rows"][0]), "line 3: an image appears twice"),
         (lambda e: e["support"]["rows"].__setitem__(slice(0, 2), e["support"]["rows"][1::-1]), "episodes_hash"),
         (lambda e: e.update(extra=1), "line 3: not a line"),
     ],
 )
-def test_contradicting_episode_is_refused(file, change, message):
+def test_inconsistent_episode_is_refused(file, change, message):
     rewrite(file, change_episode=change)
     with pytest.raises(DataError, match=message):
         read_episode_list(file)
@@ -160,7 +160,7 @@ def test_contradicting_episode_is_refused(file, change, message):
         ({"episodes_hash": "0" * 64}, "episodes_hash"),
     ],
 )
-def test_contradicting_header_is_refused(file, header, message):
+def test_inconsistent_header_is_refused(file, header, message):
     rewrite(file, change_header=header)
     with pytest.raises(DataError, match=message):
         read_episode_list(file)

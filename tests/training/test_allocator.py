@@ -1,4 +1,4 @@
-"""Freed memory is kept: later passes find their pages in place."""
+"""Freed memory is kept, so that later passes cause no page faults."""
 
 import platform
 import subprocess
@@ -25,6 +25,6 @@ def page_faults(keep):
     return int(run.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_large_blocks_are_used_again():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_large_blocks_are_reused():
     assert page_faults(keep=True) < 0.1 * page_faults(keep=False)

@@ -1,4 +1,4 @@
-"""A training on several devices claims as many, all different; numbers stand for GPUs here."""
+"""A training on several devices claims that many different GPUs; here GPUs are only numbers."""
 
 import threading
 
@@ -21,7 +21,7 @@ def gpus(*numbers):
     return [torch.device("cuda", number) for number in numbers]
 
 
-def test_devices_are_different_though_one_is_in_use(tmp_path):
+def test_claimed_devices_differ_even_if_one_is_shared(tmp_path):
     other_job = claim_slot(["0", "1", "2"], 2, tmp_path)
 
     devices, _ = claim_devices("auto", 3, 2, tmp_path)
@@ -30,7 +30,7 @@ def test_devices_are_different_though_one_is_in_use(tmp_path):
     assert devices == gpus(0, 1, 2)
 
 
-def test_two_jobs_that_need_all_devices_do_not_wait_for_each_other_forever(tmp_path):
+def test_two_jobs_that_need_all_devices_do_not_deadlock(tmp_path):
     _, other_job = claim_slot(["0", "1", "2"], 1, tmp_path)
     got = []
 
@@ -52,12 +52,12 @@ def test_two_jobs_that_need_all_devices_do_not_wait_for_each_other_forever(tmp_p
     assert got == [gpus(0, 1, 2)] * 2
 
 
-def test_more_devices_than_there_are(tmp_path):
+def test_more_devices_than_exist_are_refused(tmp_path):
     with pytest.raises(ResourceError, match=r"devices: 4 needs 4 GPUs, but torch sees 3; .*CUDA_VISIBLE_DEVICES"):
         claim_devices("auto", 4, 1, tmp_path)
 
 
-def test_nothing_is_claimed_on_a_cpu(tmp_path):
+def test_no_lock_is_taken_on_a_cpu(tmp_path):
     devices, lock = claim_devices("cpu", 2, 1, tmp_path)
 
     assert devices == [torch.device("cpu")] * 2
@@ -65,7 +65,7 @@ def test_nothing_is_claimed_on_a_cpu(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gpu_that_is_wanted_must_be_there(monkeypatch, tmp_path):
+def test_a_requested_gpu_must_exist(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     with pytest.raises(ResourceError, match="torch sees no GPU"):

@@ -1,4 +1,4 @@
-"""One training on several devices: the gradients and weights of one process, clean ends, nothing that hangs."""
+"""A training on several devices has the gradients and weights of one process, ends cleanly and never hangs."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ NEVER = math.inf
 # Learner, backbone: batch-norm statistics by batch (conv4), none (pixels), an inner loop (maml).
 CASES = [("ridge", "pixels"), ("ridge", "conv4"), ("maml", "conv4_maml")]
 
-# What a step in float64 leaves: gradients, parameters and buffers of each case, and the sums of loss and accuracy.
+# Results of a step in float64 for each case: gradients, parameters, buffers, loss and accuracy.
 ONE_STEP = """
 import json, sys
 from dataclasses import replace
@@ -78,7 +78,7 @@ with joined(rank, 2, CPU, folder / "rendezvous") as processes:
 
 @pytest.fixture(scope="module")
 def steps(tiny_params, tiny_store, tmp_path_factory):
-    """Return, for rank 0 and 1 of two processes, what a step of each case leaves."""
+    """Return, for ranks 0 and 1, the results of a step of each case."""
     folder = tmp_path_factory.mktemp("steps")
     recipe = {"meta_batch": 4, "devices": 2}
     suites = json.dumps([tiny_params(*case, recipe=recipe) for case in CASES])
@@ -140,13 +140,13 @@ def test_running_statistics_are_the_mean_over_the_devices(steps, tiny_experiment
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Return the folder of this file's trainings."""
+    """Return the folder for the trainings of this file."""
     return tmp_path_factory.mktemp("trainings")
 
 
 @pytest.fixture(scope="module")
 def run_on_two(tiny_store, root):
-    """Return a function that trains on two processes in folders of its own; returns the results and the facts."""
+    """Return a function that trains on two processes; it returns the folder of results and the facts."""
 
     def train_in(experiment, name="run", checkpoint_seconds=NEVER, timeout=timedelta(minutes=5)):
         out, checkpoints = root / name / "out", root / name / "checkpoints"
@@ -172,7 +172,7 @@ def files(folder):
 
 @contextmanager
 def when_under_way(checkpoints, act):
-    """Call `act` from another thread as soon as a (new) checkpoint is written."""
+    """Call `act` from another thread as soon as a new checkpoint is written."""
     path = checkpoints / "checkpoint.pt"
     before = path.stat().st_mtime_ns if path.exists() else 0
 
@@ -201,7 +201,7 @@ LONG = {"epochs": 12, "steps_per_epoch": 10, "keep_checkpoints": 12, "augmentati
 
 @pytest.fixture(scope="module")
 def whole_run(tiny_experiment, run_on_two):
-    """Return the results and the facts of an undisturbed training on two processes; all epochs are kept."""
+    """Return results and facts of an uninterrupted training on two processes; all epochs are kept."""
     return run_on_two(tiny_experiment("ridge", recipe={**LONG, "devices": 2}), "whole")
 
 
@@ -224,7 +224,7 @@ def test_weights_of_every_epoch_are_those_of_one_process(whole_run, tiny_experim
 
 
 @pytest.mark.slow
-def test_stopped_killed_and_resumed_gives_the_bytes_of_a_whole_run(whole_run, tiny_experiment, run_on_two, root):
+def test_a_run_that_was_stopped_killed_and_resumed_is_byte_identical(whole_run, tiny_experiment, run_on_two, root):
     whole, _ = whole_run
     experiment = tiny_experiment("ridge", recipe={**LONG, "devices": 2})
     checkpoints = root / "stopped" / "checkpoints"
@@ -249,7 +249,7 @@ def losses(out):
         return [(row["train_loss"], row["train_accuracy"]) for row in csv.DictReader(file)]
 
 
-def test_an_error_of_a_rank_is_told_as_in_one_process(tiny_experiment, run_on_two):
+def test_an_error_of_a_rank_is_reported_as_in_one_process(tiny_experiment, run_on_two):
     experiment = tiny_experiment(recipe={"devices": 2, "learning_rate": 100.0, "weight_decay": 1.0, "epochs": 9})
 
     with pytest.raises(NumericalError, match=r"(?s)lower.*recipes\.quick\.learning_rate"):

@@ -1,4 +1,4 @@
-"""The training loop: exact resume from anywhere, model selection, schedule, and clear stops."""
+"""The training loop: exact resume from any step, model selection, schedule, and clear errors."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
 @pytest.fixture
 def run(tiny_store, tmp_path):
-    """Return a function that trains in folders of its own (`name`) and returns the folder of results."""
+    """Return a function that trains in the folders of a `name` and returns the folder of results."""
 
     def train_in(experiment, name="run", checkpoint_seconds=NEVER):
         out, checkpoints = tmp_path / name / "out", tmp_path / name / "checkpoints"
@@ -44,7 +44,7 @@ def run(tiny_store, tmp_path):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Return a function that makes something happen within the outer step of a given number (from 0), once."""
+    """Return a function that makes something happen once, within a given outer step (from 0)."""
 
     def arrange(number, happening):
         def drawn(experiment, split, step):
@@ -79,7 +79,7 @@ LEARNERS = [("prototype", "conv4"), ("ridge", "r2d2"), ("maml", "conv4_maml")]
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 11])
-def test_stop_and_resume_gives_the_same_bytes(step, tiny_experiment, run, at_step):
+def test_a_stopped_and_resumed_run_is_byte_identical(step, tiny_experiment, run, at_step):
     experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
     whole = run(experiment, "whole")
     at_step(step, terminate)
@@ -92,7 +92,7 @@ def test_stop_and_resume_gives_the_same_bytes(step, tiny_experiment, run, at_ste
 
 
 @pytest.mark.parametrize(("learner", "backbone"), LEARNERS)
-def test_every_kind_of_learner_resumes_exactly(learner, backbone, tiny_experiment, run, at_step):
+def test_every_type_of_learner_resumes_exactly(learner, backbone, tiny_experiment, run, at_step):
     experiment = tiny_experiment(learner, backbone, recipe={"augmentation": {"crop_padding": 2, "flip": True}})
     whole = run(experiment, "whole")
     at_step(5, terminate)
@@ -105,7 +105,7 @@ def test_every_kind_of_learner_resumes_exactly(learner, backbone, tiny_experimen
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("checkpoint_seconds", [0, NEVER])
-def test_kill_without_notice_gives_the_same_bytes(checkpoint_seconds, optimizer, tiny_experiment, run, at_step):
+def test_a_killed_and_resumed_run_is_byte_identical(checkpoint_seconds, optimizer, tiny_experiment, run, at_step):
     experiment = tiny_experiment(recipe={"optimizer": optimizer, "learning_rate": 0.01})
     whole = run(experiment, "whole")
     at_step(6, fail)
@@ -116,7 +116,7 @@ def test_kill_without_notice_gives_the_same_bytes(checkpoint_seconds, optimizer,
     assert files(run(experiment, "killed", checkpoint_seconds)) == files(whole)
 
 
-def test_kill_between_kept_weights_and_checkpoint(tiny_experiment, run, monkeypatch):
+def test_a_run_killed_between_kept_weights_and_checkpoint_is_byte_identical(tiny_experiment, run, monkeypatch):
     experiment = tiny_experiment(recipe={"keep_checkpoints": 3})
     whole = run(experiment, "whole")
     with monkeypatch.context() as patched:
@@ -127,7 +127,7 @@ def test_kill_between_kept_weights_and_checkpoint(tiny_experiment, run, monkeypa
     assert files(run(experiment, "killed")) == files(whole)
 
 
-def test_stop_again_and_again(tiny_experiment, run, at_step):
+def test_a_run_stopped_several_times_is_byte_identical(tiny_experiment, run, at_step):
     experiment = tiny_experiment()
     whole = run(experiment, "whole")
     for step in (1, 2, 7):
@@ -163,7 +163,7 @@ train(experiment, open_store(store), folder / "out", Checkpoints(folder / "check
         pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
-def test_signal_to_a_process(stop, tiny_params, tiny_experiment, tiny_store, run, tmp_path):
+def test_a_process_stopped_by_a_signal_can_be_resumed(stop, tiny_params, tiny_experiment, tiny_store, run, tmp_path):
     recipe = {"epochs": 10, "steps_per_epoch": 10}
     whole = run(tiny_experiment(recipe=recipe), "whole")
     folder = tmp_path / "stopped"
@@ -195,7 +195,7 @@ def test_seed_decides_the_weights(tiny_experiment, run):
     assert files(first)["weights.safetensors"] != files(other)["weights.safetensors"]
 
 
-def test_untrained_is_the_seeded_start(tiny_experiment, run):
+def test_untrained_weights_are_the_seeded_initial_ones(tiny_experiment, run):
     experiment = tiny_experiment(recipe={"epochs": 0})
 
     weights = load_file(run(experiment) / "weights.safetensors")
@@ -212,7 +212,7 @@ def test_training_learns(tiny_experiment, run):
     assert float(rows[-1]["validation_accuracy"]) > 0.6
 
 
-def test_history_has_a_row_an_epoch(tiny_experiment, run):
+def test_history_has_a_row_per_epoch(tiny_experiment, run):
     rows = history(run(tiny_experiment(recipe={"schedule": [[1, 0.5], [2, 0.25]]})))
 
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -269,7 +269,7 @@ def in_double(batch):
     return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
 
 
-def test_schedule_of_metaoptnet():
+def test_learning_rates_are_those_of_metaoptnet():
     recipe = load_plan(SHIPPED, suite="metaoptnet").train[0].experiment.recipe
 
     rates = [recipe.learning_rate * rate_multiplier(recipe, epoch * recipe.steps_per_epoch) for epoch in range(60)]
@@ -279,7 +279,7 @@ def test_schedule_of_metaoptnet():
     assert rate_multiplier(recipe, last_step_of_epoch_20) == 1
 
 
-def test_cosine_schedule():
+def test_cosine_schedule_falls_from_one_to_zero():
     recipe = Recipe(epochs=10, steps_per_epoch=100, schedule="cosine")
 
     assert rate_multiplier(recipe, 0) == 1
@@ -299,7 +299,7 @@ def test_label_smoothing_reaches_the_loss(tiny_experiment, tiny_store):
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny_store):
+def test_first_step_of_adam_moves_a_weight_by_the_learning_rate(tiny_experiment, tiny_store):
     experiment = tiny_experiment(recipe={"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
     learner = initial_learner(experiment)
     before = learner.head.scale.item()
@@ -309,7 +309,7 @@ def test_first_step_of_adam_moves_every_weight_by_the_rate(tiny_experiment, tiny
     assert abs(learner.head.scale.item() - before) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_divergence_is_stopped_and_names_the_rate(tiny_experiment, run):
+def test_divergence_stops_the_run_and_names_the_learning_rate(tiny_experiment, run):
     experiment = tiny_experiment(recipe={"learning_rate": 100.0, "weight_decay": 1.0, "epochs": 9})
 
     with pytest.raises(NumericalError, match=r"(?s)lower.*recipes\.quick\.learning_rate"):
@@ -327,7 +327,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_published(episodes, tiny_
 
 
 @pytest.mark.parametrize("kept", [0, 100, 3000])
-def test_truncated_checkpoint(kept, tiny_experiment, run, tmp_path):
+def test_truncated_checkpoint_is_refused(kept, tiny_experiment, run, tmp_path):
     checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
     checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
 
@@ -335,21 +335,21 @@ def test_truncated_checkpoint(kept, tiny_experiment, run, tmp_path):
         run(tiny_experiment())
 
 
-def test_checkpoint_of_another_model(tiny_experiment, run, tmp_path):
+def test_checkpoint_of_another_model_is_refused(tiny_experiment, run, tmp_path):
     stopped_run(tiny_experiment(), run, tmp_path)
 
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: does not fit the model; .*of another shape"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: does not fit the model; .*of a different shape"):
         run(tiny_experiment(**{"backbone.filters": 8}))
 
 
-def test_checkpoint_of_another_optimizer(tiny_experiment, run, tmp_path):
+def test_checkpoint_of_another_optimizer_is_refused(tiny_experiment, run, tmp_path):
     stopped_run(tiny_experiment(), run, tmp_path)
 
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: incomplete"):
         run(tiny_experiment(recipe={"optimizer": "adam"}))
 
 
-def test_checkpoint_without_parts(tiny_experiment, run, tmp_path):
+def test_incomplete_checkpoint_is_refused(tiny_experiment, run, tmp_path):
     checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
     torch.save({"format": 1, "learner": {}}, checkpoint)
 
@@ -357,7 +357,7 @@ def test_checkpoint_without_parts(tiny_experiment, run, tmp_path):
         run(tiny_experiment())
 
 
-def test_kept_weights_that_vanished(tiny_experiment, run, tmp_path):
+def test_missing_kept_weights_are_refused(tiny_experiment, run, tmp_path):
     checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
     for file in checkpoint.parent.glob("epoch-*.safetensors"):
         file.unlink()
@@ -380,6 +380,6 @@ def test_checkpoint_is_read_without_executing_code(tiny_experiment, run, tmp_pat
 
 
 def stopped_run(experiment, run, tmp_path):
-    """Train to the end and return the last checkpoint, which `run` alone leaves in place."""
+    """Train to the end and return the last checkpoint, which `train` itself never deletes."""
     run(experiment)
     return tmp_path / "run" / "checkpoints" / "checkpoint.pt"

@@ -10,7 +10,7 @@ import pytest
 
 from fewshot import cli
 from fewshot.experiments.params import schema_text
-from fewshot.training.train import Interrupted
+from fewshot.training.stop_signals import Interrupted
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 COMMANDS = tuple(cli._parser()._subparsers._group_actions[0].choices)
@@ -173,7 +173,7 @@ def test_shipped_schema_is_that_of_the_types():
     ("interrupt", "words"),
     [
         (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint"),
-        (Interrupted("SIGTERM: stopped after step 3; the same command goes on from there"), "stopped after step 3"),
+        (Interrupted("SIGTERM: stopped after step 3; the same command resumes from there"), "stopped after step 3"),
     ],
 )
 def test_interrupt(interrupt, words, fewshot, with_params, monkeypatch):

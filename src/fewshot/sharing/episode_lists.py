@@ -1,18 +1,19 @@
-"""Frozen episodes as a text file that any language reads: JSON Lines, one header, then one line an episode.
+"""Frozen episodes as a text file that any language can read: JSON Lines, a header, then one line per episode.
 
 Header (first line):
     format, version     "fewshot-episodes", 1
-    dataset, split      names; `content_hash` is that of the data set's classes and pixels
+    dataset, split      names
+    content_hash        sha256 of the data set's classes and pixels
     n_way, n_shot, n_query, episodes
-    class_names, class_sizes    of the split; its images are numbered class by class in this order: "rows"
-    episodes_hash       sha256 of classes and images, as in the evaluation files of these shots
+    class_names, class_sizes    of the split; "rows" number its images class by class in this order
+    episodes_hash       sha256 of classes and images, as in the evaluation files for these shots
     sha256              of all bytes after the first line
 
 Each further line is an episode:
     id                  the index it was drawn with
-    classes             class numbers; the j-th has label j in this episode
-    support, query      {"labels": [...], "rows": [...], "sources": [...]}, class by class; a source names the image in
-                        the files the data set was made from
+    classes             class numbers; the j-th class has label j in this episode
+    support, query      {"labels": [...], "rows": [...], "sources": [...]}, class by class; a source identifies the
+                        image in the files the data set was built from
 
 The first k support images of each class are the support of the same episode at k shots.
 """
@@ -60,7 +61,7 @@ class Header(Settings):
 
 
 class Images(Settings):
-    """Support or query of an episode; lists of equal length."""
+    """Support or query set of an episode; three lists of equal length."""
 
     labels: tuple[Number, ...]
     rows: tuple[Number, ...]
@@ -68,7 +69,7 @@ class Images(Settings):
 
 
 class Episode(Settings):
-    """One further line."""
+    """Any further line of a file."""
 
     id: Annotated[int, Field(ge=0, lt=2**63)]
     classes: tuple[Number, ...]
@@ -78,7 +79,7 @@ class Episode(Settings):
 
 @dataclass(frozen=True)
 class ListedEpisodes:
-    """What a file holds."""
+    """The content of a file."""
 
     header: Header
     episodes: EpisodeIndices
@@ -87,12 +88,12 @@ class ListedEpisodes:
 def write_episode_list(
     path: Path, episodes: EpisodeIndices, split: SplitStore, *, dataset: str, content_hash: str
 ) -> None:
-    """Write episodes of a split; equal episodes give equal bytes.
+    """Write episodes of a split; equal episodes give byte-identical files.
 
     Args:
         path: of the file.
         episodes: drawn from the split.
-        split: gives class names, sizes and the sources of its images.
+        split: with class names, class sizes and the sources of its images.
         dataset: name of the data set.
         content_hash: of the data set's store.
 
@@ -147,10 +148,10 @@ def _episode_lines(episodes: EpisodeIndices, split: SplitStore) -> Iterator[str]
 
 
 def read_episode_list(path: Path) -> ListedEpisodes:
-    """Read a file of episodes and check that it is whole and consistent.
+    """Read a file of episodes and check that it is complete and consistent.
 
     Raises:
-        DataError: if it is missing, damaged or contradicts itself; names the line.
+        DataError: if it is missing, damaged or inconsistent; the message names the line.
     """
     try:
         first, _, body = path.read_bytes().partition(b"\n")
@@ -158,9 +159,7 @@ def read_episode_list(path: Path) -> ListedEpisodes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
     header = _typed(Header, first, f"{path}, line 1")
     if hashlib.sha256(body).hexdigest() != header.sha256:
-        raise DataError(
-            f"{path}: damaged or changed, the sha256 of its episodes is not that of line 1; export it again"
-        )
+        raise DataError(f"{path}: damaged or changed: the sha256 of its episodes differs from line 1; export it again")
     lines = body.splitlines()
     if len(lines) != header.episodes or len(header.class_names) != len(header.class_sizes):
         raise DataError(f"{path}: {len(lines)} episodes, but line 1 says {header.episodes}; export it again")
@@ -170,7 +169,7 @@ def read_episode_list(path: Path) -> ListedEpisodes:
     ids = np.array([episode.id for episode in listed], np.int64)
     episodes = EpisodeIndices(classes, images, header.n_query, ids)
     if episodes_hash(episodes) != header.episodes_hash:
-        raise DataError(f"{path}: the episodes are not those that line 1 describes (episodes_hash); export it again")
+        raise DataError(f"{path}: the episodes differ from those line 1 describes (episodes_hash); export it again")
     return ListedEpisodes(header, episodes)
 
 
@@ -185,7 +184,7 @@ def _images(episode: Episode, header: Header, where: str) -> np.ndarray:
     """Return the image numbers within each class, (M, n_query + n_shot) int32, queries first.
 
     Raises:
-        DataError: unless the rows are images of the episode's classes, class by class, none of them twice.
+        DataError: unless the rows are distinct images of the episode's classes, class by class.
     """
     sizes = np.array(header.class_sizes)
     classes = np.array(episode.classes)
@@ -203,14 +202,14 @@ def _images(episode: Episode, header: Header, where: str) -> np.ndarray:
         found.append(np.array(part.rows).reshape(header.n_way, per_class) - starts)
     images = np.concatenate(found, axis=1)
     if (images < 0).any() or (images >= sizes[classes][:, None]).any():
-        raise DataError(f"{where}: a row is no image of its class")
+        raise DataError(f"{where}: a row is not an image of its class")
     if any(len(set(of_class)) < len(of_class) for of_class in images.tolist()):
-        raise DataError(f"{where}: an image stands twice in the episode")
+        raise DataError(f"{where}: an image appears twice in the episode")
     return images.astype(np.int32)
 
 
 def check_episode_list(listed: ListedEpisodes, split: SplitStore, content_hash: str) -> None:
-    """Check that episodes were drawn from this data: same classes, same pixels.
+    """Check that episodes were drawn from this split: same classes, same pixels.
 
     Raises:
         DataError: if they were not.
@@ -223,6 +222,6 @@ def check_episode_list(listed: ListedEpisodes, split: SplitStore, content_hash: 
         )
     if header.content_hash != content_hash or header.class_sizes != tuple(split.class_sizes.tolist()):
         raise DataError(
-            f"the episodes were drawn from other images (content {header.content_hash[:12]}) than the prepared ones "
-            f"({content_hash[:12]}); rows would name other images"
+            f"the episodes were drawn from different images (content {header.content_hash[:12]}, prepared "
+            f"{content_hash[:12]}); their rows would refer to the wrong images"
         )
