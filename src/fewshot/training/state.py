@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fewshot.errors import CheckpointError
-from fewshot.learners.base import Learner
 from fewshot.training.history import Epoch
 from fewshot.weights.checkpoint import fit_state, load_checkpoint, save_checkpoint
 
@@ -95,7 +95,7 @@ class TrainingState:
     """
 
     def __init__(
-        self, learner: Learner, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, *, writes: bool = True
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, *, writes: bool = True
     ) -> None:
         self.learner, self.optimizer = learner, optimizer
         self.checkpoints, self.writes = checkpoints, writes

@@ -1,0 +1,71 @@
+"""The state of a training: running totals become history rows; checkpoints are written when due, by one process."""
+
+import math
+
+import pytest
+import torch
+
+from fewshot.training.state import Checkpoints, Progress, TrainingState
+
+
+@pytest.fixture
+def state_of(tmp_path):
+    """Return a function that gives the state of a small module; arguments as for `Checkpoints` and `TrainingState`."""
+
+    def make(seconds=math.inf, writes=True):
+        module = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        return TrainingState(module, optimizer, Checkpoints(tmp_path, seconds), writes=writes)
+
+    return make
+
+
+def test_an_epoch_averages_its_steps_and_resets_the_totals():
+    progress = Progress(step=2)
+    progress.step_done(1.0, 0.5)
+    progress.step_done(3.0, 1.0)
+
+    row = progress.epoch_done(2, 0.1, (0.7, 0.02))
+
+    assert (row.epoch, row.step, row.train_loss, row.train_accuracy) == (2, 4, 2.0, 0.75)
+    assert (row.learning_rate, row.validation_accuracy, row.validation_ci95) == (0.1, 0.7, 0.02)
+    assert (progress.loss_sum, progress.accuracy_sum) == (0.0, 0.0)
+    assert len(progress.history) == 1
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(-1, True), (math.inf, False)])
+def test_a_checkpoint_within_an_epoch_is_written_when_due(seconds, written, state_of):
+    state = state_of(seconds)
+
+    state.save_if_due()
+
+    assert state.checkpoints.file.exists() == written
+
+
+def test_only_the_writing_process_saves_and_all_resume(state_of):
+    other = state_of(writes=False)
+    other.save()
+    assert not other.checkpoints.file.exists()
+    leader = state_of()
+    leader.progress.step_done(1.0, 0.5)
+    leader.save()
+
+    assert other.resume()
+
+    assert other.progress == leader.progress
+    assert torch.equal(other.learner.weight, leader.learner.weight)
+
+
+def test_a_save_deletes_the_states_that_are_no_longer_kept(state_of):
+    state = state_of()
+    for epoch in (1, 2):
+        state.checkpoints.kept_state(epoch).touch()
+    state.progress.kept = [(0.5, 2)]
+
+    state.save()
+
+    assert [file.name for file in state.checkpoints.folder.glob("epoch-*")] == ["epoch-2.safetensors"]
+
+
+def test_nothing_is_resumed_without_a_checkpoint(state_of):
+    assert not state_of().resume()
