@@ -10,7 +10,7 @@ import torchvision.transforms.functional as TF
 from benchmarks.measure import table, take_turns, write_section
 from PIL import Image
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.images.augment_batched import augment_batch, normalize_batch
 from fewshot.images.augment_draws import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SATURATION, Draws, draw_augmentations
 from fewshot.images.preprocess import Preprocess

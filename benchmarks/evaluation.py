@@ -15,7 +15,7 @@ from PIL import Image
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.draw import EpisodeIndices, class_labels, draw_episodes
 from fewshot.episodes.form import EpisodeForm
-from fewshot.evaluation.scoring import part_of, score_episodes
+from fewshot.evaluation.scoring import score_episodes
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
@@ -71,11 +71,11 @@ def measure(split: SplitStore, name: str, settings: dict, loop_settings: dict) -
     learner, loop_learner = build(name, settings), build(name, loop_settings)
     loop_learner.to(memory_format=torch.contiguous_format)
     lists = [episode_list(split, n) for n in EPISODES]
-    pairs = part_of(lists[0], slice(0, PAIRS))
+    pairs = lists[0].take(slice(PAIRS))
     evaluate = partial(
         score_episodes, [learner], split, preprocess=Preprocess(SIZE, mean=MEAN, std=STD), device=torch.device("cpu")
     )
-    evaluate(part_of(lists[0], slice(0, 5)), shots=SHOTS)
+    evaluate(lists[0].take(slice(5)), shots=SHOTS)
     plain_pair(loop_learner, split, pairs, 0)
 
     seconds, plain_seconds, plain_accuracies, accuracies = [], 0.0, [], {}
@@ -102,7 +102,7 @@ def plain_pair(learner: EpisodicLearner, split: SplitStore, episodes: EpisodeInd
     transform = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
     accuracies = []
     for shot in SHOTS:
-        rows = part_of(episodes, slice(index, index + 1)).rows(split.class_starts, shot)
+        rows = episodes.take(slice(index, index + 1)).rows(split.class_starts, shot)
         support, query = (
             torch.stack([transform(Image.fromarray(split.images[row])) for row in part[0]]) for part in rows
         )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.measure import table, take_turns, write_section
 from torch import Tensor, nn
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.maml import MAML

@@ -8,15 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from fewshot.episodes.draw import (
-    EpisodeIndices,
-    draw_episodes,
-    episodes_hash,
-    gather_batch,
-    read_episodes,
-    write_episodes,
-)
+from fewshot.episodes.batch import gather_batch
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.form import EpisodeForm
+from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import DataError
 from fewshot.files import write_npz
 
@@ -36,9 +31,10 @@ def test_frozen_list_keeps_its_hash():
     assert episodes_hash(draw(range(100))) == GOLDEN
 
 
-def test_other_process_draws_the_same():
+def test_another_process_draws_the_same_episodes():
     code = (
-        "import numpy as np; from fewshot.episodes.draw import draw_episodes, episodes_hash;"
+        "import numpy as np; from fewshot.episodes.draw import draw_episodes;"
+        "from fewshot.episodes.frozen import episodes_hash;"
         "from fewshot.episodes.form import EpisodeForm;"
         f"print(episodes_hash(draw_episodes(0, 'test', np.arange(100), EpisodeForm(5, 3, 4),"
         f" np.array({SIZES.tolist()}))))"
@@ -58,7 +54,7 @@ def test_episode_does_not_depend_on_its_neighbours():
     assert np.array_equal(together.images, backwards.images[::-1])
 
 
-def test_indices_far_beyond_32_bits_are_other_episodes():
+def test_indices_beyond_32_bits_give_different_episodes():
     near, far = draw([3]), draw([3 + 2**40])
 
     assert not same(near, far)
@@ -82,7 +78,7 @@ def test_fewer_episodes_and_fewer_ways_are_prefixes():
     assert np.array_equal(large.images[:10, :3], small.images)
 
 
-def test_no_class_or_image_stands_twice_and_all_are_in_range():
+def test_no_class_or_image_repeats_and_all_are_in_range():
     episodes = draw(range(500), n_way=8, n_shot=8, n_query=12)
 
     assert (np.sort(episodes.classes, axis=1) == np.arange(8)).all()
@@ -128,7 +124,7 @@ def test_pairs_of_classes_are_uniform():
     assert stats.chisquare(counts[~np.eye(8, dtype=bool)]).pvalue > 1e-4
 
 
-def test_seeds_and_splits_are_other_streams():
+def test_seeds_and_splits_have_separate_streams():
     lists = [draw(range(50), seed=0), draw(range(50), seed=1), draw(range(50), split="validation")]
 
     assert len({episodes_hash(episodes) for episodes in lists}) == 3
@@ -136,9 +132,9 @@ def test_seeds_and_splits_are_other_streams():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"n_way": 9}, "9 ways asked for, but split 'test' has 8 classes"), ({"n_shot": 17}, "smallest class .* has 20")],
+    [({"n_way": 9}, "9 ways requested, but split 'test' has 8 classes"), ({"n_shot": 17}, "smallest class .* has 20")],
 )
-def test_split_too_small(changes, words):
+def test_too_small_a_split_is_refused(changes, words):
     with pytest.raises(DataError, match=words):
         draw([0], **changes)
 
@@ -164,7 +160,7 @@ def test_gathered_images_are_those_of_the_rows():
     assert batch.episode_ids.tolist() == [4, 9]
 
 
-def test_chunks_hold_every_episode_once():
+def test_chunks_contain_every_episode_once():
     images = np.zeros((SIZES.sum(), 2, 2, 3), np.uint8)
     batch = gather_batch(images, np.cumsum(SIZES) - SIZES, draw(range(5)), 1)
 
@@ -174,7 +170,7 @@ def test_chunks_hold_every_episode_once():
     assert torch.cat([chunk.episode_ids for chunk in chunks]).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_list_file_gives_back_what_was_written(tmp_path):
+def test_list_file_returns_what_was_written(tmp_path):
     episodes = draw(range(20))
     write_episodes(tmp_path / "list.npz", episodes)
 
@@ -185,20 +181,20 @@ def test_list_file_gives_back_what_was_written(tmp_path):
     assert found.n_shot == 2
 
 
-def test_equal_lists_are_equal_files(tmp_path):
+def test_equal_lists_give_byte_identical_files(tmp_path):
     for name in ("a", "b"):
         write_episodes(tmp_path / name, draw(range(20)))
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_missing_list(tmp_path):
+def test_missing_list_is_refused(tmp_path):
     with pytest.raises(DataError, match="not a readable episode list"):
         read_episodes(tmp_path / "nowhere.npz", n_shot=1, episodes=1)
 
 
 @pytest.mark.parametrize(("n_shot", "episodes"), [(4, 10), (3, 21)])
-def test_list_too_short(n_shot, episodes, tmp_path):
+def test_short_list_is_refused(n_shot, episodes, tmp_path):
     write_episodes(tmp_path / "list.npz", draw(range(20)))
 
     with pytest.raises(DataError, match="holds 20 episodes of 3 shots"):
@@ -206,7 +202,7 @@ def test_list_too_short(n_shot, episodes, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 10, 200, 1000, 5000])
-def test_truncated_list(kept, tmp_path):
+def test_truncated_list_is_refused(kept, tmp_path):
     path = tmp_path / "list.npz"
     write_episodes(path, draw(range(100)))
     path.write_bytes(path.read_bytes()[:kept])
@@ -215,7 +211,7 @@ def test_truncated_list(kept, tmp_path):
         read_episodes(path, n_shot=1, episodes=1)
 
 
-def test_damaged_list(tmp_path):
+def test_damaged_list_is_refused(tmp_path):
     path = tmp_path / "list.npz"
     write_episodes(path, draw(range(100)))
     content = bytearray(path.read_bytes())
@@ -236,7 +232,7 @@ GOOD = {
 
 WRONG_FORMS = {
     "classes are floats": {"classes": np.zeros((2, 5))},
-    "one class an episode": {"classes": np.zeros(2, np.int32)},
+    "one class per episode": {"classes": np.zeros(2, np.int32)},
     "images are flat": {"images": np.zeros((2, 5), np.int32)},
     "images of more episodes": {"images": np.zeros((3, 5, 7), np.int32)},
     "images of fewer ways": {"images": np.zeros((2, 4, 7), np.int32)},
@@ -250,7 +246,7 @@ WRONG_FORMS = {
 
 
 @pytest.mark.parametrize("name", WRONG_FORMS)
-def test_list_of_another_form(name, tmp_path):
+def test_malformed_list_is_refused(name, tmp_path):
     write_npz(tmp_path / "list.npz", {**GOOD, **WRONG_FORMS[name]})
 
     with pytest.raises(DataError, match="not a readable episode list"):
@@ -262,6 +258,19 @@ def test_list_with_pickled_objects_is_not_executed(tmp_path):
 
     with pytest.raises(DataError, match="not a readable episode list"):
         read_episodes(tmp_path / "list.npz", n_shot=1, episodes=2)
+
+
+def test_drawing_does_not_import_torch():
+    code = "import sys; from fewshot.episodes import draw_episodes; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_taken_episodes_are_those_of_the_list():
+    part = draw(range(20)).take(slice(5, 8))
+
+    assert len(part) == 3
+    assert same(part, draw([5, 6, 7]))
+    assert part.ids.tolist() == [5, 6, 7]
 
 
 def test_hash_counts_classes_and_images_not_ids():

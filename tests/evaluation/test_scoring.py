@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot.episodes.draw import EpisodeIndices, draw_episodes, gather_batch
+from fewshot.episodes.batch import gather_batch
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
@@ -39,7 +40,7 @@ def logits_one_by_one(experiment, store, episodes, shot):
     learner, split, preprocess = initial_learner(experiment).eval(), store.split("test"), preprocessing(experiment)
     rows = []
     for number in range(len(episodes.ids)):
-        raw = gather_batch(split.images, split.class_starts, scoring.part_of(episodes, slice(number, number + 1)), shot)
+        raw = gather_batch(split.images, split.class_starts, episodes.take(slice(number, number + 1)), shot)
         rows.append(learner.logits(preprocess(raw, training=False)))
     return torch.cat(rows)
 

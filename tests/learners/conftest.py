@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.inner_loop import split_tasks

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners import EPISODIC_LEARNERS, build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.episodic import EpisodicLearner, smoothed_cross_entropy
@@ -192,7 +192,7 @@ def test_pixels_train_the_scale_alone():
 PEAK = """
 import re, torch
 from pathlib import Path
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners import build_learner
 from fewshot.learners.base import LearnerContext
 

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from fewshot.episodes.draw import draw_episodes, episodes_hash
+from fewshot.episodes.draw import draw_episodes
 from fewshot.episodes.form import EpisodeForm
+from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import DataError
 from fewshot.sharing.episode_lists import check_episode_list, read_episode_list, write_episode_list
 

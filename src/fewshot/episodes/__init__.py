@@ -1,1 +1,22 @@
-"""Episodes: which classes and images make a task, as a pure function of (seed, split, index)."""
+"""Episodes: which classes and images form a task, as a pure function of (seed, split, index); and their batches."""
+
+from typing import TYPE_CHECKING
+
+from fewshot.episodes.form import EpisodeForm
+from fewshot.registry import lazy_exports
+
+if TYPE_CHECKING:
+    from fewshot.episodes.batch import EpisodeBatch, gather_batch
+    from fewshot.episodes.draw import EpisodeIndices, draw_episodes
+
+__all__ = ["EpisodeBatch", "EpisodeForm", "EpisodeIndices", "draw_episodes", "gather_batch"]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "EpisodeBatch": "fewshot.episodes.batch",
+        "EpisodeIndices": "fewshot.episodes.draw",
+        "draw_episodes": "fewshot.episodes.draw",
+        "gather_batch": "fewshot.episodes.batch",
+    },
+)

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.draw import EpisodeIndices, episodes_hash, gather_batch
+from fewshot.episodes.batch import gather_batch
+from fewshot.episodes.draw import EpisodeIndices
+from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import CheckpointError
 from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
-from fewshot.evaluation.scoring import Scores, embed_rows, mean_ci95, part_of, score_episodes
+from fewshot.evaluation.scoring import Scores, embed_rows, mean_ci95, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import write_json, write_npz
@@ -112,7 +114,7 @@ def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:
 
 def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Scores) -> dict[str, np.ndarray]:
     """Return rows, labels and predictions of the first episodes, for the picture of right and wrong answers."""
-    first = part_of(episodes, slice(0, SHEET_EPISODES))
+    first = episodes.take(slice(SHEET_EPISODES))
     support_rows, query_rows = first.rows(split.class_starts, shot)
     return {
         f"sheet/{shot}shot/support_rows": support_rows,
@@ -134,7 +136,7 @@ def _diagnostics(
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, min(DIAGNOSED_EPISODES, len(episodes.ids)), DIAGNOSED_AT_ONCE):
         stop = min(start + DIAGNOSED_AT_ONCE, DIAGNOSED_EPISODES)
-        raw = gather_batch(split.images, split.class_starts, part_of(episodes, slice(start, stop)), shot)
+        raw = gather_batch(split.images, split.class_starts, episodes.take(slice(start, stop)), shot)
         told = learner.diagnose(preprocess(raw.to(device), training=False))
         if not told:
             return {}

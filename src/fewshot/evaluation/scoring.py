@@ -12,7 +12,8 @@ from scipy import special
 from torch import Tensor
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.draw import EpisodeIndices, class_labels, gather_batch
+from fewshot.episodes.batch import gather_batch
+from fewshot.episodes.draw import EpisodeIndices, class_labels
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 
@@ -86,11 +87,6 @@ def _slices(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def part_of(episodes: EpisodeIndices, part: slice) -> EpisodeIndices:
-    """Return some of the episodes."""
-    return EpisodeIndices(episodes.classes[part], episodes.images[part], episodes.n_query, episodes.ids[part])
-
-
 def _adapted(
     learners: Sequence[Learner],
     split: SplitStore,
@@ -102,7 +98,7 @@ def _adapted(
     """Yield (shot, mean scores (T, Q, M)) of learners that adapt to each episode."""
     for shot in shots:
         for part in _slices(len(episodes.ids), ADAPT_EPISODES):
-            raw = gather_batch(split.images, split.class_starts, part_of(episodes, part), shot)
+            raw = gather_batch(split.images, split.class_starts, episodes.take(part), shot)
             batch = preprocess(raw.to(device), training=False)
             yield shot, torch.stack([learner.logits(batch) for learner in learners]).mean(0)
 
@@ -120,7 +116,7 @@ def _classified(
     embedding_limit = EMBEDDING_BYTES // (width * len(learners))
     block = max(1, embedding_limit // episodes.images[0].size)
     for part in _slices(len(episodes.ids), len(episodes.ids) if len(split) <= embedding_limit else block):
-        episodes_part = part_of(episodes, part)
+        episodes_part = episodes.take(part)
         support_rows, query_rows = episodes_part.rows(split.class_starts, max(shots))
         rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
         where = torch.from_numpy(inverse.reshape(len(support_rows), -1)).to(device)

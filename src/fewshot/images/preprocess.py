@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import DataError
 from fewshot.images.augment_batched import augment_batch, normalize_batch
 from fewshot.images.augment_draws import Draws, draw_augmentations

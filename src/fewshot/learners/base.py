@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.learners.context import LearnerContext
 
 __all__ = ["Learner", "LearnerContext", "LossOutput"]

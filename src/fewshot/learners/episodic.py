@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
 from fewshot.backbones.base import Backbone
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.heads import build_head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
 from fewshot.settings import Settings

@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
 from fewshot.backbones.settings import Conv4MAMLSettings
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
 from fewshot.learners.context import check_adaptive

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image, resize_square
 from fewshot.digests import sha256_of
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Choice, Experiment

@@ -29,7 +29,8 @@ import numpy as np
 from pydantic import Field
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.draw import EpisodeIndices, class_labels, episodes_hash
+from fewshot.episodes.draw import EpisodeIndices, class_labels
+from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import DataError, ParamsError
 from fewshot.experiments.params import PositiveInt
 from fewshot.files import write_atomic

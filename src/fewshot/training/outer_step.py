@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.draw import EpisodeBatch, draw_episodes, gather_batch
+from fewshot.episodes.batch import EpisodeBatch, gather_batch
+from fewshot.episodes.draw import draw_episodes
 from fewshot.errors import NumericalError
 from fewshot.experiments.build import preprocessing, torch_seed
 from fewshot.experiments.matrix import Experiment

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fewshot.episodes.draw import EpisodeBatch
+from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import NumericalError, ResourceError
 
 # How long a rank waits for the others; must be longer than a validation, which only rank 0 computes.

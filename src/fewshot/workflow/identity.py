@@ -22,7 +22,7 @@ NEUTRAL = frozenset(
         "", ".errors", ".settings", ".registry", ".paths", ".digests", ".cli", ".progress",
         ".experiments", ".experiments.params", ".experiments.matrix",
         ".workflow", ".workflow.identity", ".workflow.plan",
-        ".backbones", ".heads", ".learners", ".datasets",
+        ".backbones", ".heads", ".learners", ".datasets", ".episodes", ".evaluation",
         ".backbones.settings", ".learners.settings", ".datasets.settings",
     )
 )  # fmt: skip

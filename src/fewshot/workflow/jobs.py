@@ -9,7 +9,8 @@ import numpy as np
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
-from fewshot.episodes.draw import EpisodeIndices, draw_episodes, episodes_hash, read_episodes, write_episodes
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes
+from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.experiments.build import initial_learner

@@ -28,7 +28,7 @@ REPORT_TEXTS = (".yaml", ".css", ".js", ".jinja")
 # The common loop of each stage; the registries add the modules of the parts that a job uses.
 STAGE_MODULES = {
     "prepare": ("fewshot.datasets.store",),
-    "lists": ("fewshot.episodes.draw",),
+    "lists": ("fewshot.episodes.frozen",),
     "train": ("fewshot.training.train",),
     "evaluate": ("fewshot.evaluation.evaluate",),
     "report": ("fewshot.report",),

@@ -1,0 +1,61 @@
+"""Frozen episode lists: written once, read by every learner, identified by a hash."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from fewshot.episodes.draw import EpisodeIndices
+from fewshot.errors import DataError
+from fewshot.files import write_npz
+
+
+def write_episodes(path: Path, episodes: EpisodeIndices) -> None:
+    """Write a frozen list (format: docs/protocol.md) as an uncompressed npz without timestamps."""
+    arrays: dict[str, np.ndarray | np.generic] = {
+        "classes": episodes.classes,
+        "images": episodes.images,
+        "n_query": np.int64(episodes.n_query),
+        "ids": episodes.ids,
+    }
+    write_npz(path, arrays)
+
+
+def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
+    """Read the first `episodes` of a frozen list, with `n_shot` support images per class.
+
+    Raises:
+        DataError: if the file is missing, damaged or shorter.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = EpisodeIndices(file["classes"], file["images"], int(file["n_query"]), file["ids"])
+        _check_form(found)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and rerun prepare") from None
+    if len(found) < episodes or found.n_shot < n_shot:
+        raise DataError(
+            f"{path}: holds {len(found)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"
+        )
+    return found.take(slice(episodes)).at(n_shot)
+
+
+def _check_form(episodes: EpisodeIndices) -> None:
+    """Raise `ValueError` unless the arrays have the types and shapes of a list."""
+    arrays = (episodes.classes, episodes.images, episodes.ids)
+    if any(array.dtype.kind != "i" for array in arrays):
+        raise ValueError(f"integers expected, not {', '.join(str(array.dtype) for array in arrays)}")
+    n_episodes, n_way, per_class = episodes.images.shape
+    if episodes.classes.shape != (n_episodes, n_way) or episodes.ids.shape != (n_episodes,):
+        raise ValueError(f"shapes {', '.join(str(array.shape) for array in arrays)} do not match")
+    if not 0 < episodes.n_query < per_class:
+        raise ValueError(f"{episodes.n_query} queries of {per_class} images per class")
+    if n_episodes and min(episodes.classes.min(), episodes.images.min()) < 0:
+        raise ValueError("negative class or image numbers")
+
+
+def episodes_hash(episodes: EpisodeIndices) -> str:
+    """Return the sha256 of a list's classes and images (int32, little-endian, in C order)."""
+    arrays = (episodes.classes, episodes.images)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a, dtype="<i4").tobytes() for a in arrays)).hexdigest()
