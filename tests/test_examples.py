@@ -17,7 +17,7 @@ def modules_with_examples():
             yield ".".join(("fewshot", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("name", modules_with_examples())
+@pytest.mark.parametrize("name", list(modules_with_examples()))
 def test_examples_give_what_they_show(name):
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
 

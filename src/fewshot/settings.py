@@ -71,6 +71,7 @@ _PLAIN_WORDS = {
     "String should": "it should",
     "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
     " after validation": "",
+    "be False": "be false",
 }
 
 

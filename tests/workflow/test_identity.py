@@ -13,7 +13,6 @@ import pytest
 from fewshot.errors import DataError, ParamsError
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
-from fewshot.learners.settings import FOMAMLSettings
 from fewshot.settings import parse_as
 from fewshot.workflow import identity
 from fewshot.workflow.plan import make_plan
@@ -348,12 +347,8 @@ def test_imports_are_written_so_that_they_are_found():
     assert by_name == {"registry.py"}  # what it loads stands in `Part.target` and `Part.uses`
 
 
-def test_a_constant_of_the_settings_changes_the_key(plan_of, monkeypatch):
-    before = keys(plan_of("fomaml", backbone="conv4_maml"))
-
-    monkeypatch.setattr(FOMAMLSettings, "second_order", True)
-
-    assert changed(before, keys(plan_of("fomaml", backbone="conv4_maml"))) == list(before)
+def test_what_a_learner_fixes_is_recorded(tiny_experiment):
+    assert tiny_experiment("fomaml", "conv4_maml").train_settings()["learner"]["second_order"] is False
 
 
 @pytest.mark.parametrize("module", sorted(identity.NEUTRAL))

@@ -1,9 +1,31 @@
-"""Backbones: images (N, C, H, W) -> embeddings (N, d). One file a backbone, one entry here."""
+"""Backbones: images (N, C, H, W) -> embeddings (N, d). One file per backbone; register it here."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot.backbones.settings import Conv4MAMLSettings, Conv4Settings, R2D2Settings, ResNet12Settings
-from fewshot.registry import Part, find_part
+from fewshot.registry import Part, find_part, lazy_exports
+
+if TYPE_CHECKING:
+    from fewshot.backbones.base import Backbone
+    from fewshot.backbones.conv4 import Conv4
+    from fewshot.backbones.conv4_maml import Conv4MAML
+    from fewshot.backbones.pixels import Pixels
+    from fewshot.backbones.r2d2 import R2D2Net
+    from fewshot.backbones.resnet12 import ResNet12
+
+__all__ = ["BACKBONES", "Backbone", "Conv4", "Conv4MAML", "Pixels", "R2D2Net", "ResNet12", "build_backbone"]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Backbone": "fewshot.backbones.base",
+        "Conv4": "fewshot.backbones.conv4",
+        "Conv4MAML": "fewshot.backbones.conv4_maml",
+        "Pixels": "fewshot.backbones.pixels",
+        "R2D2Net": "fewshot.backbones.r2d2",
+        "ResNet12": "fewshot.backbones.resnet12",
+    },
+)
 
 BACKBONES: dict[str, Part] = {
     "conv4": Part("fewshot.backbones.conv4:Conv4", Conv4Settings),
@@ -14,17 +36,22 @@ BACKBONES: dict[str, Part] = {
 }
 
 
-def build_backbone(name: str, *, image_size: int, **settings: Any) -> Any:
-    """Return the backbone `name` as a `torch.nn.Module` with an attribute `embedding_size` (d).
+def build_backbone(name: str, *, image_size: int, **settings: Any) -> "Backbone":
+    """Return a backbone by name.
 
     Args:
         name: an entry of `BACKBONES`.
         image_size: side of the square images, pixels.
-        settings: fields of the entry's settings type; missing ones take their defaults.
+        settings: settings that differ from the defaults.
 
     Raises:
-        ParamsError: if the name is unknown.
-        pydantic.ValidationError: if a setting is unknown or out of range.
+        ParamsError: if the name or a setting is unknown, or a setting is out of range.
+
+    >>> import torch
+    >>> backbone = build_backbone("conv4", image_size=84, filters=32)
+    >>> backbone.embedding_size, backbone(torch.rand(2, 3, 84, 84)).shape
+    (800, torch.Size([2, 800]))
     """
     part = find_part("backbone", name, BACKBONES)
-    return part.load()(image_size=image_size, **part.typed(settings).model_dump())
+    backbone: Backbone = part.load()(image_size=image_size, **part.typed(settings).model_dump())
+    return backbone

@@ -1,5 +1,6 @@
-"""What a backbone is. Shapes: N images, C x H x W, d features."""
+"""The backbone interface. Shapes: N images, C x H x W, d features."""
 
+import torch
 from torch import Tensor, nn
 
 from fewshot.errors import DataError, ParamsError
@@ -20,8 +21,8 @@ class Backbone(nn.Module):
         super().__init__()
         if image_size < smallest:
             raise ParamsError(
-                f"image_size {image_size} is too small for this backbone: its poolings leave nothing of an image "
-                f"below {smallest} pixels; raise image_size"
+                f"image_size {image_size} is too small for this backbone: its pooling layers reduce an image below "
+                f"{smallest} pixels to nothing; raise image_size"
             )
         self.image_size = image_size
 
@@ -35,4 +36,35 @@ class Backbone(nn.Module):
             )
 
     def set_step(self, step: int) -> None:
-        """Tell schedules (DropBlock) the global outer step, from 0; called before the forward passes of a step."""
+        """Set the global outer step (from 0) of schedules such as DropBlock's, before the forward passes of a step."""
+
+
+@torch.no_grad()
+def embedding_size(backbone: nn.Module, image_size: int) -> int:
+    """Return d: the attribute `embedding_size` of the backbone, or the width of its embedding of two blank images.
+
+    Args:
+        backbone: (N, 3, H, W) -> (N, d).
+        image_size: side of the square images, pixels.
+
+    Raises:
+        ParamsError: if the backbone has no such attribute and does not embed images of this size.
+    """
+    known = getattr(backbone, "embedding_size", None)
+    if known is not None:
+        return int(known)
+    example = next(backbone.parameters(), torch.zeros(()))
+    images = torch.zeros(2, 3, image_size, image_size, dtype=example.dtype, device=example.device)
+    training = backbone.training
+    try:
+        embeddings = backbone.eval()(images)
+        if embeddings.ndim != 2:
+            raise ValueError(f"the result has the shape {tuple(embeddings.shape)}, not (N, d)")
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ParamsError(
+            f"{type(backbone).__name__} does not embed images (N, 3, {image_size}, {image_size}): {error}; set "
+            "image_size in the LearnerContext, or give the backbone an attribute embedding_size"
+        ) from error
+    finally:
+        backbone.train(training)
+    return int(embeddings.shape[1])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.pooled_moments import pooled_moments
+from fewshot.backbones.settings import CONV4_MAML_STAGES, Conv4MAMLSettings
 
 Statistics = Literal["running", "batch", "image"] | int
 
@@ -125,14 +126,12 @@ class Conv4MAML(Backbone):
         batch_norm_steps: K sets of batch-norm weights, one for each inner step (MAML++); None for one set.
     """
 
-    n_stages = 4
-
     def __init__(
         self,
         image_size: int,
         filters: int = 48,
         leaky_slope: float = 0.01,
-        pooling: str = "max",
+        pooling: Literal["max", "stride"] = "max",
         bias: bool = False,
         running_statistics: bool = True,
         batch_norm_steps: int | None = None,
@@ -147,23 +146,12 @@ class Conv4MAML(Backbone):
                 bias,
                 BatchNorm(filters, batch_norm_steps, running_statistics),
             )
-            for i in range(self.n_stages)
+            for i in range(CONV4_MAML_STAGES)
         )
         self.pools_globally = pooling == "stride"
         self.embedding_size = filters if self.pools_globally else filters * (image_size // 16) ** 2
-        self.filters = filters
-
-    def map_bytes(self, statistics: Statistics) -> int:
-        """Return the bytes of the float32 maps that autograd keeps of one image (counted on a CPU)."""
-        side, kept = self.image_size, 0.0
-        for _ in range(self.n_stages):
-            if self.pools_globally:
-                side = (side + 1) // 2
-                kept += 3 * side**2
-                continue
-            before, side = side, side // 2
-            kept += before**2 + 3.25 * side**2 if statistics == "batch" else 2 * before**2 + 4 * side**2
-        return int(4 * self.filters * kept)
+        self.last_map_side = Conv4MAMLSettings(pooling=pooling).last_map_side(image_size)
+        self.bias, self.batch_norm_steps = bias, batch_norm_steps
 
     def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
         """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""

@@ -34,9 +34,12 @@ class ResNet12Settings(Settings):
         None, ge=1, description="side of a square; null: 5, or 2 where the last map is below 5 x 5 (Lee 2019)"
     )
     dropblock_ramp_steps: int = Field(
-        20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 a step)"
+        20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 per step)"
     )
     init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope the initial gain assumes (release: 0)")
+
+
+CONV4_MAML_STAGES = 4
 
 
 class Conv4MAMLSettings(Settings):
@@ -48,3 +51,13 @@ class Conv4MAMLSettings(Settings):
         "max", description="max: 2x2 max-pool; stride: stride-2 convolutions and a global average pool"
     )
     bias: bool = Field(False, description="convolutions have a bias (MAML++ and ALFA: true, CxGrad: false)")
+
+    def last_map_side(self, image_size: int) -> int:
+        """Return the side in pixels of the map that the last batch norm normalises."""
+        side = image_size
+        for stage in range(CONV4_MAML_STAGES):
+            if self.pooling == "stride":
+                side = (side + 1) // 2
+            elif stage + 1 < CONV4_MAML_STAGES:
+                side //= 2
+        return side

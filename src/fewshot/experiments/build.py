@@ -17,14 +17,13 @@ def initial_learner(experiment: Experiment) -> Learner:
         ParamsError: if backbone, learner and recipe do not go together.
     """
     torch.manual_seed(torch_seed(experiment, "weights"))
-    learner: Learner = build_learner(
+    return build_learner(
         experiment.learner.name,
         backbone=experiment.backbone.name,
         context=experiment.context,
         backbone_settings=dict(experiment.backbone.settings),
         **experiment.learner.settings,
     )
-    return learner
 
 
 def preprocessing(experiment: Experiment) -> Preprocess:

@@ -1,13 +1,14 @@
-"""Learners: episodes -> loss and logits. One file a learner, one entry here.
+"""Learners: episodes -> loss and logits. One file per learner; register it here.
 
-A head's name is a learner too: backbone and head, trained episode by episode (`episodic.py`).
+The name of a head is also a learner: a backbone and that head, trained on episodes (`episodic.py`).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from fewshot.backbones import BACKBONES
 from fewshot.heads import HEADS
-from fewshot.learners.context import check_adaptive, check_cxgrad
+from fewshot.learners.context import DEFAULT_CONTEXT, LearnerContext, check_adaptive, check_cxgrad
 from fewshot.learners.settings import (
     ALFASettings,
     ANILSettings,
@@ -17,18 +18,62 @@ from fewshot.learners.settings import (
     MAMLPlusPlusSettings,
     MAMLSettings,
 )
-from fewshot.registry import Part, find_part
+from fewshot.registry import Part, find_part, lazy_exports
 from fewshot.settings import Settings
+
+if TYPE_CHECKING:
+    from fewshot.learners.alfa import ALFA
+    from fewshot.learners.anil import ANIL
+    from fewshot.learners.base import Learner, LossOutput
+    from fewshot.learners.boil import BOIL
+    from fewshot.learners.cxgrad import CxGrad
+    from fewshot.learners.episodic import EpisodicLearner
+    from fewshot.learners.maml import FOMAML, MAML
+    from fewshot.learners.mamlpp import MAMLPlusPlus
+
+__all__ = [
+    "ADAPTIVE_LEARNERS",
+    "ALFA",
+    "ANIL",
+    "BOIL",
+    "EPISODIC_LEARNERS",
+    "FOMAML",
+    "LEARNERS",
+    "MAML",
+    "CxGrad",
+    "EpisodicLearner",
+    "Learner",
+    "LearnerContext",
+    "LossOutput",
+    "MAMLPlusPlus",
+    "build_learner",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "ALFA": "fewshot.learners.alfa",
+        "ANIL": "fewshot.learners.anil",
+        "BOIL": "fewshot.learners.boil",
+        "CxGrad": "fewshot.learners.cxgrad",
+        "EpisodicLearner": "fewshot.learners.episodic",
+        "FOMAML": "fewshot.learners.maml",
+        "Learner": "fewshot.learners.base",
+        "LossOutput": "fewshot.learners.base",
+        "MAML": "fewshot.learners.maml",
+        "MAMLPlusPlus": "fewshot.learners.mamlpp",
+    },
+)
 
 
 def _adaptive(target: str, settings: type[Settings], check: Callable[..., None] = check_adaptive) -> Part:
-    """Return the entry of a learner with a linear head, which knows one number of ways."""
+    """Return the entry of a learner with a linear head, which fixes the number of ways."""
     return Part(f"fewshot.learners.{target}", settings, check=check, fixed_ways=True)
 
 
 ADAPTIVE_LEARNERS: dict[str, Part] = {
     "maml": _adaptive("maml:MAML", MAMLSettings),
-    "fomaml": _adaptive("maml:MAML", FOMAMLSettings),
+    "fomaml": _adaptive("maml:FOMAML", FOMAMLSettings),
     "anil": _adaptive("anil:ANIL", ANILSettings),
     "boil": _adaptive("boil:BOIL", BOILSettings),
     "mamlpp": _adaptive("mamlpp:MAMLPlusPlus", MAMLPlusPlusSettings),
@@ -45,21 +90,36 @@ LEARNERS: dict[str, Part] = {**EPISODIC_LEARNERS, **ADAPTIVE_LEARNERS}
 
 
 def build_learner(
-    name: str, *, backbone: str, context: Any, backbone_settings: dict[str, Any] | None = None, **settings: Any
-) -> Any:
-    """Return the learner `name` as a `fewshot.learners.base.Learner`.
+    name: str,
+    *,
+    backbone: str,
+    context: LearnerContext = DEFAULT_CONTEXT,
+    backbone_settings: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> "Learner":
+    """Return a learner by name, with a backbone by name.
 
     Args:
         name: an entry of `LEARNERS`.
         backbone: an entry of `fewshot.backbones.BACKBONES`.
-        context: a `fewshot.learners.base.LearnerContext`.
+        context: number of ways, image size and the like.
         backbone_settings: settings of the backbone that differ from its defaults.
         settings: settings of the learner that differ from its defaults.
 
     Raises:
-        ParamsError: if a name is unknown or the parts do not go together.
-        pydantic.ValidationError: if a setting is unknown or out of range.
+        ParamsError: if a name or setting is unknown, a setting is out of range or the parts do not fit together.
+
+    >>> learner = build_learner("svm", backbone="conv4", context=LearnerContext(image_size=32), bound=0.1)
+    >>> learner.embedding_size
+    256
+    >>> build_learner("maml", backbone="conv4_maml", inner_step=3)
+    Traceback (most recent call last):
+    fewshot.errors.ParamsError: inner_step: unknown key 'inner_step'; allowed: ... Did you mean 'inner_steps'?
     """
     part = find_part("learner", name, LEARNERS)
     chosen = part.typed(settings)
-    return part.load().build(name, chosen, backbone, backbone_settings or {}, context)
+    network = find_part("backbone", backbone, BACKBONES).typed(backbone_settings or {}).model_dump()
+    if part.check is not None:
+        part.check(name, chosen, backbone, network, context)
+    learner: Learner = part.load().build(name, chosen, backbone, network, context)
+    return learner

@@ -20,26 +20,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.learners.base import LearnerContext
+from fewshot.learners.context import DEFAULT_CONTEXT
 from fewshot.learners.inner_loop import FastWeights, Task
-from fewshot.learners.maml import MAML, Network
+from fewshot.learners.maml import MAML
+from fewshot.learners.settings import ALFASettings
 
 
 class ALFA(MAML):
-    """Adaptive learning of hyper-parameters for fast adaptation."""
+    """Adaptive learning of hyper-parameters for fast adaptation; arguments as those of `MAML`."""
 
-    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
-        super().__init__(network, settings, context)
+    settings_type = ALFASettings
+    settings: ALFASettings
+
+    def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
+        super().__init__(backbone, context, **settings)
         n = len(self.adapted)
-        steps = (settings.inner_steps,)
-        self.rates = nn.ParameterList(torch.full(steps, settings.inner_learning_rate) for _ in range(n))
-        self.decays = nn.ParameterList(torch.full(steps, settings.inner_weight_decay) for _ in range(n))
+        shape, rate, decay = (self.settings.inner_steps,), self.inner_learning_rate, self.settings.inner_weight_decay
+        self.rates = nn.ParameterList(torch.full(shape, rate) for _ in range(n))
+        self.decays = nn.ParameterList(torch.full(shape, decay) for _ in range(n))
         self.generator = nn.Sequential(nn.Linear(2 * n, 2 * n), nn.ReLU(), nn.Linear(2 * n, 2 * n))
         self.attenuator = (
-            nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n), nn.Sigmoid()) if settings.attenuate else None
+            nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n), nn.Sigmoid())
+            if self.settings.attenuate
+            else None
         )
 
     def initial_weights(self, task: Task) -> FastWeights:
-        """Return the learned weights, attenuated if the settings ask for it."""
+        """Return the learned weights, attenuated if the settings say so."""
         fast = super().initial_weights(task)
         if self.attenuator is None:
             return fast

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from fewshot.learners.inner_loop import FastWeights, Task
 from fewshot.learners.maml import MAML
+from fewshot.learners.settings import ANILSettings
 
 
 class ANIL(MAML):
-    """Almost no inner loop."""
+    """Almost no inner loop; arguments as those of `MAML`."""
+
+    settings_type = ANILSettings
+    settings: ANILSettings
 
     def choose_adapted(self) -> list[str]:
         """Return the names of the head's parameters."""
@@ -21,13 +25,13 @@ class ANIL(MAML):
 
     def prepare(self, task: Task) -> Task:
         """Embed the support set."""
-        return replace(task, support_embedding=self.network.backbone(task.support_images, "batch"))
+        return replace(task, support_embedding=self.network.embed(task.support_images, "batch", 0))
 
     def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the support images, (S, M), from their embedding."""
         assert task.support_embedding is not None
         return F.linear(task.support_embedding, fast["head.weight"], fast["head.bias"])
 
-    def inner_loop_bytes(self, support: int) -> int:
-        """Return what the inner loop keeps for the outer backward pass: the one embedding of the support set."""
-        return support
+    def support_passes(self) -> float:
+        """Return 1: the support set is embedded once."""
+        return 1.0

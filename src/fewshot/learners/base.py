@@ -1,4 +1,4 @@
-"""What a learner is: the two loops (`train.py`, `evaluate.py`) use these methods and know no learner by name.
+"""The learner interface: the training and evaluation loops depend on nothing else.
 
 Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W, d features.
 """
@@ -36,8 +36,8 @@ class Learner(nn.Module):
     Attributes:
         caches_embeddings: true if an image's embedding does not depend on its episode, so that evaluation embeds each
             split once (`embed`) and classifies from stored embeddings (`classify`).
-        batch_norm: which statistics normalise a test image: "running", "transductive", "support" or "per_query".
-        episodes_per_backward: how many episodes of a meta-batch are differentiated at once; None means all.
+        batch_norm: the statistics that normalise a test image: "running", "transductive", "support" or "per_query".
+        episodes_per_backward: number of episodes of a meta-batch differentiated at once; None means all.
             Learners that keep an inner-loop graph set 1, so that memory does not grow with the meta-batch.
     """
 
@@ -51,11 +51,11 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int | None:
-        """Return about how much memory an outer step needs, bytes; None if that is not known.
+        """Return roughly the memory an outer step needs, bytes; None if unknown.
 
         Args:
-            n_shot: support images a class.
-            n_query: query images a class.
+            n_shot: support images per class.
+            n_query: query images per class.
             episodes: episodes differentiated at once.
         """
         return None
@@ -81,9 +81,9 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return what solvers reported for each episode since the last call, and forget it: name -> (episodes,)."""
+        """Return what solvers reported for each episode since the last call, and clear it: name -> (episodes,)."""
         return {}
 
     def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
-        """Return arrays that describe the adaptation to each episode, first axis T; {} if there is nothing to tell."""
+        """Return arrays that describe the adaptation to each episode, first axis T; {} if it does not adapt."""
         return {}

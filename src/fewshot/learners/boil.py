@@ -4,11 +4,15 @@ The paper sets the head's inner rate to zero; here the head is left out of the i
 """
 
 from fewshot.learners.maml import MAML
+from fewshot.learners.settings import BOILSettings
 
 
 class BOIL(MAML):
-    """Body only update in the inner loop."""
+    """Body only update in the inner loop; arguments as those of `MAML`."""
+
+    settings_type = BOILSettings
+    settings: BOILSettings
 
     def choose_adapted(self) -> list[str]:
-        """Return the names of the backbone's parameters but those of batch norm."""
+        """Return the names of the backbone's parameters except those of batch norm."""
         return [name for name in super().choose_adapted() if name.startswith("backbone.")]

@@ -1,4 +1,4 @@
-"""What learners have to know of an experiment, and which parts go together. Free of torch, because the plan asks."""
+"""What learners must know of an experiment, and which parts fit together. Free of torch, because the plan uses it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,28 +8,30 @@ from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.errors import ParamsError, did_you_mean
 from fewshot.learners.settings import InnerLoopSettings
 
-CONV4_MAML_STAGES = 4
-
 
 @dataclass(frozen=True)
 class LearnerContext:
-    """What a learner has to know of the experiment beside its own settings.
+    """What a learner must know of the experiment apart from its own settings.
 
     Attributes:
-        n_way: classes of a training episode (fixes the size of a linear head).
-        image_size: side of the square images, pixels.
-        steps_per_epoch: outer steps an epoch (annealing by epoch is computed from the global step).
+        n_way: classes per training episode (fixes the size of a linear head).
+        image_size: side of the square images, pixels; by default that of miniImageNet.
+        steps_per_epoch: outer steps per epoch; matters only for what changes by epoch, such as `first_order_epochs`
+            and `multi_step_loss_epochs`, which read the epoch off the global step. By default that of MAML++.
         label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
         precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64.
         joint_forward: embed support and query in one call (one batch-norm statistic) instead of two.
     """
 
-    n_way: int
-    image_size: int
-    steps_per_epoch: int
+    n_way: int = 5
+    image_size: int = 84
+    steps_per_epoch: int = 500
     label_smoothing: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     joint_forward: bool = False
+
+
+DEFAULT_CONTEXT = LearnerContext()
 
 
 def check_adaptive(
@@ -39,12 +41,40 @@ def check_adaptive(
     backbone_settings: Mapping[str, Any],
     context: LearnerContext,
 ) -> None:
-    """Raise `ParamsError` unless a gradient-based learner, its backbone and its recipe go together."""
+    """Raise `ParamsError` unless a gradient-based learner, its backbone and its recipe fit together.
+
+    Args:
+        name: of the learner.
+        settings: of the learner.
+        backbone: name of the backbone.
+        backbone_settings: of the backbone; missing ones take their defaults.
+        context: n_way, image size and the like.
+    """
     if backbone != "conv4_maml":
         raise ParamsError(
             f"learner {name!r} adapts the weights of its backbone and needs conv4_maml, not {backbone!r}; "
             f"allowed: conv4_maml.{did_you_mean(backbone, ['conv4_maml'])}"
         )
+    check_context(name, context)
+    if settings.batch_norm == "per_query":
+        side = Conv4MAMLSettings(**backbone_settings).last_map_side(context.image_size)
+        check_per_query(name, side, context.image_size)
+
+
+def check_cxgrad(
+    name: str,
+    settings: InnerLoopSettings,
+    backbone: str,
+    backbone_settings: Mapping[str, Any],
+    context: LearnerContext,
+) -> None:
+    """Raise `ParamsError` as `check_adaptive` does, and if the convolutions have a bias."""
+    check_adaptive(name, settings, backbone, backbone_settings, context)
+    check_no_bias(name, Conv4MAMLSettings(**backbone_settings).bias)
+
+
+def check_context(name: str, context: LearnerContext) -> None:
+    """Raise `ParamsError` if the context requires what no gradient-based learner does."""
     if context.precision != "float32":
         raise ParamsError(
             f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding changes which "
@@ -60,36 +90,21 @@ def check_adaptive(
             f"learner {name!r} cannot embed support and query in one call, because it adapts to the support first; "
             f"set joint_forward: false in its recipe"
         )
-    network = Conv4MAMLSettings(**backbone_settings)
-    if settings.batch_norm == "per_query" and last_map_side(network, context.image_size) < 2:
+
+
+def check_per_query(name: str, last_map_side: int, image_size: int) -> None:
+    """Raise `ParamsError` if a single image has no variance in the last feature map."""
+    if last_map_side < 2:
         raise ParamsError(
             f"learner {name!r}: batch_norm per_query needs 2 or more pixels in the last feature map, and images of "
-            f"{context.image_size} pixels leave one; allowed here: transductive, support, or larger images"
+            f"{image_size} pixels leave one; allowed here: transductive, support, or larger images"
         )
 
 
-def check_cxgrad(
-    name: str,
-    settings: InnerLoopSettings,
-    backbone: str,
-    backbone_settings: Mapping[str, Any],
-    context: LearnerContext,
-) -> None:
-    """Raise `ParamsError` as `check_adaptive`, and if the convolutions have a bias."""
-    check_adaptive(name, settings, backbone, backbone_settings, context)
-    if Conv4MAMLSettings(**backbone_settings).bias:
+def check_no_bias(name: str, bias: bool) -> None:
+    """Raise `ParamsError` if convolutions that are rescaled by their norm have a bias."""
+    if bias:
         raise ParamsError(
             f"learner {name!r} rescales convolutions by their norm, which a bias of zeros does not have; "
             "set bias: false for backbone conv4_maml"
         )
-
-
-def last_map_side(settings: Conv4MAMLSettings, image_size: int) -> int:
-    """Return the side in pixels of the map that the last batch norm sees."""
-    side = image_size
-    for stage in range(CONV4_MAML_STAGES):
-        if settings.pooling == "stride":
-            side = (side + 1) // 2
-        elif stage + 1 < CONV4_MAML_STAGES:
-            side //= 2
-    return side

@@ -5,10 +5,10 @@ does not change, but its gradient is scaled by ||W_l|| / gamma_l. A generator gi
 that starts at zero in each task and descends the support loss. The head is never rescaled.
 
 Details the paper leaves open, from the published program:
-  * The context first takes one step with the initial weights, without a graph; then one step beside each inner step.
+  * The context first takes one step with the initial weights, without a graph; then one step alongside each inner step.
   * The norm is that of the whole tensor; rescaling is repeated at every inner step, but not after the last.
   * The generator is Linear, ReLU, Linear, Softplus; all layers of PyTorch's default initialisation.
-  * The parts of MAML++ may be switched on; the program's configurations have them off.
+  * The parts of MAML++ can be enabled; the program's configurations leave them off.
 """
 
 from typing import Any
@@ -19,27 +19,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.backbones.conv4_maml import Conv4MAML
+from fewshot.backbones.settings import CONV4_MAML_STAGES
+from fewshot.errors import ParamsError
 from fewshot.learners.base import LearnerContext
-from fewshot.learners.context import check_cxgrad
+from fewshot.learners.context import DEFAULT_CONTEXT, check_no_bias
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task
-from fewshot.learners.maml import Network
 from fewshot.learners.mamlpp import MAMLPlusPlus
+from fewshot.learners.settings import CxGradSettings
 
 CONTEXT = "context"
 
 
 class CxGrad(MAMLPlusPlus):
-    """CxGrad; `fast weights` hold the context vector beside the network's weights."""
+    """CxGrad; its fast weights include the context vector. Arguments as those of `MAML`; needs Conv4MAML."""
 
-    check_parts = staticmethod(check_cxgrad)
+    settings_type = CxGradSettings
+    settings: CxGradSettings
 
-    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
-        super().__init__(network, settings, context)
+    def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
+        super().__init__(backbone, context, **settings)
         self.convolutions = [name for name in self.adapted if name.endswith("convolution.weight")]
-        size = settings.context_size
+        size = self.settings.context_size
         self.generator = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, Conv4MAML.n_stages), nn.Softplus()
+            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, CONV4_MAML_STAGES), nn.Softplus()
         )
+
+    def check_backbone(self, backbone: nn.Module) -> None:
+        """Raise `ParamsError` unless the backbone is Conv4MAML without bias and can do what the settings require."""
+        if not isinstance(backbone, Conv4MAML):
+            raise ParamsError(
+                f"CxGrad rescales convolutions that batch norm follows and needs the backbone Conv4MAML, not "
+                f"{type(backbone).__name__}"
+            )
+        check_no_bias("CxGrad", backbone.bias)
+        super().check_backbone(backbone)
 
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the learned weights and a context that has seen the support loss once."""

@@ -1,31 +1,49 @@
 """What adaptation does to a network, for figures: gradients, accuracy by inner step, change of features.
 
-Shapes: T episodes, K inner steps, L layers (four stages, then the head), Q query images in all.
+Shapes: K inner steps, L layers (the stages of the backbone, then the head), Q query images in all.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt_detached
-
-if TYPE_CHECKING:
-    from fewshot.learners.maml import MAML
+from fewshot.learners.inner_loop import FastWeights, InnerLoopMethod, InnerStep, Task, adapt_detached
 
 
-def diagnose_task(learner: "MAML", task: Task) -> dict[str, np.ndarray]:
+class DiagnosableMethod(InnerLoopMethod, Protocol):
+    """What the diagnostics need of a learner."""
+
+    def prepare(self, task: Task) -> Task:
+        """Compute once what all inner steps of a task share."""
+
+    def stages(self) -> dict[str, nn.Module]:
+        """Return the stages of the backbone by the prefix of their parameters' names."""
+
+    def query_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
+        """Return the scores of the query images, (Q, M)."""
+
+    def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
+        """Return further arrays of an inner step."""
+
+
+def diagnose_task(learner: DiagnosableMethod, task: Task, n_steps: int) -> dict[str, np.ndarray]:
     """Return arrays that describe the adaptation to one task.
+
+    Args:
+        learner: adapts.
+        task: the episode.
+        n_steps: K.
 
     Returns:
         `gradient_norm` (K, L): Euclidean norm of the support loss's gradient, NaN where a layer is not adapted.
         `support_loss` (K,): before each update.
         `query_accuracy` (K + 1,): before adaptation and after each step.
         `feature_similarity` (L - 1,): linear CKA of each stage's query features before and after adaptation.
-        And what the learner adds for each step, (K, ...).
+        Plus what the learner adds for each step, (K, ...).
     """
     with torch.no_grad():
         task = learner.prepare(task)
@@ -35,7 +53,7 @@ def diagnose_task(learner: "MAML", task: Task) -> dict[str, np.ndarray]:
         before, first_logits = _stage_features(learner, task, start, 0)
     accuracies = [_accuracy(first_logits, task)]
     rows: dict[str, list[np.ndarray]] = {}
-    for step in adapt_detached(learner, task, learner.settings.steps_in_evaluation):
+    for step in adapt_detached(learner, task, n_steps):
         with torch.no_grad():
             after, logits = _stage_features(learner, task, step.updated, step.index)
             found = {
@@ -72,18 +90,18 @@ def _accuracy(logits: Tensor, task: Task) -> float:
     return float((logits.argmax(1) == task.query_labels).float().mean())
 
 
-def _gradient_norms(learner: "MAML", step: InnerStep) -> list[float]:
+def _gradient_norms(learner: DiagnosableMethod, step: InnerStep) -> list[float]:
     """Return the gradient norm of each layer, (L,)."""
-    n_stages = len(learner.network.backbone.stages)
-    layers = [f"backbone.stages.{i}." for i in range(n_stages)] + ["head."]
     norms = []
-    for layer in layers:
+    for layer in [*learner.stages(), "head."]:
         parts = [gradient.norm() for name, gradient in step.gradients.items() if name.startswith(layer)]
         norms.append(float(torch.stack(parts).norm()) if parts else float("nan"))
     return norms
 
 
-def _stage_features(learner: "MAML", task: Task, fast: FastWeights, inner_step: int) -> tuple[list[Tensor], Tensor]:
+def _stage_features(
+    learner: DiagnosableMethod, task: Task, fast: FastWeights, inner_step: int
+) -> tuple[list[Tensor], Tensor]:
     """Return the query features of each stage, flattened (Q, d), and the query scores."""
     with _recorded_stages(learner) as maps:
         logits = learner.query_logits(task, fast, inner_step)
@@ -91,11 +109,11 @@ def _stage_features(learner: "MAML", task: Task, fast: FastWeights, inner_step: 
 
 
 @contextmanager
-def _recorded_stages(learner: "MAML") -> Iterator[list[Tensor]]:
+def _recorded_stages(learner: DiagnosableMethod) -> Iterator[list[Tensor]]:
     maps: list[Tensor] = []
     hooks = [
         stage.register_forward_hook(lambda module, inputs, output: maps.append(output))
-        for stage in learner.network.backbone.stages
+        for stage in learner.stages().values()
     ]
     try:
         yield maps

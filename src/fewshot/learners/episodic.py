@@ -10,7 +10,6 @@ Details the papers leave open, and where each choice comes from:
 Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
-from fewshot.backbones.base import Backbone
+from fewshot.backbones.base import Backbone, embedding_size
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.heads import build_head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
+from fewshot.learners.context import DEFAULT_CONTEXT
+from fewshot.learners.memory import map_bytes
 from fewshot.settings import Settings
 
 
@@ -29,14 +30,33 @@ class EpisodicLearner(Learner):
     """Backbone and head trained end to end, episode by episode.
 
     Args:
-        backbone: (N, C, H, W) -> (N, d).
-        head: scores (T, Q, M) of embeddings, already scaled.
-        context: the experiment's form.
+        backbone: any module (N, C, H, W) -> (N, d).
+        head: module called as `head(support, support_labels, query, n_way=M)` on embeddings; returns scores (T, Q, M).
+        context: label smoothing, precision and the like, see `LearnerContext`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from fewshot.episodes import EpisodeBatch
+    >>> from fewshot.heads import build_head
+    >>> from fewshot.learners import EpisodicLearner, LearnerContext
+    >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    >>> learner = EpisodicLearner(backbone, build_head("ridge"), LearnerContext(n_way=2, image_size=16))
+
+    Four episodes, 2-way 1-shot, with three queries per class; one outer step of training, then scores of the queries:
+
+    >>> support, support_labels = torch.rand(4, 2, 3, 16, 16), torch.tensor([0, 1]).expand(4, -1)
+    >>> query, query_labels = torch.rand(4, 6, 3, 16, 16), torch.tensor([0, 0, 0, 1, 1, 1]).expand(4, -1)
+    >>> batch = EpisodeBatch(support, support_labels, query, query_labels, torch.arange(4), n_way=2)
+    >>> optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    >>> learner.loss(batch, step=0).loss.backward()
+    >>> optimizer.step()
+    >>> learner.eval().logits(batch).shape
+    torch.Size([4, 6, 2])
     """
 
     caches_embeddings = True
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, context: LearnerContext) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, context: LearnerContext = DEFAULT_CONTEXT) -> None:
         super().__init__()
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.head = head
@@ -52,8 +72,8 @@ class EpisodicLearner(Learner):
 
     @property
     def embedding_size(self) -> int:
-        """Features of an embedding."""
-        return int(self.backbone.embedding_size)  # type: ignore[arg-type]
+        """Features of an embedding: the backbone's attribute, or found by embedding blank images."""
+        return embedding_size(self.backbone, self.context.image_size)
 
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
@@ -88,41 +108,21 @@ class EpisodicLearner(Learner):
         return take() if take is not None else {}
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
-        """Return about how much memory an outer step needs beside the program itself, bytes, within a factor of 2.
+        """Return roughly the memory an outer step needs apart from the program, bytes (within a factor of 2).
 
-        What autograd keeps is measured on a few images and scaled. To it come weights, gradients, two states of the
-        optimiser and two copies in the layout of the convolution library; in the backward pass, the two largest maps.
+        Counts the feature maps that autograd keeps, and the weights with their gradients, two states of the optimiser
+        and two copies in the layout of the convolution library.
 
         Args:
-            n_shot: support images a class.
-            n_query: query images a class.
+            n_shot: support images per class.
+            n_query: query images per class.
             episodes: episodes differentiated at once.
         """
-        support, query = (episodes * self.context.n_way * count for count in (n_shot, n_query))
-        in_one_call = support + query if self.context.joint_forward else max(support, query)
-        weights = sum(parameter.nbytes for parameter in self.parameters())
-        two, four = self._kept_tensors(2), self._kept_tensors(4)
-        per_image = [(large - small) / 2 for small, large in zip(two, four, strict=True)]
-        weights_kept = sum(two) - 2 * sum(per_image)  # in bfloat16 they are copies
-        return round(6 * weights + weights_kept + sum(per_image) * (support + query) + 2 * max(per_image) * in_one_call)
-
-    def _kept_tensors(self, n_images: int) -> list[int]:
-        """Return the sizes in bytes of the tensors that autograd keeps when `n_images` images are embedded."""
-        device = next(self.parameters()).device
-        images = torch.zeros(n_images, 3, self.context.image_size, self.context.image_size, device=device)
-        storages = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # kept alive: no address twice
-            return tensor
-
-        rehearsal = EpisodicLearner(copy.deepcopy(self.backbone).train(), self.head, self.context)
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            embeddings = rehearsal.embed(images)
-        note(images)
-        note(embeddings)
-        return [storage.nbytes() for storage in storages.values()]
+        per_image = map_bytes(self.backbone, getattr(self.backbone, "image_size", self.context.image_size))
+        if self.context.precision == "bfloat16":
+            per_image //= 2
+        images = episodes * self.context.n_way * (n_shot + n_query)
+        return images * per_image + 6 * sum(parameter.nbytes for parameter in self.parameters())
 
     def _embed_both(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Embed (T, S, C, H, W) and (T, Q, C, H, W); return (T, S, d) and (T, Q, d)."""

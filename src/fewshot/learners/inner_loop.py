@@ -1,10 +1,10 @@
 """The inner loop: adapt weights to the support set of one task by gradient steps. Written once for all learners.
 
-What differs between the methods are four methods of the learner (`maml.MAML` has the plain ones):
-`initial_weights`, `rescale`, `support_logits` and `update`.
+Learners differ in four methods (`maml.MAML` has the plain ones): `initial_weights`, `rescale`, `support_logits` and
+`update`.
 
-"Fast weights" are a dictionary name -> tensor of whatever the inner loop moves: network weights by their parameter
-names, and anything a method adds (CxGrad's context).
+"Fast weights" are a dictionary name -> tensor of everything the inner loop updates: network weights under their
+parameter names, and anything a method adds (CxGrad's context).
 
 Shapes: S support images, Q query images, M ways, C x H x W, K inner steps.
 """
@@ -77,12 +77,12 @@ class InnerStep:
 
 
 class InnerLoopMethod(Protocol):
-    """What the inner loop asks of a learner."""
+    """What the inner loop needs of a learner."""
 
     inner_learning_rate: float
 
     def parameters(self) -> Iterable[Tensor]:
-        """Return what the outer loop learns."""
+        """Return what the outer loop trains."""
 
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the weights the inner loop starts from."""
@@ -107,7 +107,7 @@ def adapt(
         task: its support set is fitted.
         n_steps: K.
         second_order: let the graph pass through the inner gradients as well.
-        recompute: keep no activations of inner steps but compute them again in the outer backward pass.
+        recompute: keep no activations of inner steps; recompute them in the outer backward pass.
 
     Raises:
         NumericalError: if a support loss is not finite.
@@ -123,7 +123,7 @@ def adapt(
 
 
 def adapt_detached(method: InnerLoopMethod, task: Task, n_steps: int) -> Iterator[InnerStep]:
-    """Yield the same steps without a graph between them, for evaluation: memory does not grow with the steps.
+    """Yield the same steps without a graph between them, for evaluation; memory does not grow with their number.
 
     Raises:
         NumericalError: if a support loss is not finite.
@@ -138,7 +138,7 @@ def adapt_detached(method: InnerLoopMethod, task: Task, n_steps: int) -> Iterato
 
 
 def leaves(fast: FastWeights) -> FastWeights:
-    """Return the same values cut off from the graph, ready to be differentiated."""
+    """Return the same values detached from the graph, ready to be differentiated."""
     return {name: weight.detach().requires_grad_() for name, weight in fast.items()}
 
 
@@ -146,7 +146,7 @@ def _inner_step(method: InnerLoopMethod, task: Task, fast: FastWeights, index: i
     used = method.rescale(fast)
     loss = F.cross_entropy(method.support_logits(task, used, index), task.support_labels)
     _check_finite(loss, task, index, method.inner_learning_rate)
-    # The graph is retained because a rescaling may share a part of it with the outer loss.
+    # The graph is retained because rescaling may share part of it with the outer loss.
     grads = torch.autograd.grad(loss, list(used.values()), create_graph=second_order, retain_graph=True)
     gradients = dict(zip(used, grads, strict=True))
     return InnerStep(index, loss.detach(), used, gradients, method.update(used, gradients, index))

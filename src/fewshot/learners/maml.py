@@ -4,94 +4,173 @@ For each task: K gradient steps on the support cross-entropy give fast weights; 
 outer loss. Second order differentiates through the inner gradients, first order takes them as constants.
 
 Details the paper leaves open, and where each choice comes from (the MAML++ and CxGrad programs):
-  * Convolutions and head are adapted; batch-norm weights are learned in the outer loop only.
+  * All weights are adapted except those of batch norm, which are learned in the outer loop only.
   * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); the other
     modes are inductive in the queries.
-  * Each task is differentiated by itself (`episodes_per_backward`), so that memory does not grow with the meta-batch.
+  * Each task is differentiated separately (`episodes_per_backward`), so memory does not grow with the meta-batch.
 
 Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
 """
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, replace_all_batch_norm_modules_
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewshot.backbones.base import Backbone, embedding_size
 from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
-from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
-from fewshot.learners.context import check_adaptive
+from fewshot.learners.context import DEFAULT_CONTEXT, check_context, check_per_query
 from fewshot.learners.diagnostics import diagnose_task
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
+from fewshot.learners.memory import map_bytes
+from fewshot.learners.settings import FOMAMLSettings, MAMLSettings
+from fewshot.settings import parse_as
 
 
 class Network(nn.Module):
-    """Backbone and linear head: images -> scores of M ways."""
+    """Backbone and linear head: images -> scores of M ways.
 
-    def __init__(self, backbone: Conv4MAML, n_way: int) -> None:
+    Args:
+        backbone: (N, C, H, W) -> (N, d).
+        n_features: d.
+        n_way: M.
+    """
+
+    def __init__(self, backbone: nn.Module, n_features: int, n_way: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.embedding_size, n_way)
+        self.head = nn.Linear(n_features, n_way)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def embed(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+        """Return embeddings (N, d); a backbone other than Conv4MAML always normalises by the batch."""
+        if isinstance(self.backbone, Conv4MAML):
+            return self.backbone(images, statistics, inner_step)
+        return self.backbone(images)
+
     def forward(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
         """Return scores (N, M) of images (N, C, H, W); see `BatchNorm.forward` for the other arguments."""
-        return self.head(self.backbone(images, statistics, inner_step))
+        return self.head(self.embed(images, statistics, inner_step))
 
 
 class MAML(Learner):
     """MAML; the base class of the other gradient-based learners.
 
+    Any module can be the backbone. Unless it is `Conv4MAML`, its batch norms lose their running statistics and always
+    normalise by the batch (`batch_norm: transductive`), in evaluation too.
+
     Args:
-        network: what is adapted.
-        settings: of the method.
-        context: the experiment's form.
+        backbone: (N, C, H, W) -> (N, d); d is its attribute `embedding_size` or found by embedding blank images.
+        context: the number of ways and the image size, see `LearnerContext`.
+        settings: fields of `settings_type`; missing ones take their defaults.
+
+    Raises:
+        ParamsError: if a setting is unknown or out of range, or backbone, context and settings do not fit together.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from fewshot.episodes import EpisodeBatch
+    >>> from fewshot.learners import MAML, LearnerContext
+    >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    >>> learner = MAML(backbone, LearnerContext(n_way=2, image_size=16), inner_steps=3, inner_learning_rate=0.1)
+
+    Four episodes, 2-way 1-shot, with three queries per class; one outer step of training, then scores of the queries:
+
+    >>> support, support_labels = torch.rand(4, 2, 3, 16, 16), torch.tensor([0, 1]).expand(4, -1)
+    >>> query, query_labels = torch.rand(4, 6, 3, 16, 16), torch.tensor([0, 0, 0, 1, 1, 1]).expand(4, -1)
+    >>> batch = EpisodeBatch(support, support_labels, query, query_labels, torch.arange(4), n_way=2)
+    >>> optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    >>> learner.loss(batch, step=0).loss.backward()
+    >>> optimizer.step()
+    >>> learner.eval().logits(batch).shape
+    torch.Size([4, 6, 2])
     """
 
     episodes_per_backward = 1
-    check_parts = staticmethod(check_adaptive)
+    settings_type: ClassVar[type[MAMLSettings]] = MAMLSettings
+    settings: MAMLSettings
 
-    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
+    def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
         super().__init__()
-        self.network = network
-        self.settings = settings
+        self.settings = parse_as(self.settings_type, settings, where="")
         self.context = context
-        self.batch_norm = settings.batch_norm
-        self.inner_learning_rate = settings.inner_learning_rate
+        self.batch_norm = self.settings.batch_norm
+        self.inner_learning_rate = self.settings.inner_learning_rate
+        check_context(type(self).__name__, context)
+        self.check_backbone(backbone)
+        if not isinstance(backbone, Conv4MAML):
+            replace_all_batch_norm_modules_(backbone)
+        self.network = Network(backbone, embedding_size(backbone, context.image_size), context.n_way)
         self.adapted = self.choose_adapted()
 
     @classmethod
     def build(
-        cls, name: str, settings: Any, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
+        cls,
+        name: str,
+        settings: MAMLSettings,
+        backbone: str,
+        backbone_settings: dict[str, Any],
+        context: LearnerContext,
     ) -> Self:
         """Return the learner; see `fewshot.learners.build_learner`."""
-        cls.check_parts(name, settings, backbone, backbone_settings, context)
         network = Conv4MAML(
             context.image_size,
-            **Conv4MAMLSettings(**backbone_settings).model_dump(),
+            **backbone_settings,
             running_statistics=False,
             batch_norm_steps=cls.batch_norm_steps(settings),
         )
-        return cls(Network(network, context.n_way), settings, context)
+        return cls(network, context, **settings.model_dump())
 
     @classmethod
     def batch_norm_steps(cls, settings: Any) -> int | None:
         """Return the number of batch-norm weight sets, one for each inner step, or None for a single set."""
         return None
 
+    def check_backbone(self, backbone: nn.Module) -> None:
+        """Raise `ParamsError` unless the backbone can do what the settings require."""
+        name, n_sets = type(self).__name__, self.batch_norm_steps(self.settings)
+        if not isinstance(backbone, Conv4MAML):
+            for setting, needed in {
+                "per_step_batch_norm": n_sets is not None,
+                f"batch_norm {self.batch_norm!r}": self.batch_norm != "transductive",
+                "checkpoint_inner_steps": self.settings.checkpoint_inner_steps,
+            }.items():
+                if needed:
+                    raise ParamsError(
+                        f"{name}: {setting} needs the backbone Conv4MAML, not {type(backbone).__name__}; allowed for "
+                        "other backbones: batch_norm 'transductive', without per_step_batch_norm and "
+                        "checkpoint_inner_steps"
+                    )
+            return
+        if backbone.batch_norm_steps != n_sets:
+            raise ParamsError(
+                f"{name}: the backbone was built with batch_norm_steps={backbone.batch_norm_steps}; with these "
+                f"settings it needs Conv4MAML(..., batch_norm_steps={n_sets})"
+            )
+        if self.batch_norm == "per_query":
+            check_per_query(name, backbone.last_map_side, backbone.image_size)
+
     # What differs between the methods
 
     def choose_adapted(self) -> list[str]:
         """Return the names of the parameters that the inner loop moves: all but those of batch norm."""
-        norms = [name for name, module in self.network.named_modules() if isinstance(module, BatchNorm)]
-        return [name for name, _ in self.network.named_parameters() if not name.startswith(tuple(norms))]
+        norms = tuple(
+            f"{name}." for name, module in self.network.named_modules() if isinstance(module, (BatchNorm, _BatchNorm))
+        )
+        return [
+            name
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad and not name.startswith(norms)
+        ]
 
     def prepare(self, task: Task) -> Task:
         """Compute once what all inner steps of a task share."""
@@ -119,7 +198,7 @@ class MAML(Learner):
         return {"support_loss": last.loss}
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
-        """Return what the method has to tell of an inner step in evaluation, beside `diagnostics.diagnose_task`."""
+        """Return what the method adds to `diagnostics.diagnose_task` for one inner step."""
         return {}
 
     # What is common to all
@@ -160,9 +239,11 @@ class MAML(Learner):
 
         Raises:
             NumericalError: if a support loss is not finite.
-            ParamsError: if the episodes have another number of ways than the head.
+            ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
+        if isinstance(self.network.backbone, Backbone):
+            self.network.backbone.set_step(step)
         epoch = step // self.context.steps_per_epoch
         importance = self.query_importance(epoch)
         total, hits, metrics = batch.query_images.new_zeros(()), [], []
@@ -183,7 +264,7 @@ class MAML(Learner):
 
         Raises:
             NumericalError: if a support loss is not finite.
-            ParamsError: if the episodes have another number of ways than the head.
+            ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
         return torch.stack([self._adapted_logits(task) for task in split_tasks(batch)])
@@ -196,40 +277,43 @@ class MAML(Learner):
         with torch.no_grad():
             return self.query_logits(task, last.updated, last.index)
 
+    def stages(self) -> dict[str, nn.Module]:
+        """Return the parts of the backbone to diagnose, by the prefix of their parameters' names."""
+        backbone = self.network.backbone
+        if not isinstance(backbone, Conv4MAML):
+            return {"backbone.": backbone}
+        return {f"backbone.stages.{number}.": stage for number, stage in enumerate(backbone.stages)}
+
     def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
         """Return the arrays of `diagnostics.diagnose_task` for each episode, first axis T."""
         self._check_ways(batch)
-        found = [diagnose_task(self, task) for task in split_tasks(batch)]
+        found = [diagnose_task(self, task, self.settings.steps_in_evaluation) for task in split_tasks(batch)]
         return {name: np.stack([of_task[name] for of_task in found]) for name in found[0]}
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
-        """Return about how much memory an outer step needs, bytes (within a factor of 2, the program not counted).
+        """Return roughly the memory an outer step needs apart from the program, bytes (within a factor of 2).
 
-        Counted are the maps that autograd keeps, and the weights with their gradients and two states of Adam.
+        Counts the feature maps that autograd keeps, and the weights with their gradients and two states of Adam.
 
         Args:
-            n_shot: support images a class.
-            n_query: query images a class.
+            n_shot: support images per class.
+            n_query: query images per class.
             episodes: episodes differentiated at once.
         """
-        map_bytes, n_way = self.network.backbone.map_bytes, self.context.n_way
-        support = n_way * n_shot * map_bytes("batch")
-        if self.batch_norm == "transductive":
-            query = n_way * n_query * map_bytes("batch")
-        else:
-            query = n_way * (n_query + n_shot * (self.batch_norm == "support")) * map_bytes("image")
-        query_passes = sum(weight > 0 for weight in self.query_importance(0))
-        graphs = max(query_passes * query + self.inner_loop_bytes(support), 3 * support)
-        return episodes * graphs + 4 * sum(parameter.nbytes for parameter in self.parameters())
+        backbone = self.network.backbone
+        per_image = map_bytes(backbone, getattr(backbone, "image_size", self.context.image_size))
+        n_query_passes = sum(weight > 0 for weight in self.query_importance(0))
+        images = self.context.n_way * (n_query_passes * n_query + self.support_passes() * n_shot)
+        return round(episodes * images * per_image) + 4 * sum(parameter.nbytes for parameter in self.parameters())
 
-    def inner_loop_bytes(self, support: int) -> int:
-        """Return what the inner loop keeps for the outer backward pass, if a support set's maps take `support` bytes.
+    def support_passes(self) -> float:
+        """Return how many times the maps of the support set are kept at once.
 
-        In second order each step keeps its maps and about half again for their gradients (measured).
+        A second-order inner step keeps its maps and about half as much again for their gradients (measured).
         """
-        if not self.settings.second_order or self.settings.checkpoint_inner_steps:
-            return 0
-        return self.settings.inner_steps * support * 8 // 5
+        if self.settings.second_order and not self.settings.checkpoint_inner_steps:
+            return 1.6 * self.settings.inner_steps
+        return 2.0
 
     def _check_ways(self, batch: EpisodeBatch) -> None:
         if batch.n_way != self.context.n_way:
@@ -237,3 +321,9 @@ class MAML(Learner):
                 f"this learner has a linear head for {self.context.n_way} ways but the episodes have {batch.n_way}; "
                 f"evaluate it with n_way {self.context.n_way}, or train it with recipe n_way {batch.n_way}"
             )
+
+
+class FOMAML(MAML):
+    """First-order MAML."""
+
+    settings_type = FOMAMLSettings

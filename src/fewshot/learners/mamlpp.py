@@ -1,22 +1,24 @@
-"""MAML++ (Antoniou et al., ICLR 2019): MAML with parts that make it train steadily, each switchable.
+"""MAML++ (Antoniou et al., ICLR 2019): MAML with parts that stabilise its training, each optional.
 
-  * Multi-step loss (`multi_step_loss_epochs`): in the first epochs the query loss after every inner step counts.
+  * Multi-step loss (`multi_step_loss_epochs`): in the first epochs the query loss after every inner step contributes.
   * Learned rates (`per_layer_rates`): an inner learning rate for each adapted tensor and inner step.
   * Per-step batch norm (`per_step_batch_norm`): a batch-norm weight and bias for each inner step. The per-step
-    running statistics of the published program never reach its outputs (it always normalises by the batch), so
+    running statistics of the published program never affect its outputs (it always normalises by the batch), so
     there are none here.
-  * Derivative-order annealing (`first_order_epochs`): first epochs in first order; in `maml.MAML`.
-The published program keeps one more rate a tensor than there are steps; it is never used and left out here.
+  * Derivative-order annealing (`first_order_epochs`): the first epochs are first order; in `maml.MAML`.
+The published program keeps one more rate per tensor than there are steps; it is never used and is left out here.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fewshot.learners.base import LearnerContext
+from fewshot.learners.context import DEFAULT_CONTEXT
 from fewshot.learners.inner_loop import FastWeights, InnerStep
-from fewshot.learners.maml import MAML, Network
+from fewshot.learners.maml import MAML
+from fewshot.learners.settings import MAMLPlusPlusSettings
 
 SMALLEST_SHARE = 0.03
 
@@ -37,13 +39,16 @@ def multi_step_weights(epoch: int, n_steps: int, n_epochs: int) -> list[float]:
 
 
 class MAMLPlusPlus(MAML):
-    """MAML++."""
+    """MAML++; arguments as those of `MAML`. `per_step_batch_norm` needs the backbone Conv4MAML."""
 
-    def __init__(self, network: Network, settings: Any, context: LearnerContext) -> None:
-        super().__init__(network, settings, context)
-        n_rates = len(self.adapted) if settings.per_layer_rates else 0
+    settings_type: ClassVar[type[MAMLPlusPlusSettings]] = MAMLPlusPlusSettings
+    settings: MAMLPlusPlusSettings
+
+    def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
+        super().__init__(backbone, context, **settings)
+        n_rates = len(self.adapted) if self.settings.per_layer_rates else 0
         self.rates = nn.ParameterList(
-            torch.full((settings.inner_steps,), settings.inner_learning_rate) for _ in range(n_rates)
+            torch.full((self.settings.inner_steps,), self.inner_learning_rate) for _ in range(n_rates)
         )
 
     @classmethod
@@ -67,7 +72,7 @@ class MAMLPlusPlus(MAML):
         return super().query_importance(epoch)
 
     def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
-        """Return the support loss and, if several query losses count, their weights."""
+        """Return the support loss and, if several query losses contribute, their weights."""
         if not self.settings.multi_step_loss_epochs:
             return super().describe(epoch, last)
         weights = enumerate(self.query_importance(epoch), start=1)

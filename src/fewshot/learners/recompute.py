@@ -1,8 +1,8 @@
-"""Inner steps whose graph is thrown away and computed again in the outer backward pass.
+"""Inner steps whose graph is discarded and recomputed in the outer backward pass.
 
 A second-order graph holds the activations of every inner step. Here only the fast weights between the steps are
-kept, so memory holds the graph of one step at a time. `torch.utils.checkpoint` does not serve: the inner gradient
-within the step makes it recompute in the middle of the forward pass, and memory grows instead.
+kept, so memory holds the graph of one step at a time. `torch.utils.checkpoint` does not help: the inner gradient
+within the step triggers its recomputation during the forward pass, and memory grows instead.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ def recomputed(function: TensorsFunction, tensors: list[Tensor], parameters: lis
     """Return ``function(tensors, False)``, differentiable once in `tensors` and `parameters`.
 
     Args:
-        function: of tensors and a flag that asks for results with a graph; may read `parameters` itself.
-        tensors: what the function is given.
-        parameters: all leaves that require a gradient and that the function reads beside `tensors`.
+        function: takes tensors and a flag that requests results with a graph; may read `parameters` itself.
+        tensors: arguments of the function.
+        parameters: all leaves that require a gradient and that the function reads apart from `tensors`.
     """
     return list(_Recomputed.apply(function, len(tensors), *tensors, *parameters))
 

@@ -3,7 +3,7 @@
 Defaults are those of the CxGrad program's configurations unless a field says otherwise.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ BatchNormMode = Literal["transductive", "support", "per_query"]
 
 
 class InnerLoopSettings(Settings):
-    """What every inner loop has."""
+    """Settings common to all inner loops."""
 
     inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set in training")
     evaluation_steps: int | None = Field(
@@ -40,21 +40,23 @@ class MAMLSettings(InnerLoopSettings):
 
     second_order: bool = Field(True, description="differentiate through the inner gradients")
     first_order_epochs: int = Field(
-        0, ge=0, le=10**6, description="epochs in first order before second order (derivative-order annealing, MAML++)"
+        0, ge=0, le=10**6, description="first-order epochs before second order (derivative-order annealing, MAML++)"
     )
 
 
-class FOMAMLSettings(InnerLoopSettings):
+class FOMAMLSettings(MAMLSettings):
     """Settings of `fomaml`: inner gradients are constants to the outer loop (Finn et al., ICML 2017, section 5.2)."""
 
-    second_order: ClassVar[bool] = False
-    first_order_epochs: ClassVar[int] = 0
+    second_order: Literal[False] = Field(False, description="always first order; for second order use maml")
+    first_order_epochs: Literal[0] = Field(0, description="every epoch is first order; for annealing use maml")
 
 
 class ANILSettings(MAMLSettings):
-    """Settings of `anil` (Raghu et al., ICLR 2020); its inner steps are too small to be worth checkpointing."""
+    """Settings of `anil` (Raghu et al., ICLR 2020)."""
 
-    checkpoint_inner_steps: ClassVar[bool] = False  # type: ignore[misc]
+    checkpoint_inner_steps: Literal[False] = Field(
+        False, description="inner steps on the head alone are too small to be worth recomputing"
+    )
 
 
 class BOILSettings(MAMLSettings):
@@ -71,7 +73,7 @@ class MAMLPlusPlusSettings(MAMLSettings):
         0.1, ge=0, le=100, description="step size of the inner loop, or its start with per_layer_rates (MAML++: 0.1)"
     )
     multi_step_loss_epochs: int = Field(
-        15, ge=0, le=10**6, description="epochs in which the query loss after every inner step counts; 0: never"
+        15, ge=0, le=10**6, description="epochs in which the query loss after every inner step contributes; 0: never"
     )
     per_layer_rates: bool = Field(True, description="learn a rate for each adapted tensor and inner step (LSLR)")
     per_step_batch_norm: bool = Field(True, description="learn batch-norm weights and biases for each inner step")

@@ -344,13 +344,7 @@ def part_modules(experiment: Experiment) -> tuple[str, ...]:
 
 def _train_key(experiment: Experiment, data_key: str) -> str:
     code = _parts_code(experiment, "train")
-    return digest(["train", experiment.train_settings(), _constants(experiment), data_key, code])
-
-
-def _constants(experiment: Experiment) -> dict[str, Any]:
-    """Return what the settings types fix for all users, such as `second_order` of fomaml; no settings hold it."""
-    types = (LEARNERS[experiment.learner.name].settings, BACKBONES[experiment.backbone.name].settings)
-    return {name: repr(getattr(settings, name)) for settings in types for name in sorted(settings.__class_vars__)}
+    return digest(["train", experiment.train_settings(), data_key, code])
 
 
 def _evaluate_key(train: TrainJob, target: PrepareJob) -> str:
