@@ -1,4 +1,4 @@
-"""Scores from embeddings made once are those of every episode alone, however the work is cut into blocks."""
+"""Scores from cached embeddings equal those of each episode alone, in blocks of any size."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,8 @@ from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
-from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.report.stats import over_episodes
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 
@@ -36,7 +35,7 @@ def score(experiments, store, episodes, learners=None):
 
 
 def logits_one_by_one(experiment, store, episodes, shot):
-    """Return the scores (E, Q, M) of each episode in a forward pass of its own."""
+    """Return the scores (E, Q, M) of each episode in its own forward pass."""
     learner, split, preprocess = initial_learner(experiment).eval(), store.split("test"), preprocessing(experiment)
     rows = []
     for number in range(len(episodes.ids)):
@@ -47,19 +46,19 @@ def logits_one_by_one(experiment, store, episodes, shot):
 
 @pytest.mark.parametrize("learner", EPISODIC)
 @pytest.mark.parametrize("shot", SHOTS)
-def test_cached_embeddings_give_the_logits_of_each_episode(learner, shot, tiny_experiment, tiny_store, episodes):
+def test_cached_embeddings_give_the_logits_of_separate_episodes(learner, shot, tiny_experiment, tiny_store, episodes):
     experiment = tiny_experiment(learner)
     model, split = initial_learner(experiment).eval(), tiny_store.split("test")
 
     with torch.no_grad():
-        cached = scoring._classified([model], split, episodes, [shot], preprocessing(experiment), CPU)
+        cached = scoring._Models([model], split, preprocessing(experiment), CPU).classified(episodes, [shot])
         found = torch.cat([logits for _, logits in cached])
 
     torch.testing.assert_close(found, logits_one_by_one(experiment, tiny_store, episodes, shot), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("learner", "backbone"), [("prototype", "conv4"), ("ridge", "pixels"), ("maml", "conv4_maml")])
-def test_accuracies_are_those_of_each_episode(learner, backbone, tiny_experiment, tiny_store, episodes):
+def test_accuracies_equal_those_of_separate_episodes(learner, backbone, tiny_experiment, tiny_store, episodes):
     experiment = tiny_experiment(learner, backbone)
 
     scores = score([experiment], tiny_store, episodes)
@@ -119,7 +118,7 @@ def test_ensemble_averages_scores(tiny_experiment, tiny_store, episodes):
     assert np.array_equal(scores[3].predictions, mean.argmax(-1).numpy())
 
 
-def test_ensemble_of_one_model_thrice_is_that_model(tiny_experiment, tiny_store, episodes):
+def test_ensemble_of_three_identical_models_is_that_model(tiny_experiment, tiny_store, episodes):
     experiment = tiny_experiment("prototype")
 
     one, three = score([experiment], tiny_store, episodes), score([experiment] * 3, tiny_store, episodes)
@@ -127,14 +126,14 @@ def test_ensemble_of_one_model_thrice_is_that_model(tiny_experiment, tiny_store,
     assert np.array_equal(one[1].predictions, three[1].predictions)
 
 
-def test_certificates_have_a_value_an_episode(tiny_experiment, tiny_store, episodes):
+def test_certificates_have_one_value_per_episode(tiny_experiment, tiny_store, episodes):
     scores = score([tiny_experiment("svm")], tiny_store, episodes)
 
     assert all(values.shape == (30,) for values in scores[1].certificates.values())
     assert scores[1].certificates["converged"].all()
 
 
-def test_evaluation_reads_single_and_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):
+def test_evaluation_scores_the_best_state_and_the_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):
     experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
     for name in ("out", "checkpoints"):
         (tmp_path / name).mkdir()
@@ -149,28 +148,6 @@ def test_evaluation_reads_single_and_ensemble(tiny_experiment, tiny_store, episo
     assert rows[0]["accuracy"] == arrays["accuracy/single/1shot"].mean()
     assert arrays["sheet/3shot/support_rows"].shape == (4, 9)
     assert arrays["sheet/3shot/predictions"].shape == (4, 12)
-
-
-@pytest.mark.parametrize("count", [2, 30, 1000])
-def test_interval_is_that_of_the_statistics(count):
-    accuracies = np.random.default_rng(count).uniform(0, 1, count)
-
-    mean, ci95 = mean_ci95(accuracies)
-
-    estimate = over_episodes(accuracies)
-    assert mean == pytest.approx(estimate.mean, rel=1e-12)
-    assert ci95 == pytest.approx(estimate.ci95, rel=1e-9)
-
-
-def test_interval_of_known_numbers():
-    mean, ci95 = mean_ci95(np.array([0.5, 0.7, 0.6]))
-
-    assert mean == pytest.approx(0.6)
-    assert ci95 == pytest.approx(4.302652729696142 * 0.1 / np.sqrt(3))  # t quantile 0.975 with 2 degrees of freedom
-
-
-def test_one_episode_has_no_interval():
-    assert mean_ci95(np.array([0.5])) == (0.5, np.inf)
 
 
 def test_labels_of_scores_follow_the_classes(tiny_experiment, tiny_store):

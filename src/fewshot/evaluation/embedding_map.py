@@ -1,4 +1,4 @@
-"""Embeddings of some test images in a plane, for a picture of how far apart a backbone puts the classes.
+"""Embeddings of some test images in the plane, for a picture of how well a backbone separates the classes.
 
 Shapes: N images, d features.
 """
@@ -10,7 +10,7 @@ MAPPED_IMAGES = 40
 
 
 def mapped_rows(class_starts: np.ndarray, class_sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which images of a split to show: the first images of the first classes.
+    """Return the images of a split to show: the first images of the first classes.
 
     Args:
         class_starts: (classes,) first row of each class in the split's array.
@@ -25,7 +25,7 @@ def mapped_rows(class_starts: np.ndarray, class_sizes: np.ndarray) -> tuple[np.n
 
 
 def embedding_map(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Project embeddings on their two main axes (principal components).
+    """Project embeddings onto their first two principal components.
 
     Args:
         embeddings: (N, d), N at least 2.
@@ -33,7 +33,7 @@ def embedding_map(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, np.nd
 
     Returns:
         `embedding_map/points` (N, 2), `embedding_map/labels` (N,), `embedding_map/explained` (2,): the share of the
-        variance on each axis. The sign of an axis is fixed: its largest coordinate is positive.
+        variance along each axis. The sign of an axis is fixed: its coordinate of largest magnitude is positive.
     """
     centred = embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Stage evaluate: a trained learner on the frozen episodes of one target, at all shots. Knows no learner by name."""
+"""Stage evaluate: a trained learner on the frozen episodes of one target, at all shots; knows no learner by name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from fewshot.episodes.draw import EpisodeIndices
 from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import CheckpointError
 from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
-from fewshot.evaluation.scoring import Scores, embed_rows, mean_ci95, score_episodes
+from fewshot.evaluation.interval import mean_ci95
+from fewshot.evaluation.scoring import Scores, embed_rows, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import write_json, write_npz
@@ -38,8 +39,8 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
         files["ensemble"] = sorted((train_dir / "ensemble").glob("*.safetensors"))
         if len(files["ensemble"]) != expected:
             raise CheckpointError(
-                f"{train_dir / 'ensemble'}: holds {len(files['ensemble'])} of {expected} states; delete {train_dir} "
-                "and start again: it is restored or remade"
+                f"{train_dir / 'ensemble'}: contains {len(files['ensemble'])} of {expected} states; delete {train_dir} "
+                "and rerun: it is restored or recomputed"
             )
     found: dict[str, list[Learner]] = {}
     for selection, paths in files.items():
@@ -74,7 +75,7 @@ def evaluate(
         device: where the models are.
 
     Returns:
-        The rows of "results" in the evaluation file, and the arrays beside it (names: docs/protocol.md).
+        The rows of "results" in the evaluation file, and the arrays stored next to it (names: docs/protocol.md).
     """
     preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
@@ -98,7 +99,7 @@ def evaluate(
 
 
 def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:
-    """Return what the evaluation file says of one shot and selection."""
+    """Return the row of the evaluation file for one shot and selection."""
     accuracy, ci95 = mean_ci95(scores.accuracies)
     converged, residual = scores.certificates.get("converged"), scores.certificates.get("kkt_residual")
     return {
@@ -113,7 +114,7 @@ def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:
 
 
 def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Scores) -> dict[str, np.ndarray]:
-    """Return rows, labels and predictions of the first episodes, for the picture of right and wrong answers."""
+    """Return rows, labels and predictions of the first episodes, for the picture of correct and wrong predictions."""
     first = episodes.take(slice(SHEET_EPISODES))
     support_rows, query_rows = first.rows(split.class_starts, shot)
     return {
@@ -132,15 +133,15 @@ def _diagnostics(
     preprocess: Preprocess,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
-    """Return what the learner tells of its adaptation to the first episodes; {} for learners that do not adapt."""
+    """Return diagnostics of the adaptation to the first episodes; {} for learners that do not adapt."""
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, min(DIAGNOSED_EPISODES, len(episodes.ids)), DIAGNOSED_AT_ONCE):
         stop = min(start + DIAGNOSED_AT_ONCE, DIAGNOSED_EPISODES)
         raw = gather_batch(split.images, split.class_starts, episodes.take(slice(start, stop)), shot)
-        told = learner.diagnose(preprocess(raw.to(device), training=False))
-        if not told:
+        found = learner.diagnose(preprocess(raw.to(device), training=False))
+        if not found:
             return {}
-        parts.append(told)
+        parts.append(found)
     return {f"diagnostics/{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -156,7 +157,7 @@ def evaluation_record(
     rows: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the content of `<target>.json`: the numbers and all that they depend on. Holds no time and no path."""
+    """Return the content of `<target>.json`: the numbers and everything they depend on, without times or paths."""
     return {
         "experiment": experiment.name,
         "group": experiment.group,

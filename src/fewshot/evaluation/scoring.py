@@ -3,12 +3,11 @@
 Shapes: E episodes in all, T in a batch, M ways, S support images, Q query images in all, d features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from fewshot.datasets.store import SplitStore
@@ -25,13 +24,13 @@ ADAPT_EPISODES = 16
 
 @dataclass(frozen=True)
 class Scores:
-    """What a learner answered in a list of episodes at one shot.
+    """Predictions of a learner for a list of episodes at one shot.
 
     Attributes:
-        accuracies: (E,) share of right answers, 0..1.
+        accuracies: (E,) share of correct predictions, 0..1.
         predictions: (E, Q) int64, the most likely class of each query image.
         labels: (Q,) int64, the true classes, the same in every episode.
-        certificates: what solvers reported, name -> (E,).
+        certificates: solver reports, name -> (E,).
     """
 
     accuracies: np.ndarray
@@ -54,8 +53,8 @@ def score_episodes(
     Args:
         learners: one learner, or several whose scores are averaged (an ensemble).
         split: the images.
-        episodes: E drawn episodes with at least `max(shots)` support images a class.
-        shots: numbers of support images a class.
+        episodes: E drawn episodes with at least `max(shots)` support images per class.
+        shots: numbers of support images per class.
         preprocess: from stored to network images.
         device: where the learners are.
 
@@ -65,80 +64,16 @@ def score_episodes(
     for learner in learners:
         learner.eval()
         learner.take_certificates()
-    caches = all(learner.caches_embeddings for learner in learners)
-    logits_of = _classified if caches else _adapted
-    labels = class_labels(episodes.classes.shape[1], episodes.n_query)
-    found: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
+    models = _Models(learners, split, preprocess, device)
+    cached = all(learner.caches_embeddings for learner in learners)
+    batches = models.classified(episodes, shots) if cached else models.adapted(episodes, shots)
+    predictions: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
     certificates: dict[int, list[dict[str, np.ndarray]]] = {shot: [] for shot in shots}
-    for shot, logits in logits_of(learners, split, episodes, shots, preprocess, device):
-        found[shot].append(logits.argmax(-1).cpu().numpy())
+    for shot, logits in batches:
+        predictions[shot].append(logits.argmax(-1).cpu().numpy())
         certificates[shot].append(learners[0].take_certificates())
-    return {shot: _scores(np.concatenate(found[shot]), labels, certificates[shot]) for shot in shots}
-
-
-def _scores(predictions: np.ndarray, labels: np.ndarray, certificates: list[dict[str, np.ndarray]]) -> Scores:
-    names = certificates[0]
-    joined = {name: np.concatenate([part[name] for part in certificates]) for name in names}
-    return Scores((predictions == labels).mean(axis=1), predictions, labels, joined)
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
-
-
-def _adapted(
-    learners: Sequence[Learner],
-    split: SplitStore,
-    episodes: EpisodeIndices,
-    shots: Sequence[int],
-    preprocess: Preprocess,
-    device: torch.device,
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (shot, mean scores (T, Q, M)) of learners that adapt to each episode."""
-    for shot in shots:
-        for part in _slices(len(episodes.ids), ADAPT_EPISODES):
-            raw = gather_batch(split.images, split.class_starts, episodes.take(part), shot)
-            batch = preprocess(raw.to(device), training=False)
-            yield shot, torch.stack([learner.logits(batch) for learner in learners]).mean(0)
-
-
-def _classified(
-    learners: Sequence[Learner],
-    split: SplitStore,
-    episodes: EpisodeIndices,
-    shots: Sequence[int],
-    preprocess: Preprocess,
-    device: torch.device,
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (shot, mean scores (T, Q, M)) from embeddings made once an image (per block that fits in memory)."""
-    n_way, width = episodes.classes.shape[1], learners[0].embedding_size * 4
-    embedding_limit = EMBEDDING_BYTES // (width * len(learners))
-    block = max(1, embedding_limit // episodes.images[0].size)
-    for part in _slices(len(episodes.ids), len(episodes.ids) if len(split) <= embedding_limit else block):
-        episodes_part = episodes.take(part)
-        support_rows, query_rows = episodes_part.rows(split.class_starts, max(shots))
-        rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
-        where = torch.from_numpy(inverse.reshape(len(support_rows), -1)).to(device)
-        tables = [embed_rows(learner, split, rows, preprocess, device) for learner in learners]
-        support_at = where[:, : support_rows.shape[1]].unflatten(1, (n_way, -1))
-        query_at = where[:, support_rows.shape[1] :]
-        for shot in shots:
-            labels = torch.from_numpy(class_labels(n_way, shot)).to(device)
-            batch = max(1, CLASSIFY_BYTES // (width * n_way * (shot + episodes.n_query)))
-            for small in _slices(len(query_at), batch):
-                support = support_at[small, :, :shot].flatten(1)
-                yield (
-                    shot,
-                    torch.stack(
-                        [
-                            learner.classify(
-                                table[support], labels.expand(len(support), -1), table[query_at[small]], n_way
-                            )
-                            for learner, table in zip(learners, tables, strict=True)
-                        ]
-                    ).mean(0),
-                )
+    labels = class_labels(episodes.n_way, episodes.n_query)
+    return {shot: _scores(np.concatenate(predictions[shot]), labels, certificates[shot]) for shot in shots}
 
 
 @torch.no_grad()
@@ -153,8 +88,80 @@ def embed_rows(
     return torch.cat(parts)
 
 
-def mean_ci95(accuracies: np.ndarray) -> tuple[float, float]:
-    """Return the mean of per-episode accuracies and the half width of its 95 % t interval over episodes."""
-    n = len(accuracies)
-    half_width = special.stdtrit(n - 1, 0.975) * accuracies.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-    return float(accuracies.mean()), float(half_width)
+Classify = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(support (T, S, d), labels (T, S), query (T, Q, d), M) -> scores (T, Q, M)."""
+
+
+def classify_rows(
+    classify: Sequence[Classify], features: Sequence[Tensor], support_at: Tensor, query_at: Tensor, n_shot: int
+) -> Iterator[Tensor]:
+    """Yield mean scores (T, Q, M) of consecutive episodes that are given by rows of feature tables.
+
+    Args:
+        classify: one function per table.
+        features: tables (N, d).
+        support_at: (E, M, support images per class) rows of the tables.
+        query_at: (E, Q) rows of the tables.
+        n_shot: support images per class to use.
+    """
+    n_way = support_at.shape[1]
+    labels = torch.from_numpy(class_labels(n_way, n_shot)).to(support_at.device)
+    images_per_episode = n_way * n_shot + query_at.shape[1]
+    for part in _slices(len(query_at), max(1, CLASSIFY_BYTES // (4 * features[0].shape[1] * images_per_episode))):
+        support = support_at[part, :, :n_shot].flatten(1)
+        scores = [
+            function(table[support], labels.expand(len(support), -1), table[query_at[part]], n_way)
+            for function, table in zip(classify, features, strict=True)
+        ]
+        yield torch.stack(scores).mean(0)
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Learners and the images they classify."""
+
+    learners: Sequence[Learner]
+    split: SplitStore
+    preprocess: Preprocess
+    device: torch.device
+
+    def adapted(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (shot, mean scores (T, Q, M)) of learners that adapt to each episode."""
+        for shot in shots:
+            for part in _slices(len(episodes), ADAPT_EPISODES):
+                raw = gather_batch(self.split.images, self.split.class_starts, episodes.take(part), shot)
+                batch = self.preprocess(raw.to(self.device), training=False)
+                yield shot, torch.stack([learner.logits(batch) for learner in self.learners]).mean(0)
+
+    def classified(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (shot, mean scores (T, Q, M)) from embeddings cached for as many episodes as fit in memory."""
+        classify = [learner.classify for learner in self.learners]
+        for part in _slices(len(episodes), self._block(episodes)):
+            block = episodes.take(part)
+            support_rows, query_rows = block.rows(self.split.class_starts, max(shots))
+            rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
+            at = torch.from_numpy(inverse.reshape(len(block), -1)).to(self.device)
+            support_at = at[:, : support_rows.shape[1]].unflatten(1, (episodes.n_way, -1))
+            query_at = at[:, support_rows.shape[1] :]
+            features = [
+                embed_rows(learner, self.split, rows, self.preprocess, self.device) for learner in self.learners
+            ]
+            for shot in shots:
+                for scores in classify_rows(classify, features, support_at, query_at, shot):
+                    yield shot, scores
+
+    def _block(self, episodes: EpisodeIndices) -> int:
+        """Return for how many episodes embeddings are held at once."""
+        limit = EMBEDDING_BYTES // (4 * self.learners[0].embedding_size * len(self.learners))
+        return len(episodes) if len(self.split) <= limit else max(1, limit // episodes.images[0].size)
+
+
+def _scores(predictions: np.ndarray, labels: np.ndarray, certificates: list[dict[str, np.ndarray]]) -> Scores:
+    names = certificates[0]
+    joined = {name: np.concatenate([part[name] for part in certificates]) for name in names}
+    return Scores((predictions == labels).mean(axis=1), predictions, labels, joined)
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

@@ -110,8 +110,8 @@ class EpisodicLearner(Learner):
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
         """Return roughly the memory an outer step needs apart from the program, bytes (within a factor of 2).
 
-        Counts the feature maps that autograd keeps, and the weights with their gradients, two states of the optimiser
-        and two copies in the layout of the convolution library.
+        Counts the feature maps that autograd keeps and a third as much for gradients at the peak (measured), and the
+        weights with their gradients, two states of the optimiser and two copies in the layout of convolutions.
 
         Args:
             n_shot: support images per class.
@@ -122,7 +122,7 @@ class EpisodicLearner(Learner):
         if self.context.precision == "bfloat16":
             per_image //= 2
         images = episodes * self.context.n_way * (n_shot + n_query)
-        return images * per_image + 6 * sum(parameter.nbytes for parameter in self.parameters())
+        return images * per_image * 4 // 3 + 6 * sum(parameter.nbytes for parameter in self.parameters())
 
     def _embed_both(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Embed (T, S, C, H, W) and (T, Q, C, H, W); return (T, S, d) and (T, Q, d)."""

@@ -302,9 +302,10 @@ class MAML(Learner):
         """
         backbone = self.network.backbone
         per_image = map_bytes(backbone, getattr(backbone, "image_size", self.context.image_size))
-        n_query_passes = sum(weight > 0 for weight in self.query_importance(0))
-        images = self.context.n_way * (n_query_passes * n_query + self.support_passes() * n_shot)
-        return round(episodes * images * per_image) + 4 * sum(parameter.nbytes for parameter in self.parameters())
+        query_passes = sum(weight > 0 for weight in self.query_importance(0))
+        per_query_pass = n_query + n_shot * (self.batch_norm == "support")
+        images = episodes * self.context.n_way * (query_passes * per_query_pass + self.support_passes() * n_shot)
+        return round(images * per_image) + 4 * sum(parameter.nbytes for parameter in self.parameters())
 
     def support_passes(self) -> float:
         """Return how many times the maps of the support set are kept at once.
@@ -313,7 +314,7 @@ class MAML(Learner):
         """
         if self.settings.second_order and not self.settings.checkpoint_inner_steps:
             return 1.6 * self.settings.inner_steps
-        return 2.0
+        return 1.5
 
     def _check_ways(self, batch: EpisodeBatch) -> None:
         if batch.n_way != self.context.n_way:

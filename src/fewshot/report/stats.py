@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-CONFIDENCE = 0.95
+from fewshot.evaluation.interval import CONFIDENCE, standard_errors, t_quantile
+
 LOG10_SMALLEST_P = -100.0  # scipy's quantiles of t are wrong from about 1e-250 on (-inf for 3 to 8 degrees of freedom)
 
 
@@ -29,7 +30,7 @@ class ErrorPart:
 
     def half_width(self, confidence: float) -> float:
         """Return the half width of the two-sided t interval of this part alone."""
-        return float(stats.t.ppf(0.5 + confidence / 2, self.dof) * self.std_error)
+        return t_quantile(confidence, self.dof) * self.std_error
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def sample_estimate(values: np.ndarray) -> Estimate:
     count = len(values)
     if count < 2:
         return Estimate(float(np.mean(values)), (ErrorPart(math.nan, math.nan),))
-    return Estimate(float(np.mean(values)), (ErrorPart(float(np.std(values, ddof=1)) / math.sqrt(count), count - 1),))
+    return Estimate(float(np.mean(values)), (ErrorPart(standard_errors(values), count - 1),))
 
 
 def over_episodes(accuracies: np.ndarray) -> Estimate:

@@ -8,7 +8,8 @@ import torch
 
 from fewshot.datasets.store import Store
 from fewshot.episodes.draw import draw_episodes
-from fewshot.evaluation.scoring import mean_ci95, score_episodes
+from fewshot.evaluation.interval import mean_ci95
+from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import preprocessing
 from fewshot.experiments.matrix import Experiment
 from fewshot.learners.base import Learner

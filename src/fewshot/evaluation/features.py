@@ -1,0 +1,109 @@
+"""Evaluation of a head on anybody's features: episodes are drawn as in the workflow, images are never needed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewshot.episodes.draw import class_labels, draw_episodes
+from fewshot.episodes.form import EpisodeForm
+from fewshot.errors import DataError
+from fewshot.evaluation.interval import mean_ci95
+from fewshot.evaluation.scoring import classify_rows
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HeadAccuracy:
+    """Accuracy of a head; prints as "61.23 ± 0.45 %".
+
+    Attributes:
+        accuracies: (episodes,) share of correct predictions in each episode, 0..1.
+    """
+
+    accuracies: np.ndarray
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Mean over the episodes, 0..1."""
+        return mean_ci95(self.accuracies)[0]
+
+    @cached_property
+    def ci95(self) -> float:
+        """Half width of the 95 % t interval over the episodes, 0..1."""
+        return mean_ci95(self.accuracies)[1]
+
+    def __repr__(self) -> str:
+        return f"{100 * self.accuracy:.2f} ± {100 * self.ci95:.2f} %"
+
+
+@torch.no_grad()
+def evaluate_head(
+    head: nn.Module,
+    features: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
+    n_way: int = 5,
+    n_shot: int = 1,
+    n_query: int = 15,
+    episodes: int = 1000,
+    seed: int = 0,
+) -> HeadAccuracy:
+    """Evaluate a head on episodes of given features, such as the test split embedded by any backbone.
+
+    The episodes are those the workflow draws for its test lists with the same seed, if classes and images come in the
+    same order.
+
+    Args:
+        head: called as `head(support, support_labels, query, n_way=M)`, on the device and in the dtype of `features`;
+            returns scores (T, Q, M). Put in evaluation mode meanwhile.
+        features: (N, d) floats.
+        labels: (N,) integers, the class of each row; any values, in any order.
+        n_way: classes per episode.
+        n_shot: support images per class.
+        n_query: query images per class.
+        episodes: number of episodes.
+        seed: of the draw.
+
+    Raises:
+        DataError: if features or labels have the wrong shape or type, or there are too few classes or rows per class.
+
+    >>> from fewshot.heads import build_head
+    >>> labels = torch.arange(8).repeat(30)  # 8 classes of 30 images
+    >>> features = torch.nn.functional.one_hot(labels).float()
+    >>> evaluate_head(build_head("prototype"), features, labels, episodes=100)
+    100.00 ± 0.00 %
+    """
+    table, classes = torch.as_tensor(features), np.asarray(torch.as_tensor(labels).cpu())
+    _check(table, classes)
+    order = np.argsort(classes, kind="stable")
+    sizes = np.unique(classes, return_counts=True)[1]
+    form = EpisodeForm(n_way, n_shot, n_query)
+    drawn = draw_episodes(seed, "test", np.arange(episodes), form, sizes)
+    support_at, query_at = (
+        torch.from_numpy(order[rows]).to(table.device) for rows in drawn.rows(np.cumsum(sizes) - sizes, n_shot)
+    )
+
+    def classify(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        return head(support, support_labels, query, n_way=n_way)
+
+    training = head.training
+    head.eval()
+    try:
+        parts = classify_rows([classify], [table], support_at.unflatten(1, (n_way, n_shot)), query_at, n_shot)
+        predictions = np.concatenate([scores.argmax(-1).cpu().numpy() for scores in parts])
+    finally:
+        head.train(training)
+    return HeadAccuracy((predictions == class_labels(n_way, n_query)).mean(axis=1))
+
+
+def _check(features: Tensor, labels: np.ndarray) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise DataError(
+            f"features have the shape {tuple(features.shape)} and dtype {features.dtype}; they must be floats (N, d)"
+        )
+    if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels have the shape {labels.shape} and dtype {labels.dtype}; they must be integers "
+            f"({len(features)},), one per row of the features"
+        )
