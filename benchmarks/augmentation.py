@@ -31,9 +31,9 @@ def main() -> None:
         [
             "Random crop of the padded image, brightness, contrast and saturation in random order, horizontal flip, "
             "normalisation: from stored 8-bit images to the float batch that the backbone takes, draws included. "
-            "The base is the MetaOptNet sequence of torchvision transforms on one PIL image after the other, stacked. "
+            "The baseline is the MetaOptNet sequence of torchvision transforms on one PIL image at a time, stacked. "
             f"Medians of processor time over {ROUNDS} interleaved rounds. In the same run both forms are compared with "
-            "torchvision on PIL images with equal draws, image by image; the largest difference is the last column.",
+            "torchvision on PIL images with the same draws, image by image; the last column is the largest difference.",
             table(header, rows),
         ],
         packages=("torchvision", "numba", "pillow"),

@@ -1,4 +1,4 @@
-"""Evaluation from embeddings made once against a plain loop that embeds again for each episode, on one core.
+"""Evaluation from cached embeddings against a plain loop that embeds again for each episode, on one core.
 
 Run from the root of the repository: python -m benchmarks.evaluation
 """
@@ -24,7 +24,7 @@ from fewshot.training.allocator import keep_freed_memory
 
 MEAN, STD, SIZE = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276), 32
 N_WAY, SHOTS, N_QUERY = 5, (1, 5), 15
-CLASSES, IMAGES_A_CLASS = 20, 600  # the form of the CIFAR-FS test split
+CLASSES, IMAGES_PER_CLASS = 20, 600  # the form of the CIFAR-FS test split
 EPISODES = (1_000, 10_000)
 PAIRS, CHUNK = 50, 5  # episodes at both shots; timed in chunks, between the evaluations
 HEADS = [
@@ -44,7 +44,7 @@ def main() -> None:
     header = [
         "head",
         "in the plain loop",
-        "plain loop, ms a pair",
+        "plain loop, ms per pair",
         *(f"{n:,} episodes, times as fast" for n in EPISODES),
         f"accuracies of {PAIRS} pairs equal",
     ]
@@ -53,13 +53,13 @@ def main() -> None:
         "Evaluation",
         [
             f"All episodes of a test list at {SHOTS[0]} and {SHOTS[1]} shots ({N_WAY} ways, {N_QUERY} queries), conv4 "
-            f"with 64 filters, {CLASSES} classes of {IMAGES_A_CLASS} images of {SIZE} pixels: the images are embedded "
-            "once, the heads then take many episodes at a time. The plain loop does what the MetaOptNet test program "
-            "does: one episode and one shot after the other, each image through PIL and torchvision transforms, "
-            "embedded again in torch's default layout, gradients not switched off; network and allocator are ours.",
+            f"with 64 filters, {CLASSES} classes of {IMAGES_PER_CLASS} images of {SIZE} pixels: the images are "
+            "embedded once, then the heads classify many episodes at a time. The plain loop does what the MetaOptNet "
+            "test program does: one episode and one shot at a time, each image through PIL and torchvision transforms, "
+            "embedded again in torch's default layout, gradients enabled; network and allocator are ours.",
             f"The plain loop was timed on {PAIRS} episode pairs (both shots) between the evaluations and scaled to "
-            "their number: its cost does not depend on what came before. Processor time. The last row has the "
-            "original's solver in the loop, stopped after 3 iterations: another classifier, hence other accuracies.",
+            "their number: its cost does not depend on previous episodes. Processor time. The last row uses the "
+            "original's solver in the loop, stopped after 3 iterations: a different classifier with other accuracies.",
             table(header, rows),
         ],
         packages=("torchvision", "numba"),
@@ -88,13 +88,13 @@ def measure(split: SplitStore, name: str, settings: dict, loop_settings: dict) -
         plain_accuracies += [plain_pair(loop_learner, split, pairs, i) for i in part]
         plain_seconds += time.process_time() - start
 
-    a_pair = plain_seconds / PAIRS
+    per_pair = plain_seconds / PAIRS
     expected = np.array(plain_accuracies).T
     equal = all(np.array_equal(expected[k], accuracies[shot]) for k, shot in enumerate(SHOTS))
-    assert equal or loop_settings != settings, f"{name}: the two ways give other accuracies"
-    ratios = [f"**{a_pair * n / s:.0f}**" for n, s in zip(EPISODES, seconds, strict=True)]
+    assert equal or loop_settings != settings, f"{name}: the two give different accuracies"
+    ratios = [f"**{per_pair * n / s:.0f}**" for n, s in zip(EPISODES, seconds, strict=True)]
     in_loop = "the same" if loop_settings == settings else ", ".join(f"{k}: {v}" for k, v in loop_settings.items())
-    return [name, in_loop, f"{a_pair * 1000:.0f}", *ratios, "yes" if equal else "no"]
+    return [name, in_loop, f"{per_pair * 1000:.0f}", *ratios, "yes" if equal else "no"]
 
 
 def plain_pair(learner: EpisodicLearner, split: SplitStore, episodes: EpisodeIndices, index: int) -> list[float]:
@@ -128,12 +128,12 @@ def photographs() -> SplitStore:
     """Return a split of coarse random colours, enlarged, that differ by class in their mean."""
     random = np.random.default_rng(0)
     means = random.integers(60, 196, (CLASSES, 1, 4, 4, 3))
-    coarse = means + random.integers(-60, 60, (CLASSES, IMAGES_A_CLASS, 4, 4, 3))
+    coarse = means + random.integers(-60, 60, (CLASSES, IMAGES_PER_CLASS, 4, 4, 3))
     images = [
         np.asarray(Image.fromarray(image).resize((SIZE, SIZE)))
         for image in coarse.reshape(-1, 4, 4, 3).astype(np.uint8)
     ]
-    sizes = np.full(CLASSES, IMAGES_A_CLASS, dtype=np.int64)
+    sizes = np.full(CLASSES, IMAGES_PER_CLASS, dtype=np.int64)
     return SplitStore("test", np.stack(images), tuple(map(str, range(CLASSES))), sizes, ())
 
 

@@ -1,7 +1,7 @@
 """A second-order MAML meta-step against the plain form and the loops of other libraries, on one core.
 
 Run from the root of the repository: python -m benchmarks.inner_loop
-Rivals `higher` and `learn2learn` take part where they can be imported; they are no dependency of the project.
+`higher` and `learn2learn` are measured if installed; they are not dependencies of the project.
 """
 
 import importlib.util
@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from benchmarks.measure import table, take_turns, write_section
 from torch import Tensor, nn
 
-from fewshot.episodes.batch import EpisodeBatch
-from fewshot.learners import build_learner
-from fewshot.learners.base import LearnerContext
-from fewshot.learners.maml import MAML
+from fewshot.backbones import Conv4MAML
+from fewshot.episodes import EpisodeBatch
+from fewshot.learners import MAML, LearnerContext
 
 N_WAY, N_SHOT, N_QUERY, INNER_STEPS, INNER_RATE, META_BATCH = 5, 1, 15, 5, 0.01, 4
 NETWORKS = [(32, 32, 5), (48, 84, 2)]  # filters, pixels, rounds
@@ -30,15 +29,15 @@ def main() -> None:
         "Inner loop",
         [
             f"A meta-step of second-order MAML on conv4_maml: {META_BATCH} tasks of {N_WAY} ways, {N_SHOT} shot, "
-            f"{N_QUERY} queries a class, {INNER_STEPS} inner steps, float32. The plain form runs convolution, batch "
-            "norm, leaky ReLU and max-pool one after the other and keeps the graphs of all tasks until one backward "
+            f"{N_QUERY} queries per class, {INNER_STEPS} inner steps, float32. The plain form runs convolution, batch "
+            "norm, leaky ReLU and max-pool in sequence and keeps the graphs of all tasks until a single backward "
             "pass, as the published programs do. Ours differentiates task by task and pools before batch norm and "
-            "activation, with first and second derivative of pool and moments written by hand "
+            "activation, with hand-written first and second derivatives of pool and moments "
             "(`fewshot/backbones/pooled_moments.py`).",
-            "Processor time, rivals taking turns; memory is the largest sum of tensors held at a time. Gradients "
-            "of ours and plain are asserted equal to 1e-10 in float64 in the same run. "
-            f"Not importable here, hence not measured: {', '.join(missing()) or 'none'}.",
-            table(["filters, pixels", "loop", "tasks a second, times plain", "peak memory, of plain"], rows),
+            "Processor time, measured in turns; memory is the peak sum of tensors held at once. Gradients "
+            "of ours and plain are checked to agree to 1e-10 in float64 in the same run. "
+            f"Not installed, hence not measured: {', '.join(missing()) or 'none'}.",
+            table(["filters, pixels", "loop", "tasks per second, times plain", "peak memory, of plain"], rows),
         ],
         packages=[name for name in ("numba", "higher", "learn2learn") if importlib.util.find_spec(name)],
     )
@@ -80,7 +79,7 @@ def build_rivals(filters: int, size: int, batch: EpisodeBatch) -> dict[str, Call
 
 
 def peak_tensor_mib(function: Callable[[], object]) -> float:
-    """Return the largest sum of tensor memory that a call holds at a time beyond what was there, MiB."""
+    """Return the peak of the tensor memory that a call allocates, MiB."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     held = peak = 0
@@ -97,16 +96,13 @@ def missing() -> list[str]:
 
 def build_maml(filters: int, size: int, **settings: object) -> MAML:
     torch.manual_seed(0)
-    learner: MAML = build_learner(
-        "maml",
-        backbone="conv4_maml",
-        backbone_settings={"filters": filters},
-        context=LearnerContext(n_way=N_WAY, image_size=size, steps_per_epoch=1),
+    return MAML(
+        Conv4MAML(size, filters, running_statistics=False),
+        LearnerContext(n_way=N_WAY, image_size=size),
         inner_steps=INNER_STEPS,
         inner_learning_rate=INNER_RATE,
         **settings,
     )
-    return learner
 
 
 def our_meta_step(learner: MAML, batch: EpisodeBatch) -> None:

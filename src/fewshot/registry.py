@@ -23,8 +23,9 @@ class Part:
         target: "package.module:Class"; the module's code (and what it imports from this package) enters the key of
             every job that uses the part.
         settings: type of the part's settings; its fields are keyword arguments of the class.
-        check: raises `ParamsError` if a learner does not go with its backbone and recipe; called before any job starts
-            with its name and settings, the backbone's name and settings, and the `LearnerContext`.
+        check: raises `ParamsError` if a learner does not fit its backbone and recipe; called by the plan before any
+            job starts, and by `build_learner`, with its name and settings, the backbone's name and settings, and the
+            `LearnerContext`.
         fixed_ways: the learner can only be tested with the number of ways it was trained with.
         uses: further modules that the class loads by name at run time; they enter the key too.
     """

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from scipy import stats as scipy_stats
 
+from fewshot.evaluation.interval import CONFIDENCE
 from fewshot.report import stats
 from fewshot.report.measure import Row
 from fewshot.report.published import Published
@@ -21,7 +22,7 @@ from fewshot.report.stats import ErrorPart, Estimate
 
 Word = Literal["agrees", "higher", "lower", "not comparable", "none published"]
 
-_Z95 = float(scipy_stats.norm.ppf(0.5 + stats.CONFIDENCE / 2))
+_Z95 = float(scipy_stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
 @dataclass(frozen=True)
