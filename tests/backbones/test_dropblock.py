@@ -1,4 +1,4 @@
-"""DropBlock: share dropped, form of the squares, schedule driven by the global step."""
+"""DropBlock: fraction dropped, shape of the squares, schedule by the global step."""
 
 import pytest
 import torch
@@ -15,17 +15,17 @@ def dropblock(mode="ramp", map_size=10, block_size=5, rate=0.1, ramp_steps=100, 
 
 
 @pytest.mark.parametrize(("map_size", "block_size"), [(10, 5), (5, 5), (4, 2), (2, 2), (7, 1)])
-def test_share_dropped_at_full_rate(map_size, block_size):
+def test_dropped_fraction_at_full_rate(map_size, block_size):
     torch.manual_seed(0)
     dropped = (
         dropblock(map_size=map_size, block_size=block_size)(torch.ones(100, 64, map_size, map_size)) == 0
     ).float()
 
-    # Overlapping squares make the share slightly smaller than the rate.
+    # Overlapping squares make the fraction slightly smaller than the rate.
     assert 0.085 < dropped.mean() < 0.105
 
 
-def test_what_is_dropped_is_a_union_of_whole_squares():
+def test_the_dropped_area_is_a_union_of_whole_squares():
     torch.manual_seed(0)
     dropped = (dropblock()(torch.ones(50, 8, 10, 10)) == 0).float()
 
@@ -33,7 +33,7 @@ def test_what_is_dropped_is_a_union_of_whole_squares():
     assert torch.equal(full_squares(whole, 5), dropped)
 
 
-def test_mean_of_a_constant_map_is_kept():
+def test_mean_of_a_constant_map_is_preserved():
     torch.manual_seed(0)
     output = dropblock()(torch.ones(20, 8, 10, 10))
 
@@ -50,7 +50,7 @@ def test_rate_follows_the_global_step():
     assert shares[2] == pytest.approx(shares[3], abs=0.005)
 
 
-def test_support_and_query_of_a_step_count_apart():
+def test_support_and_query_of_a_step_are_counted_separately():
     module = dropblock(rate=1.0, ramp_steps=1, step=0, map_size=2, block_size=2)
     ones = torch.ones(100, 100, 2, 2)
     torch.manual_seed(0)
@@ -76,13 +76,13 @@ def test_same_step_and_seed_give_the_same_mask():
 
 
 @pytest.mark.parametrize("module", [dropblock("off"), dropblock(rate=0.0), dropblock().eval()])
-def test_nothing_is_dropped(module):
+def test_nothing_is_dropped_when_off_or_in_evaluation(module):
     x = torch.randn(2, 3, 10, 10)
 
     assert module(x) is x
 
 
-def test_released_squares_are_part_of_the_full_ones_and_equal_for_one_seed():
+def test_released_squares_lie_within_the_full_ones_and_are_equal_for_one_seed():
     torch.manual_seed(0)
     seeds = (torch.rand(8, 16, 6, 6) < 0.02).float()
     one = torch.zeros(1, 1, 6, 6)
@@ -106,13 +106,13 @@ def test_square_larger_than_the_map_is_refused_when_building():
 
 
 @pytest.mark.parametrize(("image_size", "block_size"), [(84, 5), (32, 2), (16, 1)])
-def test_square_follows_the_image_size(image_size, block_size):
+def test_square_size_depends_on_the_image_size(image_size, block_size):
     blocks = [m for m in build_backbone("resnet12", image_size=image_size).modules() if isinstance(m, DropBlock)]
 
     assert [m.block_size for m in blocks] == [block_size] * 2
 
 
-def test_backbone_passes_the_step_on():
+def test_backbone_forwards_the_step_to_dropblock():
     backbone = build_backbone("resnet12", image_size=32, dropblock_ramp_steps=10)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The hand-written derivatives of pooled moments against autograd's of the plain operations, and by differences."""
+"""Hand-written derivatives of pooled moments against autograd of the plain operations and finite differences."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from fewshot.backbones.pooled_moments import pooled_moments
 
 
 def plain(maps, weight):
-    """Return the same by PyTorch's operations, each differentiated by autograd."""
+    """Compute the same with PyTorch operations, differentiated by autograd."""
     sign = torch.where(weight >= 0, 1.0, -1.0).to(maps.dtype)[:, None, None]
     variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
     return sign * F.max_pool2d(sign * maps, 2), mean, variance
@@ -36,7 +36,7 @@ def test_both_derivatives_equal_those_of_the_plain_operations(maps):
 
 
 def derivatives(function, maps):
-    """Return the gradient of a curved function of the outputs, and the gradient of that gradient's squares."""
+    """Return the gradient of a non-linear function of the outputs, and the gradient of that gradient's squares."""
     generator = torch.Generator().manual_seed(1)
     outputs = function(maps, signs(maps))
     weights = [torch.randn(o.shape, generator=generator, dtype=o.dtype).requires_grad_() for o in outputs]
@@ -45,13 +45,13 @@ def derivatives(function, maps):
     return [first.detach(), *torch.autograd.grad(first.square().sum(), [maps, *weights])]
 
 
-def test_gradients_by_finite_differences(maps):
+def test_gradients_equal_finite_differences(maps):
     function = lambda x: pooled_moments(x, signs(maps))  # noqa: E731
     assert torch.autograd.gradcheck(function, maps)
     assert torch.autograd.gradgradcheck(function, maps)
 
 
-def test_float32_moments_survive_a_large_mean():
+def test_float32_moments_are_accurate_at_a_large_mean():
     generator = torch.Generator().manual_seed(0)
     maps = 1000 + torch.randn(20, 3, 16, 16, generator=generator)
     _, mean, variance = pooled_moments(maps, torch.ones(3))

@@ -1,4 +1,4 @@
-"""What every backbone of the registry has to do; a new entry is tested without a change here."""
+"""Properties of every registered backbone; a new entry is tested without changes here."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def images():
     return torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_shape_and_dtype(backbone, images):
+def test_embedding_has_the_stated_shape_and_dtype(backbone, images):
     embeddings = backbone(images)
 
     assert embeddings.shape == (6, backbone.embedding_size)
@@ -57,7 +57,7 @@ def test_single_precision_is_close_to_double(backbone, images):
     torch.testing.assert_close(single.double(), backbone.double()(images.double()), rtol=1e-4, atol=1e-4)
 
 
-def test_evaluation_treats_each_image_alone(backbone, images):
+def test_evaluation_embeds_each_image_independently(backbone, images):
     backbone.eval()
 
     torch.testing.assert_close(backbone(images)[2:3], backbone(images[2:3]), rtol=1e-4, atol=1e-5)
@@ -73,8 +73,8 @@ def test_every_parameter_gets_a_gradient(backbone, images):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
 
 
-def test_save_and_load(name, backbone, images, tmp_path):
-    backbone(images)  # moves running statistics
+def test_saved_weights_give_the_same_embedding(name, backbone, images, tmp_path):
+    backbone(images)  # updates running statistics
     expected = backbone.eval()(images)
     state = {**backbone.state_dict(), "marker": torch.zeros(1)}  # safetensors refuses to read an empty file
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "weights.safetensors")
@@ -88,7 +88,7 @@ def test_save_and_load(name, backbone, images, tmp_path):
     torch.testing.assert_close(other.eval()(images), expected, rtol=0, atol=0)
 
 
-def test_same_seed_gives_the_same_start(name, backbone):
+def test_same_seed_gives_the_same_initial_weights(name, backbone):
     torch.manual_seed(0)
     other = build_backbone(name, image_size=SIZE)
 

@@ -67,7 +67,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_features_gradients_and_running_statistics(case, memory_format):
+def test_features_gradients_and_running_statistics_equal_the_reference(case, memory_format):
     reference, backbone, images = case
     assert sum(p.numel() for p in backbone.parameters()) == reference["n_parameters"]
     backbone.to(memory_format=memory_format)
@@ -97,7 +97,7 @@ def check_pass(backbone, images, reference, mode):
 
 
 @pytest.mark.parametrize("path", DROPBLOCK_CASES, ids=lambda path: path.stem)
-def test_dropblock_masks_and_schedule(path):
+def test_dropblock_masks_and_schedule_equal_the_reference(path):
     reference = load(path)
     for b, f, n, keep, gamma in reference.get("table", []):
         assert_close(keep_share(int(n), rate=0.1, ramp_steps=20_000), keep)

@@ -1,4 +1,4 @@
-"""Episodes are a pure function of (seed, split, index), fair, nested over shots and ways, and safe on disk."""
+"""Episodes are a pure function of (seed, split, index), uniform, nested over shots and ways, and stored safely."""
 
 import subprocess
 import sys

@@ -25,7 +25,7 @@ def test_known_answers_of_random123(key, low, high, words):
     assert block.tolist() == words
 
 
-def test_streams_are_named_by_all_their_parts():
+def test_stream_keys_depend_on_every_part_of_the_name():
     names = [(0, "train", "episodes"), (1, "train", "episodes"), (0, "test", "episodes"), (0, "train", "crops")]
 
     assert len({stream_key(*name) for name in names}) == len(names)

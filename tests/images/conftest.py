@@ -12,7 +12,7 @@ ADJUST = {BRIGHTNESS: TF.adjust_brightness, CONTRAST: TF.adjust_contrast, SATURA
 
 @pytest.fixture
 def pil_augment():
-    """Return a function that augments one image (H, W, 3) by torchvision on PIL, with row `i` of the draws."""
+    """Return a function that augments one image (H, W, 3) with torchvision on PIL, using row `i` of the draws."""
 
     def augment(image, draws, i, crop_padding):
         size = image.shape[0]

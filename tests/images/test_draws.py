@@ -1,4 +1,4 @@
-"""What is drawn: a function of seed, episode and place alone, with the stated distributions."""
+"""Augmentation draws depend on seed, episode and position only, and have the stated distributions."""
 
 import numpy as np
 import pytest
@@ -31,12 +31,12 @@ def test_draws_do_not_depend_on_the_batch_or_on_the_number_of_images():
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"role": "query"}, {"ids": (1,)}])
-def test_another_address_gives_other_draws(other):
+def test_a_different_address_gives_different_draws(other):
     assert not np.array_equal(fields(draw()), fields(draw(**other)))
 
 
-def test_draws_are_frozen():
-    """These numbers may never change: finished experiments were trained with them."""
+def test_draws_never_change():
+    """These numbers must never change: finished experiments were trained with them."""
     draws = draw(seed=3, ids=(12,), n_images=2)
 
     assert draws.top.tolist() == FROZEN["top"]
@@ -46,7 +46,7 @@ def test_draws_are_frozen():
     np.testing.assert_allclose(draws.factors, FROZEN["factors"], rtol=1e-6)
 
 
-def test_distributions():
+def test_draws_have_the_stated_distributions():
     draws = draw(ids=range(2000), n_images=10)
     n = len(draws)
 
@@ -60,7 +60,7 @@ def test_distributions():
     assert np.abs(np.corrcoef(fields(draws).T) - np.eye(7)).max() < 0.03
 
 
-def test_nothing_asked_for_nothing_drawn():
+def test_disabled_augmentation_draws_the_identity():
     draws = draw(ids=range(50), crop_padding=0, jitter=0.0, flip=False)
 
     assert not draws.top.any()

@@ -1,4 +1,4 @@
-"""The CPU kernel and the batched form against torchvision on PIL images, with the same draws: not one level apart."""
+"""The CPU kernel and the batched form against torchvision on PIL images, with the same draws: exactly equal."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fewshot.images.augment_kernel import augment_images
 from fewshot.images.preprocess import Preprocess
 
 MEAN, STD = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276)
-LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))  # a table that leaves the levels as they are
+LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))  # the identity table
 SETTINGS = [(32, 4, 0.4), (84, 8, 0.4), (28, 0, 0.4), (32, 4, 1.0), (32, 40, 0.0), (33, 1, 0.05)]
 
 
@@ -74,7 +74,7 @@ def test_test_images_equal_torchvision(images):
 
 
 @pytest.mark.parametrize("size", [28, 84])
-def test_other_sizes_are_resized_as_pil_does(images, size):
+def test_images_of_other_sizes_are_resized_as_by_pil(images, size):
     stored = images(4, 32)
 
     prepared = Preprocess(size, mean=(0, 0, 0), std=(1, 1, 1)).images(stored)

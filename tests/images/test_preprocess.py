@@ -1,4 +1,4 @@
-"""Properties of the whole preparation of a batch."""
+"""Properties of preprocessing a batch."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_labels_and_ids_pass_through(preprocess, batch):
     assert after.episode_ids is before.episode_ids
 
 
-def test_an_episode_is_prepared_alike_in_any_batch(preprocess, batch):
+def test_preprocessing_of_an_episode_does_not_depend_on_its_batch(preprocess, batch):
     together = preprocess(batch([3, 8]), training=True)
     alone = preprocess(batch([8]), training=True)
 
@@ -66,7 +66,7 @@ def test_without_augmentation_training_equals_evaluation(batch):
     )
 
 
-def test_images_are_not_changed_in_place(preprocess, batch):
+def test_images_are_not_modified_in_place(preprocess, batch):
     episodes = batch([0])
     before = episodes.support_images.clone()
 
@@ -83,7 +83,7 @@ def test_resize_comes_before_augmentation(batch):
     assert prepared.support_images.shape == (1, 5, 3, 28, 28)
 
 
-def test_images_in_another_memory_order_give_the_same(preprocess, batch):
+def test_memory_order_of_the_images_does_not_matter(preprocess, batch):
     episodes = batch([0, 1])
     contiguous = replace(episodes, support_images=episodes.support_images.contiguous())
 
@@ -94,6 +94,6 @@ def test_images_in_another_memory_order_give_the_same(preprocess, batch):
 @pytest.mark.parametrize(
     "images", [torch.zeros(2, 32, 32, 3), torch.zeros(2, 32, 32, 1, dtype=torch.uint8), torch.zeros(32, 32, 3).byte()]
 )
-def test_images_of_another_kind_are_refused(preprocess, images):
+def test_images_of_wrong_type_or_shape_are_refused(preprocess, images):
     with pytest.raises(DataError, match="uint8 with 3 channels"):
         preprocess.images(images)

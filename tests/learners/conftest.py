@@ -1,4 +1,4 @@
-"""Small learners and episodes in float64 that the tests of gradient-based learners share."""
+"""Small learners and episodes in float64 shared by the tests of gradient-based learners."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ N_WAY, IMAGE_SIZE = 3, 16
 
 @pytest.fixture
 def small_learner():
-    """Return a function that builds a learner by name, with random batch-norm weights, the same for the same name."""
+    """Return a function that builds a learner by name, with random batch-norm weights, identical for the same name."""
 
     def build(name, filters=4, image_size=IMAGE_SIZE, backbone_settings=None, **settings):
         torch.manual_seed(0)
@@ -58,7 +58,7 @@ def random_batch():
 
 @pytest.fixture
 def outer_gradients():
-    """Return a function that gives the gradients of a learner's outer loss, by parameter name."""
+    """Return a function that computes the gradients of a learner's outer loss, by parameter name."""
 
     def gradients(learner, batch, step=0):
         learner.zero_grad()

@@ -1,4 +1,4 @@
-"""Outer gradients of the gradient-based learners: finite differences, and where orders or forms must agree."""
+"""Outer gradients of the gradient-based learners: finite differences, and where orders or implementations agree."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def assert_slopes(learner, batch, gradients, names):
 
 @pytest.mark.parametrize("name", ["maml", "anil", "boil", "mamlpp"])
 @pytest.mark.parametrize("batch_norm", ["transductive", "support", "per_query"])
-def test_finite_differences(name, batch_norm, small_learner, random_batch, outer_gradients):
+def test_gradients_equal_finite_differences(name, batch_norm, small_learner, random_batch, outer_gradients):
     learner, batch = (
         small_learner(name, batch_norm=batch_norm, image_size=16 if batch_norm != "per_query" else 32),
         None,
@@ -46,8 +46,8 @@ def test_finite_differences(name, batch_norm, small_learner, random_batch, outer
     assert_slopes(learner, batch, gradients, gradients)
 
 
-def test_finite_differences_of_cxgrad(small_learner, random_batch, outer_gradients):
-    """The first context is a constant to the outer loop, so it is held while the weights are moved."""
+def test_gradients_of_cxgrad_equal_finite_differences(small_learner, random_batch, outer_gradients):
+    """The first context is a constant to the outer loop, so it is fixed while the weights change."""
     learner, batch = small_learner("cxgrad", context_size=6, inner_learning_rate=0.01), random_batch()
     task = next(split_tasks(batch))
     context = learner.initial_weights(task)["context"].detach().requires_grad_()
@@ -57,8 +57,8 @@ def test_finite_differences_of_cxgrad(small_learner, random_batch, outer_gradien
     assert_slopes(learner, batch, gradients, gradients)
 
 
-def test_finite_differences_of_alfa(small_learner, random_batch, outer_gradients):
-    """Gradient means are constants to the outer loop; with one step they depend on none of ALFA's own parameters."""
+def test_gradients_of_alfa_equal_finite_differences(small_learner, random_batch, outer_gradients):
+    """Gradient means are constants to the outer loop; with one step they do not depend on ALFA's own parameters."""
     learner, batch = small_learner("alfa", inner_steps=1), random_batch()
     gradients = outer_gradients(learner, batch)
 
@@ -81,7 +81,7 @@ def test_first_order_gradient_is_that_of_the_query_loss_at_the_fast_weights(
 
 
 @pytest.mark.parametrize("name", ["maml", "anil", "boil"])
-def test_orders_agree_at_zero_inner_rate(name, small_learner, random_batch, outer_gradients):
+def test_first_and_second_order_agree_at_zero_inner_rate(name, small_learner, random_batch, outer_gradients):
     batch = random_batch()
     found = [
         outer_gradients(small_learner(name, inner_learning_rate=0.0, second_order=second_order), batch)
@@ -90,7 +90,7 @@ def test_orders_agree_at_zero_inner_rate(name, small_learner, random_batch, oute
     assert_equal_gradients(*found)
 
 
-def test_orders_differ_otherwise(small_learner, random_batch, outer_gradients):
+def test_first_and_second_order_differ_otherwise(small_learner, random_batch, outer_gradients):
     batch = random_batch()
     second, first = (outer_gradients(small_learner(name), batch) for name in ("maml", "fomaml"))
     assert any(not torch.allclose(second[name], first[name], rtol=1e-3) for name in second)

@@ -1,4 +1,4 @@
-"""What every gradient-based learner must do: adapt the right weights, say no at the door, keep memory flat."""
+"""Every gradient-based learner adapts the right weights, rejects bad combinations up front and uses constant memory."""
 
 import dataclasses
 import resource
@@ -15,7 +15,7 @@ from fewshot.learners.diagnostics import linear_cka
 from fewshot.learners.inner_loop import adapt_detached, split_tasks
 
 
-def test_anil_moves_the_head_only(small_learner, random_batch):
+def test_anil_adapts_the_head_only(small_learner, random_batch):
     learner = small_learner("anil")
     task = learner.prepare(next(split_tasks(random_batch())))
     step = list(adapt_detached(learner, task, 2))[-1]
@@ -24,13 +24,13 @@ def test_anil_moves_the_head_only(small_learner, random_batch):
     assert not torch.equal(step.updated["head.weight"], learner.network.head.weight)
 
 
-def test_anil_equals_maml_with_a_still_backbone(small_learner, random_batch):
+def test_anil_equals_maml_with_a_fixed_backbone(small_learner, random_batch):
     anil, maml, batch = small_learner("anil"), small_learner("maml"), random_batch()
     maml.adapted = anil.adapted
     torch.testing.assert_close(anil.logits(batch), maml.logits(batch), rtol=1e-12, atol=1e-12)
 
 
-def test_boil_moves_the_convolutions_only(small_learner, random_batch):
+def test_boil_adapts_the_convolutions_only(small_learner, random_batch):
     learner = small_learner("boil")
     step = list(adapt_detached(learner, next(split_tasks(random_batch())), 2))[-1]
 
@@ -42,7 +42,7 @@ def test_batch_norm_weights_are_not_adapted(name, small_learner):
     assert not [weight for weight in small_learner(name).adapted if "norm" in weight]
 
 
-def test_cxgrad_scales_gradients_and_leaves_the_loss(small_learner, random_batch):
+def test_cxgrad_scales_gradients_but_not_the_loss(small_learner, random_batch):
     """Gradient norm after rescaling times gamma equals gradient norm before times ||W||, up to batch norm's epsilon."""
     learner, task = small_learner("cxgrad"), next(split_tasks(random_batch()))
     plain = learner.initial_weights(task)
@@ -61,7 +61,7 @@ def test_cxgrad_scales_gradients_and_leaves_the_loss(small_learner, random_batch
     np.testing.assert_allclose(np.array(norms[1]) * gammas, np.array(norms[0]) * weights, rtol=1e-2)
 
 
-def test_cxgrad_with_the_parts_of_mamlpp_learns_them_all(small_learner, random_batch, outer_gradients):
+def test_cxgrad_trains_the_enabled_parts_of_mamlpp(small_learner, random_batch, outer_gradients):
     learner = small_learner("cxgrad", multi_step_loss_epochs=5, per_layer_rates=True, per_step_batch_norm=True)
     gradients = outer_gradients(learner, random_batch())
     assert gradients.keys() == {name for name, _ in learner.named_parameters()}
@@ -78,7 +78,7 @@ def test_alfa_attenuation_shrinks_the_initial_weights(small_learner, random_batc
 @pytest.mark.parametrize("name", ADAPTIVE_LEARNERS)
 def test_adaptation_lowers_the_support_loss(name, small_learner, random_batch):
     learner = small_learner(name, inner_learning_rate=0.01 if name == "cxgrad" else 0.1)
-    if name == "alfa":  # start from a generator that leaves rates as they are
+    if name == "alfa":  # start from a generator that keeps the rates unchanged
         torch.nn.init.zeros_(learner.generator[2].weight)
         torch.nn.init.ones_(learner.generator[2].bias)
     losses = learner.diagnose(random_batch(n_episodes=4))["support_loss"]
@@ -86,7 +86,7 @@ def test_adaptation_lowers_the_support_loss(name, small_learner, random_batch):
 
 
 @pytest.mark.parametrize("name", ADAPTIVE_LEARNERS)
-def test_logits_are_those_of_the_training_pass(name, small_learner, random_batch):
+def test_logits_equal_those_of_the_training_pass(name, small_learner, random_batch):
     """Evaluation keeps no graph; its numbers are the same."""
     learner, batch = small_learner(name), random_batch(n_episodes=2)
     logits = learner.logits(batch)
@@ -100,7 +100,7 @@ def test_logits_are_those_of_the_training_pass(name, small_learner, random_batch
 
 
 @pytest.mark.parametrize("batch_norm", ["support", "per_query"])
-def test_inductive_modes_judge_each_query_by_itself(batch_norm, small_learner, random_batch):
+def test_inductive_modes_classify_each_query_independently(batch_norm, small_learner, random_batch):
     batch = random_batch(image_size=32)
     half = dataclasses.replace(batch, query_images=batch.query_images[:, ::2], query_labels=batch.query_labels[:, ::2])
     inductive, transductive = (
@@ -120,7 +120,7 @@ def test_support_mode_scores_support_images_as_the_inner_loop_does(small_learner
     torch.testing.assert_close(learner.query_logits(task, fast, 0), learner.support_logits(task, fast, 0))
 
 
-def test_evaluation_may_take_more_steps(small_learner, random_batch):
+def test_evaluation_can_take_more_steps(small_learner, random_batch):
     learner = small_learner("maml", evaluation_steps=7)
     assert learner.diagnose(random_batch())["query_accuracy"].shape == (1, 8)
 
@@ -138,8 +138,8 @@ def test_diagnostics_have_the_documented_shapes(name, small_learner, random_batc
     adapted = [any(w.startswith(f"backbone.stages.{i}.") for w in learner.adapted) for i in range(4)]
     adapted += [any(w.startswith("head.") for w in learner.adapted)]
     np.testing.assert_array_equal(np.isfinite(found["gradient_norm"]).all((0, 1)), adapted)
-    still = np.isclose(found["feature_similarity"], 1, atol=1e-12).all()
-    assert still == (name == "anil")
+    unchanged = np.isclose(found["feature_similarity"], 1, atol=1e-12).all()
+    assert unchanged == (name == "anil")
 
 
 def test_diagnosed_accuracy_is_that_of_the_logits(small_learner, random_batch):
@@ -148,7 +148,7 @@ def test_diagnosed_accuracy_is_that_of_the_logits(small_learner, random_batch):
     np.testing.assert_allclose(learner.diagnose(batch)["query_accuracy"][:, -1], accuracy, atol=1e-6)
 
 
-def test_linear_cka_ignores_rotation_and_scale_and_tells_features_apart():
+def test_linear_cka_ignores_rotation_and_scale_and_distinguishes_features():
     generator = torch.Generator().manual_seed(0)
     features, other = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
     rotation, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))
@@ -184,7 +184,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, small_learner, ran
         assert torch.equal(found, expected)
 
 
-def test_a_loss_that_is_not_finite_stops_with_task_step_and_rate(small_learner, random_batch):
+def test_a_non_finite_loss_names_episode_step_and_rate(small_learner, random_batch):
     batch = random_batch(n_episodes=2)
     batch.support_images[1] = float("nan")
     for compute in (small_learner("maml").logits, lambda batch: small_learner("maml").loss(batch, 0)):
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_rate(small_learner, 
             compute(batch)
 
 
-def test_another_number_of_ways_is_refused(small_learner, random_batch):
+def test_a_different_number_of_ways_is_refused(small_learner, random_batch):
     with pytest.raises(ParamsError, match="linear head for 3 ways but the episodes have 4"):
         small_learner("maml").logits(random_batch(n_way=4))
 
@@ -222,7 +222,7 @@ def test_unusable_settings_are_refused(name, settings, key):
         ("cxgrad", {"per_step_batch_norm": True}),
     ],
 )
-def test_evaluation_steps_must_have_their_parameters(name, settings):
+def test_evaluation_steps_without_parameters_are_refused(name, settings):
     with pytest.raises(
         ValidationError, match="evaluation_steps 7: parameters are learned for each of the inner_steps 5"
     ):
@@ -243,14 +243,14 @@ def test_evaluation_steps_must_have_their_parameters(name, settings):
         ),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(part, message):
+def test_parts_that_do_not_fit_together_are_refused(part, message):
     part = {"backbone": "conv4_maml", **part}
     context = {"n_way": 5, "image_size": 32, "steps_per_epoch": 1, **part.pop("context", {})}
     with pytest.raises(ParamsError, match=message):
         build_learner("cxgrad", context=LearnerContext(**context), **part)
 
 
-def test_the_memory_of_evaluation_is_flat_over_1000_episodes(small_learner, random_batch):
+def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_batch):
     learner, batch = small_learner("cxgrad", inner_steps=1), random_batch(n_episodes=50, n_shot=1, n_query=1)
 
     def peak_after(batches):
@@ -259,7 +259,7 @@ def test_the_memory_of_evaluation_is_flat_over_1000_episodes(small_learner, rand
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     start = peak_after(2)
-    assert peak_after(18) - start < 4096  # KiB: what 1000 episodes would keep is far more
+    assert peak_after(18) - start < 4096  # KiB: 1000 episodes would keep far more
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_memory_does_not_grow_with_the_meta_batch(small_learner, random_batch):
 
 
 def peak_bytes(function):
-    """Return the largest sum of tensor memory that the function holds at a time, as PyTorch's allocator counts it."""
+    """Return the peak tensor memory of the function, as PyTorch's allocator counts it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         function()

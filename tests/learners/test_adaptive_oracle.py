@@ -1,6 +1,6 @@
 """Gradient-based learners against numbers computed with the programs published with CxGrad, MAML++ and ALFA.
 
-Each file describes its weights and data by integer rules, so that nothing but results is stored. All in float64.
+Each file describes its weights and data by integer rules, so that only results are stored. All in float64.
 """
 
 import json
@@ -38,12 +38,12 @@ def records(program):
             yield pytest.param(path, number, id="-".join(name))
 
 
-def test_the_folder_holds_every_program():
+def test_reference_files_of_every_program_are_found():
     assert all(files(program) for program in ("cxgrad", "mamlpp", "alfa"))
 
 
 @pytest.mark.parametrize(("path", "number"), [*records("cxgrad"), *records("mamlpp"), *records("alfa")])
-def test_record(path, number):
+def test_adaptation_losses_and_gradients_equal_the_published_program(path, number):
     oracle = json.loads(path.read_text())
     case, record = oracle["case"], oracle["records"][number]
     learner = oracle_learner(case, record, bias="conv0.conv.bias" in str(oracle["parameters"]))
@@ -73,7 +73,7 @@ def test_record(path, number):
 
 @pytest.mark.parametrize("method", ["maml", "cxgrad"])
 @pytest.mark.parametrize("path", files("cxgrad"), ids=lambda path: path.stem)
-def test_adam_trajectory(path, method):
+def test_training_with_adam_equals_the_published_program(path, method):
     oracle = json.loads(path.read_text())
     case, trajectory = oracle["case"], oracle["adam_trajectory"][method]
     learner = oracle_learner(case, {"method": method, "inner_steps": 5, "second_order": True}, bias=False)
@@ -90,8 +90,8 @@ def test_adam_trajectory(path, method):
 
 
 @pytest.mark.parametrize("path", files("cxgrad"), ids=lambda path: path.stem)
-def test_float32_agrees_loosely(path):
-    """Near-ties in the max-pool flip at 84 pixels, so only the small images are held to 1e-4."""
+def test_float32_is_close_to_the_published_program(path):
+    """Near-ties in the max-pool flip at 84 pixels, so only small images must agree to 1e-4."""
     oracle = json.loads(path.read_text())
     case = oracle["case"]
     tolerance = 1e-4 if case["size"] < 84 else 0.1
@@ -132,7 +132,7 @@ def assert_context(learner, adaptation, index, expected):
 
 
 def assert_summaries(tensors, summaries):
-    """Compare tensors with the norms, sums, projections and first entries that the files hold of them."""
+    """Compare tensors with the norms, sums, projections and first entries stored in the files."""
     for tensor, summary in zip(tensors, summaries, strict=True):
         x = tensor.detach().numpy().ravel()
         found = {
@@ -142,14 +142,14 @@ def assert_summaries(tensors, summaries):
             "head": x[:6],
         }
         for key, value in summary.items():
-            if key == "head":  # the programs keep one rate more than there are steps, never used
+            if key == "head":  # the programs store one more rate than steps, never used
                 value, unused = value[: x.size], value[x.size :]
                 assert not any(unused)
             np.testing.assert_allclose(found[key], value, **CLOSE)
 
 
 def oracle_learner(case, record, bias):
-    """Return the learner of a record with the weights of the file's rule."""
+    """Return the learner of a record with weights from the file's rule."""
     name = NAMES[record["method"].partition(" ")[0]]
     settings = {
         "inner_steps": record["inner_steps"],
@@ -189,7 +189,7 @@ def oracle_weight(name, parameter, k, seed):
 
 
 def oracle_batch(case, seed, dtype=torch.float64):
-    """Return the episodes of the file's rule: noisy copies of a random prototype a class."""
+    """Return the episodes of the file's rule: noisy copies of one random prototype per class."""
     rng = np.random.RandomState(seed)
     way, shot, query, size = case["way"], case["shot"], case["query"], case["size"]
     support, queries = [], []

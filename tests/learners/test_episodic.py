@@ -1,4 +1,4 @@
-"""The episodic learner: loss against reference numbers, two forwards, step, precision, memory estimate."""
+"""The episodic learner: reference losses, separate and joint forward passes, step, precision, memory estimate."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def test_reference_loss_is_found():
     assert LOSS_CASES
 
 
-def test_smoothing_takes_from_the_true_class_and_gives_to_the_others():
+def test_smoothing_moves_weight_from_the_true_class_to_the_others():
     logits = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(7) % 4
     targets = torch.full((7, 4), 0.3 / 3, dtype=torch.float64).scatter_(1, labels[:, None], 0.7)
@@ -89,7 +89,7 @@ def test_loss_reaches_every_parameter(name, precision):
 
 
 @pytest.mark.parametrize("name", EPISODIC_LEARNERS)
-def test_bright_classes_are_learnt(name):
+def test_classes_of_different_brightness_are_learned(name):
     learner = initial_learner(name)
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.05, momentum=0.9)
     first = learner.loss(batch_of(), step=0).loss.item()
@@ -118,7 +118,7 @@ def test_logits_equal_embed_and_classify(name):
     torch.testing.assert_close(logits, expected)
 
 
-def test_support_and_query_have_statistics_of_their_own_unless_joined():
+def test_support_and_query_have_separate_statistics_unless_joined():
     def updates(joint_forward):
         learner = initial_learner(joint_forward=joint_forward)
         learner.loss(batch_of(), step=0)
@@ -128,7 +128,7 @@ def test_support_and_query_have_statistics_of_their_own_unless_joined():
     assert updates(joint_forward=True) == 1
 
 
-def test_joined_forward_gives_the_same_in_evaluation():
+def test_joint_forward_gives_the_same_in_evaluation():
     apart, joined = initial_learner().eval(), initial_learner(joint_forward=True).eval()
 
     torch.testing.assert_close(apart.logits(batch_of()), joined.logits(batch_of()))
@@ -156,7 +156,7 @@ def test_bfloat16_is_near_float32_and_returns_float32():
     assert not torch.equal(embeddings, single.embed(images))
 
 
-def test_double_precision_passes_through():
+def test_double_precision_is_kept():
     learner, batch = initial_learner().double(), batch_of()
     double = EpisodeBatch(
         batch.support_images.double(),
@@ -181,7 +181,7 @@ def test_certificates_come_from_the_head():
     assert initial_learner("prototype").take_certificates() == {}
 
 
-def test_pixels_train_the_scale_alone():
+def test_on_pixels_only_the_scale_is_trained():
     learner = initial_learner(backbone="pixels")
 
     learner.loss(batch_of(), step=0).loss.backward()
@@ -233,7 +233,7 @@ def test_memory_estimate_is_within_a_factor_of_two(backbone, precision, episodes
 
 
 @pytest.mark.parametrize("backbone", ["conv4", "resnet12", "pixels"])
-def test_memory_estimate_grows_with_the_episodes_and_changes_nothing(backbone):
+def test_memory_estimate_grows_with_the_episodes_and_has_no_side_effects(backbone):
     learner = initial_learner(backbone=backbone, image_size=32)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     random_state = torch.get_rng_state()

@@ -13,7 +13,7 @@ from fewshot.backbones.base import Backbone
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return 3x3 convolution without bias, batch norm, 2x2 max-pool, ReLU.
 
-    The paper applies ReLU before the pool; both orders give the same numbers and gradients, this one for less work.
+    The paper applies ReLU before the pool; both orders give the same numbers and gradients, this one is cheaper.
     """
     convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.normal_(convolution.weight, std=(2 / (9 * out_channels)) ** 0.5)

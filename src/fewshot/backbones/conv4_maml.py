@@ -1,9 +1,9 @@
 """Conv4 of the gradient-based learners: MAML (Finn et al., ICML 2017), MAML++, ALFA and CxGrad (WACV 2022).
 
 Details the papers leave open, and where each choice comes from:
-  * The activation is a leaky ReLU of slope 0.01 in the MAML++, ALFA and CxGrad programs, although named ReLU.
-  * Batch norm follows each convolution and always uses the statistics of the batch at hand, also at test time
-    (Nichol et al. 2018 call this transductive); the inner loop asks for it through `statistics`.
+  * The activation is a leaky ReLU of slope 0.01 in the MAML++, ALFA and CxGrad programs, where the papers say ReLU.
+  * Batch norm follows each convolution and always uses the statistics of the current batch, also at test time
+    (Nichol et al. 2018 call this transductive); the inner loop selects it through `statistics`.
   * CxGrad has no convolution bias; MAML++ and ALFA have one, which batch norm cancels.
   * Parameters are ordered as in those programs: convolution weight, [bias], batch-norm bias, batch-norm weight.
 
@@ -31,7 +31,7 @@ class BatchNorm(nn.Module):
     Args:
         channels: C.
         n_steps: K sets of weight and bias, selected by `inner_step` (MAML++); None for one set.
-        running_statistics: keep running means and variances, as an ordinary backbone needs.
+        running_statistics: keep running means and variances, as ordinary backbones do.
     """
 
     running_mean: Tensor | None
@@ -50,8 +50,8 @@ class BatchNorm(nn.Module):
 
         Args:
             maps: feature maps.
-            statistics: whose mean and variance; "running" as usual (the batch's in training, running ones in
-                evaluation), "batch" of all N maps, "image" each map its own, an integer n of the first n maps.
+            statistics: which mean and variance; "running" as usual (the batch's in training, running ones in
+                evaluation), "batch": of all N maps, "image": of each map, an integer n: of the first n maps.
             inner_step: which set of weight and bias to use, if there are several.
         """
         weight, bias = self.of_step(inner_step)
@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
         return weight, bias
 
     def pooled(self, maps: Tensor, inner_step: int) -> Tensor:
-        """Return what a 2x2 max-pool after normalising by the batch gives, without normalising all pixels."""
+        """Return the 2x2 max-pool of the maps normalised by the batch, without normalising all pixels."""
         weight, bias = self.of_step(inner_step)
         taken, mean, variance = pooled_moments(maps, weight)
         return _normalize(taken, mean, variance, weight, bias)
@@ -122,7 +122,7 @@ class Conv4MAML(Backbone):
         leaky_slope: slope of the activation below zero; 0 is a ReLU.
         pooling: "max" (2x2 max-pool) or "stride" (stride-2 convolutions and a global average pool).
         bias: give the convolutions a bias.
-        running_statistics: keep running batch-norm statistics; the inner loop uses none.
+        running_statistics: keep running batch-norm statistics; the inner loop does not use them.
         batch_norm_steps: K sets of batch-norm weights, one for each inner step (MAML++); None for one set.
     """
 

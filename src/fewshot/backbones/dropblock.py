@@ -1,11 +1,11 @@
 """DropBlock: dropout of whole squares of a feature map (Ghiasi et al., NeurIPS 2018) on MetaOptNet's schedule.
 
 Departures from the MetaOptNet release:
-  * The release counts forward calls in the module: it counts nothing on several GPUs (the replicas count), counts
-    evaluation on one GPU, and forgets the count on a resume. Here the count follows from the global outer step.
-  * The release leaves holes in the squares of about a third of its batches; `as_released` repeats that.
+  * The release counts forward calls in the module: it counts nothing on several GPUs (only the replicas do), counts
+    evaluation on one GPU, and loses the count when training resumes. Here the count follows from the global outer step.
+  * The release leaves holes in the squares in about a third of its batches; `as_released` reproduces them.
 
-Shapes: N images, C channels, f side of the map, b side of a dropped square, g = f - b + 1 places for a square.
+Shapes: N images, C channels, f side of the map, b side of a dropped square, g = f - b + 1 positions of a square.
 """
 
 from typing import Literal
@@ -21,18 +21,18 @@ FORWARDS_PER_STEP = 2  # support and query
 
 
 class DropBlock(nn.Module):
-    """Drops squares of a map in training; the rate grows linearly over the first outer steps and then stays.
+    """Drops squares of a map in training; the rate grows linearly over the first outer steps, then stays constant.
 
-    The n-th forward call of a training (from 1) keeps the share ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``.
+    The n-th forward call of a training (from 1) keeps the fraction ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``.
     Within outer step t (from 0) the calls count n = 2 t + 1 (support) and 2 t + 2 (query); an experiment that embeds
-    both in one call makes only the first; the chunks of an accumulated gradient each start again at 2 t + 1.
+    both in one call makes only the first; each chunk of an accumulated gradient restarts at 2 t + 1.
 
     Args:
         map_size: f.
         block_size: b, at most f.
-        rate: share of the map that is dropped in the end.
-        ramp_steps: outer steps until then.
-        mode: "ramp"; "as_released" has the release's incomplete squares; "off" drops nothing.
+        rate: final fraction of the map that is dropped.
+        ramp_steps: outer steps until the final rate.
+        mode: "ramp"; "as_released": with the incomplete squares of the release; "off": drops nothing.
     """
 
     def __init__(self, map_size: int, block_size: int, rate: float, ramp_steps: int, mode: DropBlockMode) -> None:
@@ -52,11 +52,11 @@ class DropBlock(nn.Module):
         self._forwards = 0
 
     def set_step(self, step: int) -> None:
-        """Count the coming forward calls from global outer step `step`."""
+        """Number the following forward calls from global outer step `step`."""
         self._forwards = FORWARDS_PER_STEP * step
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map (N, C, f, f) with squares set to zero and the rest scaled by 1 / (share kept in the batch)."""
+        """Return the map (N, C, f, f) with squares set to zero and the rest scaled by 1 / (fraction kept)."""
         if not self.training or self.mode == "off" or self.rate == 0:
             return x
         self._forwards += 1
@@ -70,12 +70,12 @@ class DropBlock(nn.Module):
 
 
 def keep_share(forwards: int, rate: float, ramp_steps: int) -> float:
-    """Return the share of a map to keep in the `forwards`-th forward call of a training, counted from 1."""
+    """Return the fraction of a map to keep in the `forwards`-th forward call of a training, counted from 1."""
     return max(1 - rate * forwards / (FORWARDS_PER_STEP * ramp_steps), 1 - rate)
 
 
 def seed_probability(keep: float, block_size: int, map_size: int) -> float:
-    """Return gamma, the probability that a square starts at a place, so that about 1 - keep of the map is dropped.
+    """Return gamma, the probability that a square starts at a position, so that about 1 - keep of the map is dropped.
 
     Source: Ghiasi et al. 2018, equation 1.
     """
@@ -95,9 +95,10 @@ def full_squares(seeds: Tensor, block_size: int) -> Tensor:
 def released_squares(seeds: Tensor, block_size: int) -> Tensor:
     """Return the squares as the MetaOptNet release computes them; arguments as `full_squares`.
 
-    The release walks the list of seeds and the list of the b * b offsets side by side, each repeated until n * b * b
-    pairs are made. With n seeds, seed k therefore meets only the offsets that equal k modulo gcd(n, b * b). The seeds
-    themselves lie in a map padded by (b - 1) // 2 on top and left, so that one more cell of each square is dropped.
+    The release walks the list of seeds and the list of the b * b offsets in parallel, each repeated until n * b * b
+    pairs are made. With n seeds, seed k is therefore paired only with the offsets that equal k modulo
+    gcd(n, b * b). The seeds themselves are in a map padded by (b - 1) // 2 on top and left, so that one more cell of
+    each square is dropped.
     """
     places, centre = seeds.shape[-1], (block_size - 1) // 2
     flat = seeds.reshape(-1).long()
@@ -106,9 +107,9 @@ def released_squares(seeds: Tensor, block_size: int) -> Tensor:
     dropped = seeds.new_zeros(*seeds.shape[:2], places + block_size - 1, places + block_size - 1)
     for offset in range(block_size**2):
         row, column = divmod(offset, block_size)
-        met = (number - offset) % stride == 0
+        paired = (number - offset) % stride == 0
         if (row, column) == (centre, centre):
-            met = torch.ones_like(met)
+            paired = torch.ones_like(paired)
         window = dropped[:, :, row : row + places, column : column + places]
-        window.copy_(torch.maximum(window, seeds * met))
+        window.copy_(torch.maximum(window, seeds * paired))
     return dropped

@@ -1,4 +1,4 @@
-"""Pixels: no network at all, the floor that every learnt embedding has to beat."""
+"""Pixels: no network at all, the baseline that every learned embedding must beat."""
 
 from torch import Tensor
 

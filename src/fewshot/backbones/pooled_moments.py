@@ -1,4 +1,4 @@
-"""Max-pool and batch moments in one pass over the maps, with first and second derivative written by hand.
+"""Max-pool and batch moments in one pass over the maps, with hand-written first and second derivatives.
 
 Batch norm with the batch's statistics is an increasing or decreasing line in each channel, and a leaky ReLU is
 increasing, so a max-pool after both picks the same pixels as a pool before them:
@@ -8,7 +8,7 @@ increasing, so a max-pool after both picks the same pixels as a pool before them
 Only the convolution, the mean m, the variance s^2 and the pool then touch maps of full size; these small networks
 are bound by memory, and the second-order inner loop passes over each map many times.
 
-With r = 2 v' / n, for cotangents p', m', v' of pool, mean and variance (n pixels a channel):
+With r = 2 v' / n, for cotangents p', m', v' of pool, mean and variance (n pixels per channel):
 
     first derivative    x' = scatter(p') + m' / n + r (x - m)
     second, for the cotangent u of x':
@@ -31,12 +31,12 @@ def pooled_moments(maps: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     Args:
         maps: (N, C, H, W) on the CPU.
-        weight: (C,) of the batch norm; a channel is max-pooled where it is 0 or more, else min-pooled.
+        weight: (C,) of the batch norm; a channel is max-pooled where it is 0 or more, otherwise min-pooled.
 
     Returns:
         (N, C, h, w), (C,), (C,); twice differentiable in `maps`.
     """
-    # Made contiguous outside the function: what it saves for the second derivative must be its own input.
+    # Made contiguous outside the function: the tensor it saves for the second derivative must be its own input.
     maps = maps.contiguous(memory_format=torch.channels_last)
     pooled, mean, variance = _PooledMoments.apply(maps, weight.detach() >= 0)
     return pooled, mean, variance
@@ -107,7 +107,7 @@ def _array(maps: Tensor) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _pool_and_moments(maps, take_largest, pooled, choice, mean, variance) -> None:  # type: ignore[no-untyped-def]
-    """Pool each 2x2 cell, note which pixel was taken (0..3), and merge the moments of the images one by one."""
+    """Pool each 2x2 cell, record which pixel was taken (0..3), and merge the moments of the images one by one."""
     n, height, width, channels = maps.shape
     sign = np.where(take_largest, 1, -1).astype(maps.dtype)
     per_image = height * width

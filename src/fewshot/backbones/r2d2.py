@@ -26,13 +26,13 @@ def _block(in_channels: int, out_channels: int, *, activation: bool = True, drop
 
 
 class R2D2Net(Backbone):
-    """Blocks of 96, 192, 384 and 512 channels; the embedding is blocks 3 and 4, both flattened, one after the other.
+    """Blocks of 96, 192, 384 and 512 channels; the embedding is blocks 3 and 4, both flattened and concatenated.
 
     Weights keep torch's default initialisation, as in the release.
 
     Args:
         image_size: side of the square images, pixels; at least 16 (51200 features at 84 pixels, 8192 at 32).
-        dropout3: probability of element-wise dropout at the end of block 3 (block 4 sees the result).
+        dropout3: probability of element-wise dropout at the end of block 3 (block 4 receives the result).
         dropout4: likewise at the end of block 4, which has no activation.
     """
 

@@ -1,4 +1,4 @@
-"""The form of an episode: how many classes, support and query images. Free of torch, because the plan uses it."""
+"""The form of an episode: numbers of classes, support and query images. Free of torch, because the plan uses it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: Philox4x32-10, so that a draw depends on its address and on nothing drawn before.
+"""Counter-based random numbers: Philox4x32-10, so a draw depends on its address and on no earlier draw.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011; constants from there.
 """

@@ -1,4 +1,4 @@
-"""Evaluation of a head on anybody's features: episodes are drawn as in the workflow, images are never needed."""
+"""Evaluation of a head on given features: episodes are drawn as in the workflow, no images are needed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +56,7 @@ def evaluate_head(
 
     Args:
         head: called as `head(support, support_labels, query, n_way=M)`, on the device and in the dtype of `features`;
-            returns scores (T, Q, M). Put in evaluation mode meanwhile.
+            returns scores (T, Q, M). Switched to evaluation mode for the call.
         features: (N, d) floats.
         labels: (N,) integers, the class of each row; any values, in any order.
         n_way: classes per episode.

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch by torch operations, each image with draws of its own: the form for accelerators.
+"""Augmentation of a whole batch by torch operations, with separate draws for each image: the version for accelerators.
 
 It keeps the 8-bit truncation of PIL between operations, so it gives the same numbers as `augment_kernel`. Sums of grey
 levels are exact in integers, and products and sums are separate operations, which no compiler fuses here.
@@ -20,7 +20,7 @@ def augment_batch(images: Tensor, draws: Draws, crop_padding: int, jitter: bool)
     Args:
         images: (N, H, W, 3) uint8.
         draws: for N images.
-        crop_padding: pixels of black border the crop may reach into.
+        crop_padding: pixels of black border that the crop may include.
         jitter: whether the colour factors of `draws` are applied.
 
     Returns:
@@ -38,7 +38,7 @@ def augment_batch(images: Tensor, draws: Draws, crop_padding: int, jitter: bool)
 
 def normalize_batch(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (level / 255 - mean) / std of images (N, H, W, 3), float32, rounded as torchvision rounds."""
-    # Division by a number of the host would be a multiplication by its rounded inverse on CUDA.
+    # On CUDA, division by a host number would be a multiplication by its rounded inverse.
     scale, mean_, std_ = (torch.tensor(value, device=levels.device) for value in (255.0, tuple(mean), tuple(std)))
     return (levels / scale).sub_(mean_).div_(std_)
 

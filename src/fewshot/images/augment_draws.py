@@ -1,6 +1,6 @@
-"""What is drawn to augment an image: a pure function of (seed, episode id, place of the image in the episode).
+"""Random draws of augmentation: a pure function of (seed, episode id, position of the image in the episode).
 
-Neither the composition of a batch nor the device, the number of workers or the order of calls enters.
+They do not depend on the composition of a batch, the device, the number of workers or the order of calls.
 
 Shapes: T episodes, n images of one episode, N = T * n images.
 """
@@ -46,11 +46,11 @@ def draw_augmentations(
 
     Args:
         seed: of the experiment.
-        role: "support" or "query"; the two have streams of their own, so that the number of shots does not move the
+        role: "support" or "query"; they have separate streams, so that the number of shots does not change the
             draws of the queries.
         episode_ids: (T,) int64.
         n_images: n.
-        crop_padding: pixels of black border on each side, of which the crop is taken.
+        crop_padding: pixels of black border added on each side before the crop.
         jitter: half width of the factors' range, 0 <= jitter <= 1.
         flip: mirror with probability 1/2, otherwise never.
 

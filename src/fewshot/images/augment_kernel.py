@@ -19,7 +19,7 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
     Args:
         images: (N, H, W, 3) uint8.
         draws: for N images.
-        crop_padding: pixels of black border the crop may reach into.
+        crop_padding: pixels of black border that the crop may include.
         jitter: whether the colour factors of `draws` are applied.
         table: (3, 256) float32, normalised value of each level and channel.
 
@@ -85,8 +85,8 @@ def _write(planes, flip, table, out) -> None:  # type: ignore[no-untyped-def]
             pixel[0], pixel[1], pixel[2] = table[0, red[p]], table[1, green[p]], table[2, blue[p]]
 
 
-# The loops below are kept so plain that LLVM turns each into vector instructions; a loop over channels inside the one
-# over pixels would be eight times slower.
+# The loops below are simple enough for LLVM to vectorise; a loop over channels inside the one over pixels would be
+# eight times slower.
 
 
 @numba.njit(cache=True, nogil=True)

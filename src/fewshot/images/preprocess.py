@@ -1,4 +1,4 @@
-"""Images as stored (uint8) -> images as a backbone takes them (float32): resized, augmented in training, normalised.
+"""Images as stored (uint8) -> images as a backbone expects them (float32): resized, augmented in training, normalised.
 
 Shapes: T episodes, S support images, Q query images in all, N images, C x H x W.
 """
@@ -19,20 +19,20 @@ from fewshot.images.augment_kernel import augment_images, normalize_images
 
 
 class Preprocess:
-    """The fixed preparation of an experiment's images.
+    """Preprocessing of an experiment's images.
 
     Order in training, as in MetaOptNet: crop of the image padded with black, colour jitter (brightness, contrast,
     saturation in random order), horizontal flip, scale to 0..1, normalise.
 
     Args:
-        image_size: side of the images the backbone takes, pixels; stored images of another size are resized (PIL,
-            bicubic) before anything else.
+        image_size: side of the backbone's input images, pixels; stored images of a different size are first resized
+            (PIL, bicubic).
         mean: of each channel, on the scale 0..1.
         std: of each channel, on the scale 0..1.
         crop_padding: pixels of black border for the random crop; 0 means no crop.
-        jitter: colour factors are uniform in [1 - jitter, 1 + jitter]; 0 means none.
-        flip: mirror half of the images.
-        seed: of the augmentation draws.
+        jitter: colour factors are uniform in [1 - jitter, 1 + jitter]; 0 means no jitter.
+        flip: mirror each image with probability 1/2.
+        seed: of the random augmentation.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Preprocess:
 
         Args:
             batch: uint8 images.
-            training: augment; the draws depend on the seed, the episode's id and the image's place in it.
+            training: augment; the draws depend on the seed, the episode's id and the image's position in it.
 
         Raises:
             DataError: if the images are not uint8 with three channels.
@@ -83,7 +83,7 @@ class Preprocess:
         return floats.permute(0, 3, 1, 2)
 
     def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
-        """Prepare the support or query images (T, n, C, h, w) of a batch."""
+        """Preprocess the support or query images (T, n, C, h, w) of a batch."""
         stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
         if not (training and self.augments):
             return self.images(stored).unflatten(0, shape)
@@ -93,7 +93,7 @@ class Preprocess:
         return self._augmented(self._resized(stored), draws).permute(0, 3, 1, 2).unflatten(0, shape)
 
     def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment and normalise images (N, H, W, C), on the CPU in one pass, elsewhere by batched operations."""
+        """Augment and normalise images (N, H, W, C), on the CPU in one pass, on other devices by batched operations."""
         if images.device.type == "cpu":
             floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
             return torch.from_numpy(floats)
@@ -101,7 +101,7 @@ class Preprocess:
         return normalize_batch(levels, self.mean, self.std)
 
     def _resized(self, images: Tensor) -> Tensor:
-        """Check images (N, h, w, C) and bring them to the backbone's size."""
+        """Check images (N, h, w, C) and resize them to the backbone's input size."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise DataError(
                 f"images must be uint8 with 3 channels, but are {images.dtype} of shape {tuple(images.shape)}"

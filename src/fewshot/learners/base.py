@@ -81,7 +81,7 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return what solvers reported for each episode since the last call, and clear it: name -> (episodes,)."""
+        """Return solver reports on each episode since the last call, and clear them: name -> (episodes,)."""
         return {}
 
     def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:

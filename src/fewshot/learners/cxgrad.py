@@ -55,7 +55,7 @@ class CxGrad(MAMLPlusPlus):
         super().check_backbone(backbone)
 
     def initial_weights(self, task: Task) -> FastWeights:
-        """Return the learned weights and a context that has seen the support loss once."""
+        """Return the learned weights and a context that has taken one step on the support loss."""
         fast = super().initial_weights(task)
         start = task.support_images.new_zeros(self.settings.context_size, requires_grad=True)
         loss = F.cross_entropy(self.support_logits(task, self.rescale(fast | {CONTEXT: start}), 0), task.support_labels)

@@ -103,7 +103,7 @@ class EpisodicLearner(Learner):
         return self.head(support, support_labels, query, n_way=n_way)
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return what the head's solver reported for each episode since the last call; {} for closed forms."""
+        """Return the reports of the head's solver on each episode since the last call; {} for closed forms."""
         take = getattr(self.head, "take_certificates", None)
         return take() if take is not None else {}
 

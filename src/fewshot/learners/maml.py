@@ -122,6 +122,7 @@ class MAML(Learner):
         context: LearnerContext,
     ) -> Self:
         """Return the learner; see `fewshot.learners.build_learner`."""
+        assert backbone == "conv4_maml", "`check_adaptive` of the registry entry refuses other backbones"
         network = Conv4MAML(
             context.image_size,
             **backbone_settings,
@@ -159,7 +160,7 @@ class MAML(Learner):
         if self.batch_norm == "per_query":
             check_per_query(name, backbone.last_map_side, backbone.image_size)
 
-    # What differs between the methods
+    # Differs between the methods
 
     def choose_adapted(self) -> list[str]:
         """Return the names of the parameters that the inner loop moves: all but those of batch norm."""
@@ -201,7 +202,7 @@ class MAML(Learner):
         """Return what the method adds to `diagnostics.diagnose_task` for one inner step."""
         return {}
 
-    # What is common to all
+    # Common to all methods
 
     def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the support images, (S, M)."""
