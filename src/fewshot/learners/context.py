@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.errors import ParamsError, did_you_mean
-from fewshot.learners.settings import InnerLoopSettings
+from fewshot.learners.settings import MAMLSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ DEFAULT_CONTEXT = LearnerContext()
 
 def check_adaptive(
     name: str,
-    settings: InnerLoopSettings,
+    settings: MAMLSettings,
     backbone: str,
     backbone_settings: Mapping[str, Any],
     context: LearnerContext,
@@ -63,7 +63,7 @@ def check_adaptive(
 
 def check_cxgrad(
     name: str,
-    settings: InnerLoopSettings,
+    settings: MAMLSettings,
     backbone: str,
     backbone_settings: Mapping[str, Any],
     context: LearnerContext,

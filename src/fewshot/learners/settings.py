@@ -12,8 +12,8 @@ from fewshot.settings import Settings
 BatchNormMode = Literal["transductive", "support", "per_query"]
 
 
-class InnerLoopSettings(Settings):
-    """Settings common to all inner loops."""
+class MAMLSettings(Settings):
+    """Settings of `maml` (Finn et al., ICML 2017), which the other gradient-based learners share."""
 
     inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set in training")
     evaluation_steps: int | None = Field(
@@ -28,20 +28,15 @@ class InnerLoopSettings(Settings):
     checkpoint_inner_steps: bool = Field(
         False, description="recompute each inner step in the outer backward pass: less memory, slower"
     )
+    second_order: bool = Field(True, description="differentiate through the inner gradients")
+    first_order_epochs: int = Field(
+        0, ge=0, le=10**6, description="first-order epochs before second order (derivative-order annealing, MAML++)"
+    )
 
     @property
     def steps_in_evaluation(self) -> int:
         """Inner steps in evaluation."""
         return self.evaluation_steps or self.inner_steps
-
-
-class MAMLSettings(InnerLoopSettings):
-    """Settings of `maml` (Finn et al., ICML 2017)."""
-
-    second_order: bool = Field(True, description="differentiate through the inner gradients")
-    first_order_epochs: int = Field(
-        0, ge=0, le=10**6, description="first-order epochs before second order (derivative-order annealing, MAML++)"
-    )
 
 
 class FOMAMLSettings(MAMLSettings):
@@ -110,7 +105,7 @@ class CxGradSettings(MAMLPlusPlusSettings):
     norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution; published: none")
 
 
-def _check_evaluation_steps(settings: InnerLoopSettings, remedy: str) -> None:
+def _check_evaluation_steps(settings: MAMLSettings, remedy: str) -> None:
     if settings.steps_in_evaluation != settings.inner_steps:
         raise ValueError(
             f"evaluation_steps {settings.evaluation_steps}: parameters are learned for each of the inner_steps "
