@@ -1,5 +1,8 @@
 """The exact solver: certificates, references, hard cases, invariances, gradients, bad input."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -327,3 +330,27 @@ def test_bad_input(change, error, message, backend):
     arguments = {"kernel": torch.eye(6).repeat(2, 1, 1), "labels": torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), "n_way": 3}
     with pytest.raises(error, match=message):
         crammer_singer(**{**arguments, "backend": backend, **change})
+
+
+SOLVE_AND_HASH = """
+import hashlib, torch
+from fewshot.solvers import crammer_singer
+features = torch.rand(8, 25, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+labels = (torch.arange(25) % 5).expand(8, 25)
+alpha = crammer_singer(features @ features.mT, labels, 5).alpha
+print(hashlib.sha256(alpha.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_gives_the_bytes_of_later_processes(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run():
+        command = [sys.executable, "-c", SOLVE_AND_HASH]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    compiling, cached = run(), run()
+
+    assert any(tmp_path.rglob("*.nbc"))
+    assert compiling == cached

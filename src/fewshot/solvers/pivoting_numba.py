@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# NaN must stay visible to the pivot tests, so the flags "nnan" and "ninf" are left out.
-_compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+# NaN must stay visible to the pivot tests, so the flags "nnan" and "ninf" are omitted.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+_compile = numba.njit(cache=True, **_OPTIONS)
+# Inlined, because a called function exists twice, compiled alone and within its caller, with sums in different orders:
+# the process that fills the cache would use one, later processes the other, and results would differ in the last bits.
+_inline = numba.njit(forceinline=True, **_OPTIONS)
 
 PATIENCE = 5
 """Rounds without fewer infeasible entries after which one entry a round is flipped (Murty's rule, which ends)."""
@@ -110,7 +114,7 @@ def _pivot_all(
                 alpha[t, m, i] = solution[m, i]
 
 
-@_compile
+@_inline
 def _pivot_one(
     matrix: Any, labels: Any, bound: float, max_rounds: int, all_free: bool, alpha: Any, free: Any,
     inverses: Any, rows: Any, counts: Any, schur: Any, gradient: Any, right: Any, nu: Any, scratch: Any,
@@ -157,7 +161,7 @@ def _pivot_one(
     return max_rounds, False
 
 
-@_compile
+@_inline
 def _solve_ridge(matrix: Any, labels: Any, alpha: Any, nu: Any, inverse: Any, scratch: Any) -> bool:
     """Set alpha and nu to the solution with everything free, and `inverse` to that of the matrix; False if singular."""
     n_way, n_samples = alpha.shape
@@ -178,7 +182,7 @@ def _solve_ridge(matrix: Any, labels: Any, alpha: Any, nu: Any, inverse: Any, sc
     return True
 
 
-@_compile
+@_inline
 def _keep_full_inverse(inverse: Any, changed: Any, inverses: Any, rows: Any, counts: Any) -> None:
     """Store the inverse of the whole matrix for the classes whose samples all stay free."""
     n_way, n_samples = rows.shape
@@ -190,7 +194,7 @@ def _keep_full_inverse(inverse: Any, changed: Any, inverses: Any, rows: Any, cou
                 rows[m, i] = i
 
 
-@_compile
+@_inline
 def _invert_changed(matrix: Any, free: Any, changed: Any, inverses: Any, rows: Any, counts: Any, scratch: Any) -> bool:
     """Invert the matrix on the free samples of each changed class; False if singular."""
     n_way, n_samples = free.shape
@@ -212,7 +216,7 @@ def _invert_changed(matrix: Any, free: Any, changed: Any, inverses: Any, rows: A
     return True
 
 
-@_compile
+@_inline
 def _factorise_sum(inverses: Any, rows: Any, counts: Any, schur: Any) -> bool:
     """Set `schur` to the upper Cholesky factor of the sum of the inverses; False if that is singular."""
     n_way = len(counts)
@@ -227,7 +231,7 @@ def _factorise_sum(inverses: Any, rows: Any, counts: Any, schur: Any) -> bool:
     return _cholesky(schur)
 
 
-@_compile
+@_inline
 def _solve_free(
     matrix: Any, labels: Any, bound: float, free: Any, alpha: Any,
     inverses: Any, rows: Any, counts: Any, schur: Any, right: Any, nu: Any, scratch: Any,
@@ -248,7 +252,7 @@ def _solve_free(
     _solve_saddle(right, inverses, rows, counts, schur, alpha, nu, scratch)
 
 
-@_compile
+@_inline
 def _solve_saddle(
     right: Any, inverses: Any, rows: Any, counts: Any, schur: Any, solution: Any, nu: Any, scratch: Any
 ) -> None:
@@ -278,7 +282,7 @@ def _solve_saddle(
             solution[m, rows[m, a]] -= total
 
 
-@_compile
+@_inline
 def _refine(
     matrix: Any, labels: Any, alpha: Any, inverses: Any, rows: Any, counts: Any, schur: Any,
     product: Any, right: Any, nu: Any, scratch: Any,
@@ -298,7 +302,7 @@ def _refine(
     _multiply(matrix, alpha, product)
 
 
-@_compile
+@_inline
 def _multiply(matrix: Any, alpha: Any, product: Any) -> None:
     """Set product_m = matrix alpha_m; alpha has many zeros."""
     n_way, n_samples = alpha.shape
@@ -313,7 +317,7 @@ def _multiply(matrix: Any, alpha: Any, product: Any) -> None:
                     row[i] += factor * column[i]
 
 
-@_compile
+@_inline
 def _find_infeasible(
     labels: Any, bound: float, free: Any, alpha: Any, product: Any, nu: Any, infeasible: Any
 ) -> tuple[int, int, int]:
@@ -339,7 +343,7 @@ def _find_infeasible(
     return count, last_class, last_sample
 
 
-@_compile
+@_inline
 def _residual(labels: Any, bound: float, alpha: Any, product: Any) -> float:
     """Return the relative KKT residual of one problem; product = matrix alpha."""
     n_way, n_samples = alpha.shape
@@ -379,7 +383,7 @@ def _adjoints(gradient: Any, inverses: Any, rows: Any, counts: Any, schur: Any, 
         adjoint[t] = solution
 
 
-@_compile
+@_inline
 def _invert(matrix: Any, scratch: Any) -> bool:
     """Invert a symmetric positive definite matrix in place by Gauss-Jordan sweeps; False if a pivot is not positive.
 
@@ -410,7 +414,7 @@ def _invert(matrix: Any, scratch: Any) -> bool:
     return n % 2 == 0 or _sweep(matrix, n - 1, scratch)
 
 
-@_compile
+@_inline
 def _sweep(matrix: Any, k: int, scratch: Any) -> bool:
     """Do the Gauss-Jordan sweep of one pivot in place; False if it is not positive."""
     n = matrix.shape[0]
@@ -431,7 +435,7 @@ def _sweep(matrix: Any, k: int, scratch: Any) -> bool:
     return True
 
 
-@_compile
+@_inline
 def _cholesky(matrix: Any) -> bool:
     """Replace the upper triangle of a symmetric matrix by its factor R, matrix = R^T R; False if not definite."""
     n = matrix.shape[0]
@@ -450,7 +454,7 @@ def _cholesky(matrix: Any) -> bool:
     return True
 
 
-@_compile
+@_inline
 def _solve_cholesky(factor: Any, right: Any) -> None:
     """Replace `right` by the solution of R^T R x = right."""
     n = factor.shape[0]
