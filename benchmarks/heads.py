@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from fewshot.heads import build_head
-from fewshot.solvers import crammer_singer
+from fewshot.solvers import Problem, crammer_singer
 from fewshot.solvers.truncated import by_qpth
 
 Scores = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -64,7 +64,7 @@ def draw(
 
 
 def released_svm(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-    alpha = by_qpth(support @ support.mT, labels, n_way, 0.1, 1.0, 15, torch.float32).alpha
+    alpha = by_qpth(Problem(support @ support.mT, labels, n_way), 15, torch.float32).alpha
     return released_scores(alpha, support, query)
 
 
@@ -199,7 +199,7 @@ def solvers(size: tuple[int, int, int], kind: str, rounds: int) -> list[list[str
     assert solution.kkt_residual.max() <= 1e-9, solution.kkt_residual
     exact = solver_step(exact_by("numba"), kernel.double(), weight.double())()
     solve = {
-        "qpth": lambda kernel: by_qpth(kernel, labels, size[1], 0.1, 1.0, 15, torch.float32).alpha,
+        "qpth": lambda kernel: by_qpth(Problem(kernel, labels, size[1]), 15, torch.float32).alpha,
         "numba": exact_by("numba"),
         "torch": exact_by("torch"),
     }

@@ -20,11 +20,3 @@ def oracle(request):
 def oracle_episodes(oracle):
     """Inputs of the case: support, labels, query, weights of the loss; float32."""
     return tuple(torch.from_numpy(oracle[name]) for name in ("support", "support_labels", "query", "weights"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

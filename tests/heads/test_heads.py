@@ -1,12 +1,13 @@
-"""What every head must do, and what only the solved ones can: loops over the registry."""
+"""Every registered head keeps the interface; the heads with a solver also report certificates."""
+
+import inspect
 
 import numpy as np
 import pytest
 import torch
 
-from fewshot.errors import NumericalError
-from fewshot.heads import HEADS, build_head
-from fewshot.heads.svm import SvmHead
+from fewshot.errors import NumericalError, ParamsError
+from fewshot.heads import HEADS, Head, HeadSettings, PrototypeHead, RidgeHead, SvmHead, build_head
 from fewshot.solvers import crammer_singer
 
 SVMS = ["svm", "svm_ww", "svm_he"]
@@ -44,7 +45,7 @@ def test_scores_have_shape_dtype_and_scale(head):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_scale_starts_where_the_setting_says(name):
+def test_initial_scale_is_the_first_value_of_scale(name):
     support, labels, query = draw_episodes()
     plain, scaled = build_head(name).double(), build_head(name, initial_scale=8.0).double()
     torch.testing.assert_close(scaled(support, labels, query, n_way=4), 8 * plain(support, labels, query, n_way=4))
@@ -197,7 +198,10 @@ def fill(features, value):
 
 BAD_EPISODES = {
     "n_way": (lambda x, y, z: (x, y, z, 1), ValueError, "n_way is 1; allowed: 2 or more"),
-    "flat support": (lambda x, y, z: (x[0], y, z, 4), ValueError, r"support has shape \(12, 12\)"),
+    "flat support": (lambda x, y, z: (x[0, 0], y, z, 4), ValueError, r"support has shape \(12,\)"),
+    "support of one episode": (lambda x, y, z: (x[0], y[0], z, 4), ValueError, r"query has shape \(3, 8, 12\)"),
+    "labels of all episodes": (lambda x, y, z: (x[0], y, z[0], 4), ValueError, r"support_labels has shape \(3, 12\)"),
+    "no support": (lambda x, y, z: (x[:, :0], y[:, :0], z, 4), ValueError, "support_labels is empty"),
     "integer query": (lambda x, y, z: (x, y, z.long(), 4), ValueError, "query has .* floating point"),
     "other features": (lambda x, y, z: (x, y, z[..., :5], 4), ValueError, r"query has shape \(3, 8, 5\)"),
     "other episodes": (lambda x, y, z: (x, y, z[:2], 4), ValueError, r"query has shape \(2, 8, 12\)"),
@@ -214,33 +218,109 @@ BAD_EPISODES = {
 
 
 @pytest.mark.parametrize("case", BAD_EPISODES)
-def test_bad_episodes_are_named(head, case):
+def test_invalid_episodes_are_rejected(head, case):
     change, error, message = BAD_EPISODES[case]
     support, labels, query, n_way = change(*draw_episodes())
     with pytest.raises(error, match=message):
         head(support, labels, query, n_way=n_way)
 
 
-@pytest.mark.parametrize(
-    ("name", "setting"),
-    [
-        ("ridge", {"ridge": 0.0}),
-        ("r2d2", {"ridge": -1.0}),
-        ("svm", {"bound": 0.0}),
-        ("svm", {"diagonal_shift": -1.0}),
-        ("svm", {"solver": "osqp"}),
-        ("svm", {"max_iterations": 0}),
-        ("svm_ww", {"bound": -1.0}),
-        ("svm_he", {"bound": 0.0}),
-        ("prototype", {"metric": "cosine"}),
-    ],
-)
-def test_bad_settings_are_named(name, setting):
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        build_head(name, **setting)
+@pytest.mark.parametrize("name", ["ridge", "svm"])
+def test_overflow_of_finite_embeddings_is_a_numerical_error(name):
+    support, labels, query = draw_episodes()
+    with pytest.raises(NumericalError, match="kernel"):
+        build_head(name).double()(1e200 * support, labels, query)
 
 
-def test_registry_needs_no_torch():
+def test_number_of_ways_comes_from_the_labels(head):
+    support, labels, query = draw_episodes()
+    assert torch.equal(head(support, labels, query), head(support, labels, query, n_way=4))
+
+
+def test_a_gap_in_the_labels_is_a_missing_class(head):
+    support, labels, query = draw_episodes()
+    with pytest.raises(ValueError, match="has no image of class 2; allowed: at least one for each of the 4 classes"):
+        head(support, labels.where(labels != 2, 3), query)
+
+
+def test_a_single_episode_has_no_episode_axis(head):
+    support, labels, query = draw_episodes(1)
+    scores = head(support[0], labels[0], query[0])
+    assert scores.shape == (8, 4)
+    assert torch.equal(scores, head(support, labels, query)[0])
+
+
+def test_ridge_head_is_six_lines_of_torch():
+    (support, labels, query) = (value[0] for value in draw_episodes(1, n_way=5, n_shot=5, n_features=40))
+    targets = 2.0 * torch.nn.functional.one_hot(labels).double()
+    kernel = support @ support.T
+    coefficients = torch.linalg.solve(kernel + 50.0 * torch.eye(25, dtype=torch.float64), targets)
+    scores = query @ support.T @ coefficients
+    torch.testing.assert_close(RidgeHead().double()(support, labels, query), scores, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_show_their_settings(name):
+    head_class, settings = HEADS[name].load(), HEADS[name].settings
+    defaults = {field: information.default for field, information in settings.model_fields.items()}
+    parameters = inspect.signature(head_class).parameters
+    assert {field: parameter.default for field, parameter in parameters.items()} == defaults
+    assert head_class().settings == settings()
+    head = head_class(initial_scale=3.0)
+    assert head.settings.initial_scale == 3.0
+    assert head.scale == 3.0
+    assert repr(head).startswith(f"{head_class.__name__}(")
+    assert "initial_scale=3.0" in repr(head)
+
+
+def test_a_head_of_the_user_takes_its_own_settings():
+    class Settings(HeadSettings):
+        slope: float = 2.0
+
+    class LinearHead(Head):
+        settings: Settings
+
+        def scores(self, support, support_labels, query, n_way):
+            return self.settings.slope * query[..., :n_way]
+
+    support, labels, query = draw_episodes()
+    assert torch.equal(LinearHead(slope=5.0)(support, labels, query), 5 * query[..., :4])
+    assert repr(LinearHead()) == "LinearHead(slope=2.0, initial_scale=1.0)"
+
+
+BAD_SETTINGS = [
+    ("ridge", {"ridge": 0.0}, "ridge: 0.0 is not allowed: it should be greater than 0"),
+    ("r2d2", {"ridge": -1.0}, "ridge: -1.0 is not allowed"),
+    ("svm", {"bound": 0.0}, "bound: 0.0 is not allowed"),
+    ("svm", {"bond": 1}, "unknown key 'bond'; allowed: .*bound.* Did you mean 'bound'?"),
+    ("svm", {"diagonal_shift": -1.0}, "diagonal_shift: -1.0 is not allowed"),
+    ("svm", {"solver": "osqp"}, "solver: 'osqp' is not allowed: it should be 'exact', 'qpth' or 'truncated'"),
+    ("svm", {"max_iterations": 0}, "max_iterations: 0 is not allowed"),
+    ("svm_ww", {"bound": -1.0}, "bound: -1.0 is not allowed"),
+    ("svm_he", {"bound": 0.0}, "bound: 0.0 is not allowed"),
+    ("prototype", {"metric": "cosine"}, "unknown key 'metric'; allowed: .*divide_by_dimension"),
+    ("prototype", {"initial_scale": 0.0}, "initial_scale: 0.0 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("name", "setting", "message"), BAD_SETTINGS)
+def test_invalid_settings_are_rejected_with_what_is_allowed(name, setting, message):
+    for build in (lambda: build_head(name, **setting), lambda: HEADS[name].load()(**setting)):
+        with pytest.raises(ParamsError, match=message):
+            build()
+
+
+def test_the_package_exports_every_head():
+    import fewshot.heads
+
+    assert fewshot.heads.PrototypeHead is PrototypeHead is HEADS["prototype"].load()
+    for part in HEADS.values():
+        assert part.load().__name__ in fewshot.heads.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'SvnHead'"):
+        fewshot.heads.SvnHead  # noqa: B018
+
+
+def test_the_registry_is_read_without_torch():
     import subprocess
     import sys
 

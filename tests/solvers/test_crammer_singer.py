@@ -1,4 +1,4 @@
-"""The exact solver: certificates, references, hard cases, invariances, gradients, bad input."""
+"""The exact solver: certificates, references, hard cases, invariances, gradients, invalid arguments."""
 
 import os
 import subprocess
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot.errors import NumericalError
-from fewshot.solvers import crammer_singer
-from fewshot.solvers.certificate import kkt_residual
-from fewshot.solvers.pivoting_torch import one_hot
+from fewshot.solvers import crammer_singer, kkt_residual
 
 BACKENDS = ["numba", "torch"]
 BOUND = 0.1
 SIZES = [(8, 5, 1), (8, 5, 5), (2, 5, 15), (1, 5, 30), (1, 20, 5), (4, 2, 5)]
-"""(problems, classes, samples of each class)"""
+"""(problems, classes, samples per class)"""
+
+
+def one_hot(labels, n_way):
+    return torch.nn.functional.one_hot(labels, n_way).double()
 
 
 def gram(features):
@@ -26,7 +27,7 @@ def gram(features):
 
 def duality_gap(kernel, labels, alpha):
     """Relative Frank-Wolfe gap, which bounds the distance to the optimal objective, (T,)."""
-    targets = one_hot(labels, alpha.shape[2]).mT
+    targets = one_hot(labels, alpha.shape[2])
     gradient = kernel @ alpha + alpha - targets
     slack = BOUND * targets - alpha
     gap = (BOUND * gradient.amax(2) - (gradient * slack).sum(2)).sum(1)
@@ -45,8 +46,8 @@ def test_solution_is_certified(draw_features, size, kind, backend):
     assert solution.kkt_residual.max() <= 1e-9
     assert duality_gap(kernel, labels, solution.alpha).max() <= 1e-9
     assert solution.alpha.sum(2).abs().max() <= 1e-15
-    assert (solution.alpha - BOUND * one_hot(labels, size[1]).mT).max() <= 1e-15
-    residual = kkt_residual(kernel, labels, solution.alpha.mT, BOUND, 1.0)
+    assert (solution.alpha - BOUND * one_hot(labels, size[1])).max() <= 1e-15
+    residual = kkt_residual(kernel, labels, solution.alpha, BOUND, 1.0)
     assert residual.max() <= 1e-9
 
 
@@ -94,7 +95,7 @@ def test_unbalanced_classes(draw_features, backend):
     labels = torch.tensor([[0] * 15 + [1] * 6 + [2] * 2 + [3] + [4]])
     solution = crammer_singer(gram(features), labels, 5, backend=backend)
     assert solution.converged.all()
-    assert kkt_residual(gram(features), labels, solution.alpha.mT, BOUND, 1.0).max() < 1e-12
+    assert kkt_residual(gram(features), labels, solution.alpha, BOUND, 1.0).max() < 1e-12
 
 
 HARD = {
@@ -145,7 +146,7 @@ def test_continuation_alone_solves_what_cycles(draw_features, backend, monkeypat
     features, labels = draw_features(2, 5, 15, 20, kind="signed clusters")
     kernel = gram(10 * features)
     expected = crammer_singer(kernel, labels, 5, backend=backend)
-    unable = lambda pivot, kernel, labels, n_way, bound, shift, _: pivot(kernel, labels, n_way, bound, shift, 1)  # noqa: E731
+    unable = lambda pivot, problem, max_rounds: pivot(problem, 1)  # noqa: E731
     monkeypatch.setattr(fallback, "_from_interior_point", unable)
     found = crammer_singer(kernel, labels, 5, backend=backend, max_rounds=30)
     assert found.converged.all()
@@ -153,10 +154,10 @@ def test_continuation_alone_solves_what_cycles(draw_features, backend, monkeypat
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_stays_unsolved_is_said(draw_features, backend, monkeypatch):
+def test_problems_that_stay_unsolved_are_reported(draw_features, backend, monkeypatch):
     from fewshot.solvers import fallback
 
-    unable = lambda pivot, kernel, labels, n_way, bound, shift, _: pivot(kernel, labels, n_way, bound, shift, 1)  # noqa: E731
+    unable = lambda pivot, problem, max_rounds: pivot(problem, 1)  # noqa: E731
     monkeypatch.setattr(fallback, "_from_interior_point", unable)
     monkeypatch.setattr(fallback, "_by_continuation", unable)
     features, labels = draw_features(3, 5, 5)
@@ -177,6 +178,37 @@ def test_batch_equals_loop(draw_features, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_single_problem_has_no_problem_axis(draw_features, backend):
+    features, labels = draw_features(1, 5, 5)
+    kernel = gram(features).requires_grad_()
+    batch = crammer_singer(kernel, labels, 5, backend=backend)
+    single = crammer_singer(kernel[0], labels[0], 5, backend=backend)
+    assert torch.equal(single.alpha, batch.alpha[0])
+    assert single.iterations == batch.iterations[0]
+    assert single.converged
+    assert kkt_residual(kernel[0], labels[0], single.alpha).shape == ()
+    weight = torch.randn(25, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (by_batch,) = torch.autograd.grad(batch.alpha, kernel, weight[None])
+    (by_single,) = torch.autograd.grad(single.alpha, kernel, weight)
+    assert torch.equal(by_single, by_batch)
+    half = single.adjoint(weight) @ single.alpha.mT
+    torch.testing.assert_close(-0.5 * (half + half.mT), by_batch[0])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [
+        (torch.zeros(2, 5, 3), r"alpha has shape \(2, 5, 3\) .* of shape \(2, 6, classes\)"),
+        (torch.zeros(2, 6, 3, dtype=torch.int64), "alpha .* allowed: floating point"),
+        (torch.zeros(2, 6, 2), r"labels holds 0 .. 2; allowed: 0 .. 1"),
+    ],
+)
+def test_the_certificate_checks_its_arguments(alpha, message):
+    with pytest.raises(ValueError, match=message):
+        kkt_residual(torch.eye(6).repeat(2, 1, 1), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), alpha)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_permutation_of_samples_and_classes(draw_features, backend):
     features, labels = draw_features(2, 5, 5)
     kernel, generator = gram(features), torch.Generator().manual_seed(3)
@@ -189,7 +221,7 @@ def test_permutation_of_samples_and_classes(draw_features, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_limits(draw_features, backend):
     features, labels = draw_features(2, 5, 3, kind="clusters")
-    kernel, targets = gram(features), one_hot(labels, 5).mT
+    kernel, targets = gram(features), one_hot(labels, 5)
     identity = torch.eye(15, dtype=torch.float64)
     # bound to infinity, and wide margins: all entries would be free only if no wrong class has a positive coefficient
     tiny = crammer_singer(1e-12 * kernel, labels, 5, diagonal_shift=100.0, backend=backend).alpha
@@ -217,7 +249,7 @@ def test_gradient_with_active_bounds(draw_features, size, n_features, scale, bac
     features, labels = draw_features(*size, n_features=n_features, rank=3)
     kernel = gram(scale * features)
     alpha = crammer_singer(kernel, labels, size[1], backend=backend).alpha
-    at_bound = (BOUND * one_hot(labels, size[1]).mT - alpha < 1e-9).double().mean().item()
+    at_bound = (BOUND * one_hot(labels, size[1]) - alpha < 1e-9).double().mean().item()
     assert 0.2 <= at_bound <= 0.6
 
     def symmetric(half):
@@ -252,7 +284,7 @@ def test_directional_derivative(draw_features, size, backend):
     def margin(x):
         """Smallest strict complementarity: the gradient is two-sided only if the free set survives the step."""
         alpha = crammer_singer(gram(x), labels, 5).alpha
-        targets = one_hot(labels, 5).mT
+        targets = one_hot(labels, 5)
         multiplier = gram(x) @ alpha + alpha - targets
         multiplier = multiplier.amax(2, keepdim=True) - multiplier
         return torch.maximum((BOUND * targets - alpha) / alpha.abs().max(), multiplier).min()
@@ -320,9 +352,16 @@ def test_two_threads_at_once(draw_features):
         ({"bound": 0.0}, ValueError, "bound is 0.0; allowed: greater than 0"),
         ({"bound": -1.0}, ValueError, "bound is -1.0; allowed"),
         ({"diagonal_shift": -1.0}, ValueError, "diagonal_shift is -1.0; allowed: 0 or more"),
+        ({"max_rounds": 0}, ValueError, "max_rounds is 0; allowed: 1 or more"),
+        ({"kernel": torch.eye(6)}, ValueError, r"labels has shape \(2, 6\) .* of shape \(6,\)"),
+        (
+            {"labels": torch.zeros(2, 0, dtype=torch.int64), "kernel": torch.zeros(2, 0, 0)},
+            ValueError,
+            "labels is empty",
+        ),
         ({"backend": "cuda"}, ValueError, "backend is 'cuda'; allowed: 'auto', 'numba', 'torch'"),
-        ({"kernel": torch.full((2, 6, 6), torch.nan)}, NumericalError, "kernel holds .* not finite"),
-        ({"kernel": torch.full((2, 6, 6), torch.inf)}, NumericalError, "kernel holds .* not finite"),
+        ({"kernel": torch.full((2, 6, 6), torch.nan)}, FloatingPointError, "kernel has .* not finite"),
+        ({"kernel": torch.full((2, 6, 6), torch.inf)}, FloatingPointError, "kernel has .* not finite"),
     ],
 )
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,22 +1,53 @@
-"""Heads (base learners): support and query embeddings -> scores. One file a head, one entry here."""
+"""Heads (base learners): support and query embeddings -> scores. One file per head; register it here.
 
-from typing import Any, Literal
+Settings types are here and not in the heads' files, so that the plan can read them without loading torch.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from fewshot.registry import Part, find_part
+from fewshot.registry import Part, find_part, lazy_exports
 from fewshot.settings import Settings
+
+if TYPE_CHECKING:
+    from fewshot.heads.base import Head
+    from fewshot.heads.prototype import PrototypeHead
+    from fewshot.heads.r2d2 import R2D2Head
+    from fewshot.heads.ridge import RidgeHead
+    from fewshot.heads.svm import SvmHead
+    from fewshot.heads.svm_he import SvmHeHead
+    from fewshot.heads.svm_ww import SvmWwHead
+
+__all__ = [
+    "HEADS",
+    "Head",
+    "HeadSettings",
+    "PrototypeHead",
+    "R2D2Head",
+    "RidgeHead",
+    "SvmHeHead",
+    "SvmHead",
+    "SvmWwHead",
+    "build_head",
+]
 
 
 class HeadSettings(Settings):
-    """What every head has."""
+    """Settings of every head."""
 
     initial_scale: float = Field(
         1.0,
         gt=0,
         le=1000,
-        description="the learnable factor of the scores at the start (Lee et al. 2019: 1, learned by SGD at rate 0.1)",
+        description="initial learnable factor of the scores (Lee et al. 2019: 1, learned by SGD at rate 0.1)",
     )
+
+
+class CertifiedSettings(HeadSettings):
+    """Settings of every head with an iterative solver."""
+
+    allow_unconverged: bool = Field(False, description="train on even where the solver did not converge")
 
 
 class PrototypeSettings(HeadSettings):
@@ -42,7 +73,7 @@ class R2D2Settings(HeadSettings):
     ridge: float = Field(50.0, gt=0, description="lambda, weight of the squared norm (Lee et al. 2019, released code)")
 
 
-class SvmSettings(HeadSettings):
+class SvmSettings(CertifiedSettings):
     """Settings of the head `svm`."""
 
     bound: float = Field(0.1, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
@@ -50,7 +81,7 @@ class SvmSettings(HeadSettings):
         1.0, ge=0, description="added to the diagonal of the kernel (1 in the released code, 0 in Eq. 10)"
     )
     solver: Literal["exact", "qpth", "truncated"] = Field(
-        "exact", description="the optimum, or qpth as released, or qpth's iterates made without it (both slow)"
+        "exact", description="the optimum, or qpth as released, or qpth's iterates computed without it (both slow)"
     )
     backend: Literal["auto", "numba", "torch"] = Field(
         "auto", description="of solver exact: compiled for the CPU, batched torch, or by device"
@@ -65,18 +96,16 @@ class SvmSettings(HeadSettings):
     )
 
 
-class SvmWwSettings(HeadSettings):
+class SvmWwSettings(CertifiedSettings):
     """Settings of the head `svm_ww`."""
 
     bound: float = Field(1e-5, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
-    allow_unconverged: bool = Field(False, description="train on even where the solver did not converge")
 
 
-class SvmHeSettings(HeadSettings):
+class SvmHeSettings(CertifiedSettings):
     """Settings of the head `svm_he`."""
 
     bound: float = Field(0.01, gt=0, description="C, largest dual variable (Lee et al. 2019, released code)")
-    allow_unconverged: bool = Field(False, description="train on even where the solver did not converge")
 
 
 HEADS: dict[str, Part] = {
@@ -89,20 +118,26 @@ HEADS: dict[str, Part] = {
 }
 
 
-def build_head(name: str, **settings: Any) -> Any:
-    """Return the head `name` as a `torch.nn.Module`; ``head(support, support_labels, query, n_way=M)`` gives scores.
+_CLASSES = {"Head": "fewshot.heads.base"} | {part.target.partition(":")[2]: part.module for part in HEADS.values()}
+__getattr__ = lazy_exports(__name__, _CLASSES)
+
+
+def build_head(name: str, **settings: Any) -> "Head":
+    """Return the head `name`, a `torch.nn.Module`: ``head(support, support_labels, query)`` gives scores.
 
     Args:
         name: an entry of `HEADS`.
         settings: fields of the entry's settings type; missing ones take their defaults.
 
     Raises:
-        ParamsError: if the name is unknown.
-        pydantic.ValidationError: if a setting is unknown or out of range.
+        ParamsError: if the name or a setting is unknown or a value is out of range; a `ValueError`.
+
+    >>> build_head("r2d2", ridge=10.0)
+    R2D2Head(ridge=10.0, initial_scale=1.0)
+    >>> build_head("svm", bond=1.0)
+    Traceback (most recent call last):
+        ...
+    fewshot.errors.ParamsError: bond: unknown key 'bond'; allowed: initial_scale, ... Did you mean 'bound'?
     """
-    part = find_part("head", name, HEADS)
-    chosen = part.typed(settings).model_dump()
-    scale = chosen.pop("initial_scale")
-    head = part.load()(**chosen)
-    head.scale.data.fill_(scale)
+    head: Head = find_part("head", name, HEADS).load()(**settings)
     return head

@@ -1,9 +1,12 @@
-"""Heads whose classifier comes from an iterative solver: what becomes of a problem that did not converge."""
+"""Heads whose classifier comes from an iterative solver: how unconverged problems are handled."""
+
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from fewshot.errors import NumericalError
+from fewshot.heads import CertifiedSettings
 from fewshot.heads.base import Head
 
 
@@ -11,19 +14,25 @@ class CertifiedHead(Head):
     """Head that records how exact each episode's classifier is.
 
     In training an episode that did not converge is an error, unless allowed; in evaluation the certificates are kept
-    until `take_certificates` fetches them.
+    until `take_certificates` returns them.
     """
 
-    def __init__(self, allow_unconverged: bool) -> None:
-        super().__init__()
-        self.allow_unconverged = allow_unconverged
+    settings: CertifiedSettings
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._certificates: list[tuple[np.ndarray, np.ndarray]] = []
 
+    @property
+    def allow_unconverged(self) -> bool:
+        """Whether training continues where the solver did not converge."""
+        return self.settings.allow_unconverged
+
     def certify(self, kkt_residual: Tensor, converged: Tensor) -> None:
-        """Take note of the residuals (T,) and flags (T,) of a batch of episodes.
+        """Record the residuals (T,) and flags (T,) of a batch of episodes.
 
         Raises:
-            NumericalError: in training, if an episode did not converge and that is not allowed.
+            NumericalError: in training, if an episode did not converge and this is not allowed.
         """
         if not self.training:
             self._certificates.append((kkt_residual.cpu().numpy(), converged.cpu().numpy()))

@@ -1,15 +1,15 @@
 """Scores of a classifier that sees the support images only through their kernel, as one autograd function.
 
 Shapes: T episodes, M ways, S support images, Q query images in all, d features. With X the support, Z the query
-embeddings and A the coefficients (M, S) that a fit returns for the kernel K = X X^T:
+embeddings and A the coefficients (S, M) that a fit returns for the kernel K = X X^T:
 
-    weights  W = A X  (M, d)          scores = Z W^T  (Q, M), plus the row sums of A if the kernel has a bias
+    weights  W = A^T X  (M, d)          scores = Z W^T  (Q, M), plus the sums of A over S if the kernel has a bias
 
 Neither Z X^T nor any (S, Q, M) product is formed. For the gradient G = d loss / d A the fit's adjoint gives, from the
-factors it kept, V and B (R, S) with d loss / d K = -(V^T B + B^T V) / 2; B is A itself in the usual case. So, for
+factors it kept, V and B (S, R) with d loss / d K = -(V B^T + B V^T) / 2; B is A itself in the usual case. So, for
 g = d loss / d scores,
 
-    dZ = g W      dW = g^T Z      G = dW X^T      dX = A^T dW - B^T V X - V^T B X
+    dZ = g W      dW = g^T Z      G = X dW^T      dX = A dW - B V^T X - V B^T X
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from torch import Tensor
 from fewshot.heads.thin_products import gram, inner_products, weighted_sums
 
 Adjoint = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
-"""Gradient of the coefficients (T, M, S) -> V, or V and B where B is not the coefficients."""
+"""Gradient of the coefficients (T, S, M) -> V (T, S, R), or V and B where B is not the coefficients."""
 
 Fit = Callable[[Tensor], tuple[Tensor, Adjoint]]
-"""Kernel (T, S, S) -> coefficients (T, M, S) and their adjoint."""
+"""Kernel (T, S, S) -> coefficients (T, S, M) and their adjoint."""
 
 
 def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = False) -> Tensor:
@@ -33,8 +33,8 @@ def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = Fals
     Args:
         support: X.
         query: Z.
-        fit: gets K without a bias; may add 1 to it.
-        bias: add the row sums of the coefficients, as for the kernel K + 1.
+        fit: is given K without a bias; may add 1 to it.
+        bias: add the sums of the coefficients over the support images, as for the kernel K + 1.
     """
     scores: Tensor = _KernelScores.apply(support, query, fit, bias)
     return scores
@@ -46,10 +46,10 @@ class _KernelScores(torch.autograd.Function):
         coefficients, ctx.adjoint = fit(gram(support))
         ctx.bias = bias
         coefficients = coefficients.to(support.dtype)
-        weights = weighted_sums(coefficients, support)
+        weights = weighted_sums(coefficients.mT, support)
         ctx.save_for_backward(support, query, coefficients, weights)
         scores = inner_products(query, weights)
-        return scores.add_(coefficients.sum(2).unsqueeze(1)) if bias else scores
+        return scores.add_(coefficients.sum(1).unsqueeze(1)) if bias else scores
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -59,16 +59,16 @@ class _KernelScores(torch.autograd.Function):
             )
         support, query, coefficients, weights = ctx.saved_tensors
         weights_gradient = weighted_sums(gradient.mT, query)
-        coefficients_gradient = inner_products(weights_gradient, support)
+        coefficients_gradient = inner_products(weights_gradient, support).mT
         if ctx.bias:
-            coefficients_gradient += gradient.sum(1).unsqueeze(2)
+            coefficients_gradient += gradient.sum(1).unsqueeze(1)
         adjoint = ctx.adjoint(coefficients_gradient)
         if isinstance(adjoint, tuple):
             v, b = (factor.to(support.dtype) for factor in adjoint)
-            left = torch.cat([coefficients, -b, -v], 1)
-            right = torch.cat([weights_gradient, weighted_sums(v, support), weighted_sums(b, support)], 1)
+            left = torch.cat([coefficients, -b, -v], 2)
+            right = torch.cat([weights_gradient, weighted_sums(v.mT, support), weighted_sums(b.mT, support)], 1)
         else:
             v = adjoint.to(support.dtype)
-            left = torch.cat([coefficients, -v], 1)
-            right = torch.cat([weights_gradient.sub_(weighted_sums(v, support)), weights], 1)
-        return weighted_sums(left.mT, right), weighted_sums(gradient, weights), None, None
+            left = torch.cat([coefficients, -v], 2)
+            right = torch.cat([weights_gradient.sub_(weighted_sums(v.mT, support)), weights], 1)
+        return weighted_sums(left, right), weighted_sums(gradient, weights), None, None

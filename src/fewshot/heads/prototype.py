@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fewshot.heads import PrototypeSettings
 from fewshot.heads.base import Head
 
 
 class PrototypeHead(Head):
-    """Score = minus the squared distance to the mean of the class, divided by d unless told otherwise."""
+    """Score = minus the squared distance to the class mean, divided by d unless `divide_by_dimension` is false.
 
-    def __init__(self, divide_by_dimension: bool = True) -> None:
-        super().__init__()
-        self.divide_by_dimension = divide_by_dimension
+    >>> head = PrototypeHead(divide_by_dimension=False)
+    >>> support, labels = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    >>> head(support, labels, query=torch.tensor([[2.0, 1.0]]))
+    tensor([[-1., -4.]], grad_fn=<SqueezeBackward1>)
+    """
+
+    settings: PrototypeSettings
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
@@ -24,4 +29,4 @@ class PrototypeHead(Head):
         prototypes = torch.bmm(members / members.sum(2, keepdim=True), support)
         squares = query.square().sum(2, keepdim=True) + prototypes.square().sum(2).unsqueeze(1)
         distances = squares - 2 * torch.bmm(query, prototypes.mT)
-        return -distances / support.shape[2] if self.divide_by_dimension else -distances
+        return -distances / support.shape[2] if self.settings.divide_by_dimension else -distances

@@ -8,7 +8,7 @@ from fewshot.heads.kernel_scores import Adjoint
 
 
 def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_scale: float) -> tuple[Tensor, Adjoint]:
-    """Return target_scale * Y (K + ridge I)^-1 and its adjoint.
+    """Return target_scale * (K + ridge I)^-1 Y and its adjoint.
 
     Args:
         kernel: K, (T, S, S), symmetric, positive semi-definite.
@@ -18,7 +18,7 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
         target_scale: factor of the one-hot targets Y.
 
     Returns:
-        Coefficients (T, M, S) and the function G -> G (K + ridge I)^-1, both float64.
+        Coefficients (T, S, M) and the function G -> (K + ridge I)^-1 G, both float64.
 
     Raises:
         NumericalError: if K + ridge I is not positive definite to rounding (non-finite or far too large embeddings).
@@ -37,6 +37,6 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
     targets.scatter_(2, labels.unsqueeze(2), target_scale)
 
     def adjoint(gradient: Tensor) -> Tensor:
-        return torch.cholesky_solve(gradient.mT.double(), factor).mT
+        return torch.cholesky_solve(gradient.double(), factor)
 
-    return torch.cholesky_solve(targets, factor).mT, adjoint
+    return torch.cholesky_solve(targets, factor), adjoint

@@ -2,61 +2,64 @@
 
 Source: Lee et al., CVPR 2019, Eq. 10. From the released code, not in the paper: the dual is that of the kernel K + I
 (`diagonal_shift`), while the scores use K. The released code stops its solver after 15 iterations in training and
-validation and after 3 in testing, which is another classifier than the optimum; `solver` says which is wanted.
+validation and after 3 in testing, which gives a classifier other than the optimum; `solver` selects one.
 """
 
 import torch
 from torch import Tensor
 
+from fewshot.heads import SvmSettings
 from fewshot.heads.certified import CertifiedHead
 from fewshot.heads.kernel_scores import Adjoint, kernel_scores
-from fewshot.solvers.multiclass_svm import Backend, solve
+from fewshot.solvers.multiclass_svm import solve
+from fewshot.solvers.problem import Problem
 from fewshot.solvers.truncated import by_qpth, truncated
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 class SvmHead(CertifiedHead):
-    """Scores Z X^T alpha with alpha the dual optimum; settings as in `fewshot.heads.SvmSettings`."""
+    """Scores Z X^T alpha with alpha the dual optimum.
 
-    def __init__(
-        self,
-        bound: float = 0.1,
-        diagonal_shift: float = 1.0,
-        solver: str = "exact",
-        backend: Backend = "auto",
-        max_iterations: int = 15,
-        max_iterations_evaluation: int = 3,
-        solver_precision: str = "float32",
-        allow_unconverged: bool = False,
-    ) -> None:
-        super().__init__(allow_unconverged or solver != "exact")
-        self.bound, self.diagonal_shift = bound, diagonal_shift
-        self.solver, self.backend = solver, backend
-        self.iterations = {True: max_iterations, False: max_iterations_evaluation}
-        self.precision = {"float32": torch.float32, "float64": torch.float64}[solver_precision]
+    >>> head = SvmHead(bound=0.5).requires_grad_(False)
+    >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    >>> head(support, labels, query=torch.tensor([[1.0, 0.0]]))
+    tensor([[ 0.2000, -0.2000]])
+    """
+
+    settings: SvmSettings
+
+    @property
+    def allow_unconverged(self) -> bool:
+        """Whether training continues where the solver did not converge; the other solvers are stopped on purpose."""
+        return self.settings.allow_unconverged or self.settings.solver != "exact"
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
-        if self.solver == "qpth":
+        if self.settings.solver == "qpth":
             return self._scores_by_qpth(support, support_labels, query, n_way)
 
         def fit(kernel: Tensor) -> tuple[Tensor, Adjoint]:
-            if self.solver == "truncated":
-                solution, adjoint = truncated(
-                    kernel, support_labels, n_way, self.bound, self.diagonal_shift, self.iterations[self.training],
-                    self.precision,
-                )  # fmt: skip
+            problem = self._problem(kernel, support_labels, n_way)
+            if self.settings.solver == "truncated":
+                solution = truncated(problem, self._max_iterations, PRECISIONS[self.settings.solver_precision])
             else:
-                solution, adjoint = solve(kernel, support_labels, n_way, self.bound, self.diagonal_shift, self.backend)
+                solution = solve(problem, self.settings.backend)
             self.certify(solution.kkt_residual, solution.converged)
-            return solution.alpha.mT, adjoint
+            return solution.alpha, solution.adjoint
 
         return kernel_scores(support, query, fit)
 
     def _scores_by_qpth(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores by plain automatic differentiation around qpth."""
-        solution = by_qpth(
-            torch.bmm(support, support.mT), labels, n_way, self.bound, self.diagonal_shift,
-            self.iterations[self.training], self.precision,
-        )  # fmt: skip
+        problem = self._problem(torch.bmm(support, support.mT), labels, n_way)
+        solution = by_qpth(problem, self._max_iterations, PRECISIONS[self.settings.solver_precision])
         self.certify(solution.kkt_residual, solution.converged)
         return torch.bmm(query, torch.bmm(support.mT, solution.alpha))
+
+    def _problem(self, kernel: Tensor, labels: Tensor, n_way: int) -> Problem:
+        return Problem(kernel, labels, n_way, self.settings.bound, self.settings.diagonal_shift)
+
+    @property
+    def _max_iterations(self) -> int:
+        return self.settings.max_iterations if self.training else self.settings.max_iterations_evaluation

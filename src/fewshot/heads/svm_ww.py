@@ -1,12 +1,13 @@
 """Weston-Watkins support vector machine head, symmetrised.
 
 Source: Weston and Watkins, ESANN 1999, as in the released code of Lee et al., CVPR 2019. The matrix of that code is not
-symmetric (solvers then work on another problem than meant); its symmetric part is used here.
+symmetric (solvers then solve a different problem from the one intended); its symmetric part is used here.
 """
 
 import torch
 from torch import Tensor
 
+from fewshot.heads import SvmWwSettings
 from fewshot.heads.certified import CertifiedHead
 from fewshot.heads.kernel_scores import Adjoint, kernel_scores
 from fewshot.solvers.box import box_program
@@ -16,41 +17,55 @@ COUPLING = 2 - 1e-4
 
 
 class SvmWwHead(CertifiedHead):
-    """Dual variables a (M, S), 0 <= a <= C, zero for an image's own class; kernel K + 1, so that there is a bias.
+    """Dual variables a (S, M), 0 <= a <= bound, zero for an image's own class; kernel K + 1, so that there is a bias.
 
-    Coefficients c_mi = [y_i = m] sum_k a_ki - a_mi; score of class m: sum_i c_mi (<x_i, z> + 1).
+    Coefficients c_im = [y_i = m] sum_k a_ik - a_im; score of class m: sum_i c_im (<x_i, z> + 1). As variables of the
+    box-constrained program they are ordered class by class.
+
+    >>> head = SvmWwHead(bound=0.5).requires_grad_(False)
+    >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    >>> head(support, labels, query=torch.tensor([[1.0, 0.0]]))
+    tensor([[ 0.5000, -0.5000]])
     """
 
-    def __init__(self, bound: float = 1e-5, allow_unconverged: bool = False) -> None:
-        super().__init__(allow_unconverged)
-        self.bound = bound
+    settings: SvmWwSettings
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
-        members = torch.nn.functional.one_hot(support_labels, n_way).mT.double()
+        members = torch.nn.functional.one_hot(support_labels, n_way).double()
 
         def fit(kernel: Tensor) -> tuple[Tensor, Adjoint]:
             matrix = _dual_matrix(kernel.double() + 1, members)
-            upper = (self.bound * (1 - members)).flatten(1)
+            upper = _variables(self.settings.bound * (1 - members))
             solution = box_program(matrix, torch.full_like(upper, 2.0), upper)
             self.certify(solution.kkt_residual, solution.converged)
-            dual = solution.x.view_as(members)
+            dual = _by_sample(solution.alpha, n_way)
 
             def adjoint(gradient: Tensor) -> tuple[Tensor, Tensor]:
-                by_dual = (gradient * members).sum(1, keepdim=True) - gradient
-                v = solution.adjoint(by_dual.flatten(1)).view_as(members)
+                by_dual = (gradient * members).sum(2, keepdim=True) - gradient
+                v = _by_sample(solution.adjoint(_variables(by_dual)), n_way)
                 half = (2 - COUPLING) / 2
-                left = torch.cat([_coefficients(v, members), half * _own(v, members), half * v], 1)
-                return left, torch.cat([_coefficients(dual, members), dual, _own(dual, members)], 1)
+                left = torch.cat([_coefficients(v, members), half * _own(v, members), half * v], 2)
+                return left, torch.cat([_coefficients(dual, members), dual, _own(dual, members)], 2)
 
             return _coefficients(dual, members), adjoint
 
         return kernel_scores(support, query, fit, bias=True)
 
 
+def _variables(values: Tensor) -> Tensor:
+    """Return values (T, S, M) as variables m * S + i of the program, (T, M S)."""
+    return values.mT.flatten(1)
+
+
+def _by_sample(variables: Tensor, n_way: int) -> Tensor:
+    """Return variables (T, M S) as values (T, S, M)."""
+    return variables.unflatten(1, (n_way, -1)).mT
+
+
 def _own(dual: Tensor, members: Tensor) -> Tensor:
-    """Return [y_i = m] sum_k a_ki, (T, M, S)."""
-    return members * dual.sum(1, keepdim=True)
+    """Return [y_i = m] sum_k a_ik, (T, S, M)."""
+    return members * dual.sum(2, keepdim=True)
 
 
 def _coefficients(dual: Tensor, members: Tensor) -> Tensor:
@@ -59,11 +74,11 @@ def _coefficients(dual: Tensor, members: Tensor) -> Tensor:
 
 def _dual_matrix(kernel: Tensor, members: Tensor) -> Tensor:
     """Return the symmetric part of the quadratic matrix, (T, M S, M S), of variables m * S + i."""
-    n_problems, n_way, n_samples = members.shape
+    n_problems, n_samples, n_way = members.shape
     classes = torch.eye(n_way, dtype=kernel.dtype, device=kernel.device)
-    same_class = (members.mT @ members) * kernel
+    same_class = (members @ members.mT) * kernel
     # coupling[(m, i), (k, j)] = [y_i = k] K_ij
-    coupling = torch.einsum("tki,tij->tikj", members, kernel).unsqueeze(1).expand(-1, n_way, -1, -1, -1)
+    coupling = torch.einsum("tik,tij->tikj", members, kernel).unsqueeze(1).expand(-1, n_way, -1, -1, -1)
     coupling = coupling.reshape(n_problems, n_way * n_samples, n_way * n_samples)
     separate = torch.einsum("mk,tij->tmikj", classes, kernel).reshape_as(coupling)
     return separate + same_class.repeat(1, n_way, n_way) - COUPLING / 2 * (coupling + coupling.mT)

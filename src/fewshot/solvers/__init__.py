@@ -1,5 +1,12 @@
-"""Convex solvers: mathematics only. The Crammer-Singer support vector machine, and box-constrained programs."""
+"""Convex solvers with certificates and gradients: the Crammer-Singer support vector machine, box-constrained programs.
 
-from fewshot.solvers.multiclass_svm import Solution, crammer_singer
+The folder imports nothing of the package around it: `pyproject.toml` here builds it as a distribution of its own.
+"""
 
-__all__ = ["Solution", "crammer_singer"]
+from .box import box_program
+from .certificate import kkt_residual
+from .multiclass_svm import crammer_singer
+from .problem import Problem
+from .solution import Solution
+
+__all__ = ["Problem", "Solution", "box_program", "crammer_singer", "kkt_residual"]

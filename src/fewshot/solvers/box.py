@@ -5,53 +5,70 @@ For T problems of N variables with symmetric, positive definite H (N, N):
     minimise over x   1/2 x^T H x - q^T x      subject to 0 <= x <= u
 
 Every entry is at its lower bound, free, or at its upper bound. All infeasible entries move at once; when their number
-stops falling, one a round does (Murty's rule). Source: Judice and Pires, Comput. Oper. Res. 1994.
+stops falling, one per round does (Murty's rule). Source: Judice and Pires, Comput. Oper. Res. 1994.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .problem import is_float, is_square
+from .solution import Solution
 
 LOWER, FREE, UPPER = -1, 0, 1
 PATIENCE = 5
 MAX_ROUNDS = 200
 
 
-@dataclass(frozen=True)
-class BoxSolution:
-    """Optima of T problems, float64.
+def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
+    """Solve T box-constrained programs, or a single one, from "everything at its upper bound".
 
-    Attributes:
-        x: (T, N).
-        kkt_residual: (T,) largest |x - clip(x - (H x - q) / s)| / max |x|, with s the largest diagonal entry of H and
-            1 for max |x| where x is zero; inf where x is not finite.
-        iterations: (T,) rounds of the whole batch.
-        converged: (T,) no entry infeasible and residual at most 1e-9.
-        factors: of the matrix on the free entries, for `adjoint`.
-        free: (T, N) bool.
-    """
-
-    x: Tensor
-    kkt_residual: Tensor
-    iterations: Tensor
-    converged: Tensor
-    factors: tuple[Tensor, Tensor]
-    free: Tensor
-
-    def adjoint(self, gradient: Tensor) -> Tensor:
-        """Return v (T, N) with d loss / d H = -(v x^T + x v^T) / 2, for the gradient (T, N) of x."""
-        return _solve(self.factors, torch.where(self.free, gradient.double(), 0.0))
-
-
-def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> BoxSolution:
-    """Solve T box-constrained programs from "everything at its upper bound".
+    The residual is the largest |x - clip(x - (H x - q) / s)| / max |x|, with s the largest diagonal entry of H, and 1
+    for max |x| where x is zero; inf where x is not finite. Converged: no entry infeasible and residual at most 1e-9.
 
     Args:
-        matrix: H, (T, N, N), float64.
-        linear: q, (T, N), float64.
-        upper: u >= 0, (T, N), float64; 0 fixes an entry.
+        matrix: H, (T, N, N), float32 or float64; float64 is used inside. (N, N) for a single program.
+        linear: q, (T, N) or (N,).
+        upper: u >= 0, (T, N) or (N,); 0 fixes an entry.
+
+    Returns:
+        The solution with alpha = x, (T, N), dtype of the matrix, without a graph: `adjoint` gives derivatives.
+        `iterations` counts the rounds of the whole batch.
+
+    Raises:
+        ValueError: if an argument has a wrong shape, dtype or value.
+
+    >>> solution = box_program(torch.eye(3), torch.tensor([-1.0, 0.5, 2.0]), torch.ones(3))
+    >>> solution.alpha
+    tensor([0.0000, 0.5000, 1.0000])
+    >>> solution.adjoint(torch.ones(3))
+    tensor([0., 1., 0.])
     """
+    _check(matrix, linear, upper)
+    single = matrix.dim() == 2
+    solution = _solve_boxes(*(value.unsqueeze(0) if single else value for value in (matrix, linear, upper)))
+    return solution.single() if single else solution
+
+
+def _check(matrix: Tensor, linear: Tensor, upper: Tensor) -> None:
+    """Raise `ValueError` that names the first argument that does not fit."""
+    if not is_square(matrix) or matrix.numel() == 0:
+        raise ValueError(
+            f"matrix has shape {tuple(matrix.shape)} and dtype {matrix.dtype}; allowed: float32 or float64 of shape "
+            "(programs, variables, variables) or (variables, variables)"
+        )
+    for name, value in (("linear", linear), ("upper", upper)):
+        if value.shape != matrix.shape[:-1] or not is_float(value):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; allowed: float32 or float64 of shape "
+                f"{tuple(matrix.shape[:-1])}"
+            )
+    if not bool((upper >= 0).all()):
+        raise ValueError(f"upper holds {upper.min().item()}; allowed: 0 or more")
+
+
+def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
+    """Solve T programs without checking them."""
+    matrix, linear, upper = (value.detach().double() for value in (given, linear, upper))
     state = torch.where(upper > 0, UPPER, LOWER)
     count = upper.shape[1] + 1
     fewest, patience = torch.full_like(state[:, 0], count), torch.full_like(state[:, 0], PATIENCE)
@@ -70,9 +87,12 @@ def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> BoxSolution:
         last = infeasible & (infeasible.flip(1).cumsum(1).flip(1) == 1)
         state = torch.where(torch.where(patience[:, None] >= 0, infeasible, last), wanted, state)
     residual = _residual(x, matrix, linear, upper)
-    return BoxSolution(
-        x, residual, torch.full_like(counts, rounds), (counts == 0) & (residual <= 1e-9), factors, free
-    )  # fmt: skip
+
+    def adjoint(gradient: Tensor) -> Tensor:
+        return _solve(factors, torch.where(free, gradient.double(), 0.0)).to(gradient.dtype)
+
+    converged = (counts == 0) & (residual <= 1e-9)
+    return Solution(x.to(given.dtype), residual, torch.full_like(counts, rounds), converged, adjoint)
 
 
 def _solve_free(matrix: Tensor, linear: Tensor, fixed: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -90,7 +110,7 @@ def _solve(factors: tuple[Tensor, Tensor], right: Tensor) -> Tensor:
 
 
 def _feasible_state(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor, state: Tensor) -> Tensor:
-    """Return where each entry should be: a free one that left the box at that bound, a bound one pulled in free."""
+    """Return where each entry should be: free ones outside the box at that bound, bound ones pulled inwards free."""
     gradient = (matrix @ x.unsqueeze(2)).squeeze(2) - linear
     tolerance = 1e-12 * linear.abs().amax(1, keepdim=True).clamp(min=1.0)
     margin = 1e-12 * x.abs().amax(1, keepdim=True)
@@ -101,9 +121,8 @@ def _feasible_state(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor, st
 
 
 def _residual(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor) -> Tensor:
-    step = ((matrix @ x.unsqueeze(2)).squeeze(2) - linear) / matrix.diagonal(dim1=1, dim2=2).amax(
-        1, keepdim=True
-    ).clamp(min=1e-300)
+    largest = matrix.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=1e-300)
+    step = ((matrix @ x.unsqueeze(2)).squeeze(2) - linear) / largest
     moved = torch.minimum((x - step).clamp(min=0.0), upper)
     size = x.abs().amax(1)
     worst = (moved - x).abs().amax(1) / torch.where(size > 0, size, 1.0)

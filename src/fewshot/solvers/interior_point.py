@@ -1,11 +1,12 @@
 """A fixed number of interior-point steps for the Crammer-Singer dual, with the iterates of qpth.
 
 Two uses: the published results come from qpth stopped after 15 (training) and 3 (test) iterations, and its last point
-names the active set from which pivoting can start when it cycles. Steps, start and choice of the returned point follow
-Amos and Kolter, "OptNet", ICML 2017, as qpth 0.0.18 does them (predictor-corrector of Mehrotra; the point of smallest
-residual is returned, the one made in the last iteration is never looked at). Two things differ. The problem is solved
-in its structured form, M systems of size S instead of one of size S M. And problems do not see their batch mates: qpth
-ends when no problem of the batch improved three times, and its step length may depend on other problems.
+gives an active set from which pivoting can start when it cycles. Steps, start and choice of the returned point follow
+Amos and Kolter, "OptNet", ICML 2017, as implemented in qpth 0.0.18 (Mehrotra's predictor-corrector; the point of
+smallest residual is returned, and the point computed in the last iteration is never considered). There are two
+differences. The problem is solved in its structured form, M systems of size S instead of one of size S M. And the
+problems of a batch are independent: qpth stops once no problem of the batch has improved three times, and its step
+length may depend on other problems.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.solvers.saddle import SaddleFactors, inverse_blocks
+from .saddle import SaddleFactors, inverse_blocks
 
 MULTIPLIER_FLOOR = 1e-8
 """Smallest slack and multiplier in the system of the backward pass (qpth)."""
@@ -77,7 +78,7 @@ def _lift(values: Tensor) -> Tensor:
 
 
 def _residuals(point: InteriorPoint, matrix: Tensor, targets: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what is left of stationarity (T, M, S), of the bound equation (T, M, S) and of the row sums (T, S)."""
+    """Return the residuals of stationarity (T, M, S), the bound equation (T, M, S) and the sums over classes (T, S)."""
     stationarity = point.alpha @ matrix - targets + point.multiplier + point.nu.unsqueeze(1)
     return stationarity, point.alpha + point.slack - bound * targets, point.alpha.sum(1)
 
@@ -115,7 +116,7 @@ def _advance(point: InteriorPoint, matrix: Tensor, residuals: tuple[Tensor, Tens
 
 
 def _longest_step(point: InteriorPoint, direction: InteriorPoint) -> Tensor:
-    """Return how far slack and multiplier stay positive, (T, 1, 1)."""
+    """Return the largest step that keeps slack and multiplier positive, (T, 1, 1)."""
     lengths = [
         torch.where(change < 0, -value / change, torch.inf).amin((1, 2), keepdim=True)
         for value, change in ((point.slack, direction.slack), (point.multiplier, direction.multiplier))

@@ -1,7 +1,7 @@
 """Block principal pivoting for the Crammer-Singer dual, compiled for CPU, one problem after another.
 
-The method stands in `multiclass_svm`. Here each class keeps the inverse of the matrix on its free samples only, packed
-without gaps, and rebuilds it only in rounds in which its free set changed. Everything is float64 inside.
+`multiclass_svm` describes the method. Here each class keeps the inverse of the matrix on its free samples only, packed
+without gaps, and recomputes it only in rounds in which its free set changed. Everything is float64 inside.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .problem import Problem
+
 # NaN must stay visible to the pivot tests, so the flags "nnan" and "ninf" are omitted.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 _compile = numba.njit(cache=True, **_OPTIONS)
@@ -19,7 +21,7 @@ _compile = numba.njit(cache=True, **_OPTIONS)
 _inline = numba.njit(forceinline=True, **_OPTIONS)
 
 PATIENCE = 5
-"""Rounds without fewer infeasible entries after which one entry a round is flipped (Murty's rule, which ends)."""
+"""Rounds without fewer infeasible entries after which one entry per round is flipped (Murty's rule, which ends)."""
 
 
 class Pivots(NamedTuple):
@@ -30,7 +32,7 @@ class Pivots(NamedTuple):
         free: (T, M, S) uint8, 1 where an entry is strictly inside its bound.
         rounds: (T,) int64, linear solves done.
         solved: (T,) bool, no entry infeasible.
-        residual: (T,) relative KKT residual, see `certificate.kkt_residual`.
+        residual: (T,) relative KKT residual, defined in `certificate.kkt_residual`.
         inverses: (T, M, S * S) packed inverses on the free samples.
         rows: (T, M, S) int32, the free samples of each class, in order.
         counts: (T, M) int32, how many.
@@ -55,23 +57,16 @@ class Pivots(NamedTuple):
         return adjoint
 
 
-def pivot(
-    kernel: Tensor, labels: Tensor, n_way: int, bound: float, shift: float, max_rounds: int, free: Tensor | None = None
-) -> Pivots:
+def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivots:
     """Pivot T problems from the given free set, or from "everything free" (the ridge solution).
 
     Args:
-        kernel: (T, S, S) float32 or float64, on the CPU; the symmetric part counts.
-        labels: (T, S) int64.
-        n_way: M.
-        bound: C.
-        shift: added to the diagonal of the kernel.
+        problem: on the CPU.
         max_rounds: linear solves after which a problem is given up.
         free: (T, M, S) bool, the free set to start from.
     """
-    n_problems, n_samples, _ = kernel.shape
-    shape = (n_problems, n_way, n_samples)
-    dtype = np.float32 if kernel.dtype == torch.float32 else np.float64
+    shape = n_problems, n_way, n_samples = problem.shape
+    dtype = np.float32 if problem.kernel.dtype == torch.float32 else np.float64
     pivots = Pivots(
         alpha=np.empty(shape, dtype),
         free=np.ones(shape, np.uint8) if free is None else free.numpy().astype(np.uint8),
@@ -83,8 +78,8 @@ def pivot(
         counts=np.empty(shape[:2], np.int32),
         schur=np.empty((n_problems, n_samples, n_samples)),
     )
-    kernel, labels = kernel.detach().contiguous(), labels.contiguous()
-    _pivot_all(kernel.numpy(), labels.numpy(), bound, shift, max_rounds, free is None, *pivots)
+    kernel, labels = problem.kernel.detach().contiguous().numpy(), problem.labels.contiguous().numpy()
+    _pivot_all(kernel, labels, problem.bound, problem.diagonal_shift, max_rounds, free is None, *pivots)
     return pivots
 
 
@@ -287,7 +282,7 @@ def _refine(
     matrix: Any, labels: Any, alpha: Any, inverses: Any, rows: Any, counts: Any, schur: Any,
     product: Any, right: Any, nu: Any, scratch: Any,
 ) -> None:  # fmt: skip
-    """Correct alpha once by the residual of its own linear equations; product = matrix alpha is renewed."""
+    """Correct alpha once by the residual of its own linear equations; product = matrix alpha is recomputed."""
     n_way, n_samples = alpha.shape
     change, nu_change = product, np.zeros(n_samples)
     for m in range(n_way):
@@ -387,7 +382,7 @@ def _adjoints(gradient: Any, inverses: Any, rows: Any, counts: Any, schur: Any, 
 def _invert(matrix: Any, scratch: Any) -> bool:
     """Invert a symmetric positive definite matrix in place by Gauss-Jordan sweeps; False if a pivot is not positive.
 
-    Two pivots a sweep halve the traffic of one; scratch is (2, n) or larger.
+    Two pivots per sweep halve the memory traffic of one; scratch is (2, n) or larger.
     """
     n = matrix.shape[0]
     for k in range(0, n - 1, 2):

@@ -1,7 +1,8 @@
 """Block principal pivoting for the Crammer-Singer dual in batched torch, on any device.
 
-The method stands in `multiclass_svm`. All problems of a batch take each round together. On the CPU solved problems
-leave the batch; on an accelerator they stay, being fixed points, so that the first rounds need no word from the device.
+`multiclass_svm` describes the method. All problems of a batch take each round together. On the CPU solved problems
+leave the batch; on an accelerator they stay, being fixed points, so that the first rounds need no device-to-host
+synchronisation.
 """
 
 from typing import NamedTuple
@@ -9,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.solvers.certificate import kkt_residual
-from fewshot.solvers.saddle import SaddleFactors, free_blocks, on_host
+from .certificate import relative_residual
+from .problem import Problem
+from .saddle import SaddleFactors, free_blocks, on_host
 
 PATIENCE = 5
-"""Rounds without fewer infeasible entries after which one entry a round is flipped (Murty's rule, which ends)."""
+"""Rounds without fewer infeasible entries after which one entry per round is flipped (Murty's rule, which ends)."""
 
 BLIND_ROUNDS = 8
-"""Rounds on an accelerator before the host first asks whether all problems are solved."""
+"""Rounds on an accelerator before the host first reads whether all problems are solved."""
 
 
 class Pivots(NamedTuple):
@@ -45,13 +47,11 @@ class Pivots(NamedTuple):
         return SaddleFactors(self.blocks, self.schur).adjoint(gradient)
 
 
-def pivot(
-    kernel: Tensor, labels: Tensor, n_way: int, bound: float, shift: float, max_rounds: int, free: Tensor | None = None
-) -> Pivots:
-    """Pivot T problems; arguments as in `pivoting_numba.pivot`, on any device."""
-    matrix = shifted(kernel, shift)
-    targets = one_hot(labels, n_way)
-    n_problems, n_way, n_samples = targets.shape
+def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivots:
+    """Pivot T problems on any device; arguments as in `pivoting_numba.pivot`."""
+    kernel, bound = problem.kernel, problem.bound
+    matrix, targets = problem.matrix(), problem.targets()
+    n_problems, n_way, n_samples = problem.shape
     seen = on_host(kernel)
     free = torch.ones_like(targets, dtype=torch.bool) if free is None else free.clone()
     alpha, blocks = torch.empty_like(targets), matrix.new_empty(n_problems, n_way, n_samples, n_samples)
@@ -79,22 +79,8 @@ def pivot(
             if seen and bool(solved.any()):
                 active = torch.nonzero(~solved).flatten()
     alpha = _refine(SaddleFactors(blocks, schur), alpha, matrix, targets)
-    residual = kkt_residual(kernel, labels, alpha, bound, shift)
+    residual = relative_residual(problem, alpha)
     return Pivots(alpha, free, rounds, solved, residual, blocks, schur)
-
-
-def shifted(kernel: Tensor, shift: float) -> Tensor:
-    """Return the symmetric part of the kernel (T, S, S) plus shift times the identity, float64."""
-    matrix = kernel.detach().double()
-    matrix = 0.5 * (matrix + matrix.mT)
-    matrix.diagonal(dim1=1, dim2=2).add_(shift)
-    return matrix
-
-
-def one_hot(labels: Tensor, n_way: int) -> Tensor:
-    """Return the targets Y (T, M, S), float64, of labels (T, S)."""
-    targets = torch.zeros(labels.shape[0], n_way, labels.shape[1], dtype=torch.float64, device=labels.device)
-    return targets.scatter_(1, labels.unsqueeze(1), 1.0)
 
 
 def _solve_free(

@@ -1,4 +1,4 @@
-"""The linear system that every step of the Crammer-Singer solvers comes down to, in batched torch.
+"""The linear system behind every step of the Crammer-Singer solvers, in batched torch.
 
 Shapes: T problems, S samples, M classes. For each class m a positive semi-definite block Z_m (S, S):
 
@@ -38,7 +38,7 @@ class SaddleFactors(NamedTuple):
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Return whether the host sees the values of a tensor without waiting for another device."""
+    """Return whether the host can read a tensor without synchronising with another device."""
     return tensor.device.type == "cpu"
 
 
@@ -50,7 +50,7 @@ def inverse_blocks(matrix: Tensor, diagonal: Tensor) -> SaddleFactors:
 def free_blocks(matrix: Tensor, free: Tensor) -> SaddleFactors:
     """Return the factors with Z_m = inverse of matrix (T, S, S) on the free entries (T, M, S), zero elsewhere."""
     n_samples = matrix.shape[1]
-    if on_host(matrix):  # elsewhere the host would have to wait for these two answers
+    if on_host(matrix):  # elsewhere these two reads would synchronise
         if bool(free.all()):
             return _finish(_invert(matrix).unsqueeze(1).expand(-1, free.shape[1], -1, -1))
         widest = int(free.sum(2).max())
@@ -70,7 +70,7 @@ def _masked_inverses(matrices: Tensor, free: Tensor) -> Tensor:
 
 
 def _packed_inverses(matrix: Tensor, free: Tensor, widest: int) -> Tensor:
-    """Do the same at the size of the largest free set; factorising costs the third power of the size."""
+    """Return the same, computed at the size of the largest free set; factorising costs the cube of the size."""
     rows = free.to(torch.uint8).argsort(dim=2, descending=True, stable=True)[:, :, :widest]
     problem = torch.arange(len(matrix), device=matrix.device)[:, None, None, None]
     way = torch.arange(free.shape[1], device=matrix.device)[:, None, None]
@@ -81,7 +81,7 @@ def _packed_inverses(matrix: Tensor, free: Tensor, widest: int) -> Tensor:
 
 
 def _invert(matrices: Tensor) -> Tensor:
-    """Invert positive definite matrices; on the CPU faster than `torch.cholesky_inverse`."""
+    """Invert positive definite matrices; faster than `torch.cholesky_inverse` on the CPU."""
     factor = torch.linalg.cholesky_ex(matrices).L
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device).expand_as(factor)
     half = torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -1,0 +1,41 @@
+"""What a solver returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Adjoint = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Optima of T problems; of a single problem, the same without the first axis.
+
+    Attributes:
+        alpha: dual variables; (T, S, M) of a Crammer-Singer dual, (T, N) of a box-constrained program.
+        kkt_residual: (T,) float64, how far alpha is from the optimum, relative; the solver's docstring defines it.
+        iterations: (T,) int64, linear solves.
+        converged: (T,) bool, no entry was infeasible at the end and the residual is at most the tolerance.
+        adjoint: gradient of alpha -> V, both shaped as alpha, with
+            d loss / d matrix = -(V alpha^T + alpha V^T) / 2 for the kernel K or the matrix H of the program.
+    """
+
+    alpha: Tensor
+    kkt_residual: Tensor
+    iterations: Tensor
+    converged: Tensor
+    adjoint: Adjoint
+
+    def single(self) -> "Solution":
+        """Return the first problem's solution, without the problem axis."""
+
+        def adjoint(gradient: Tensor) -> Tensor:
+            return self.adjoint(gradient.unsqueeze(0)).squeeze(0)
+
+        return Solution(self.alpha[0], self.kkt_residual[0], self.iterations[0], self.converged[0], adjoint)
+
+
+def by_class(adjoint: Adjoint) -> Adjoint:
+    """Return an adjoint of alpha (T, M, S) as one of alpha (T, S, M)."""
+    return lambda gradient: adjoint(gradient.mT).mT
