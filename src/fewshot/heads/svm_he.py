@@ -23,7 +23,7 @@ class SvmHeHead(CertifiedHead):
     >>> head = SvmHeHead(bound=0.5).requires_grad_(False)
     >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
     >>> head(support, labels, query=torch.tensor([[1.0, 0.0]]))
-    tensor([[0.5000, 0.0000]])
+    tensor([[0.2500, 0.0000]])
     """
 
     settings: SvmHeSettings

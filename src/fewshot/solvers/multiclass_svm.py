@@ -71,10 +71,10 @@ def crammer_singer(
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> solution = crammer_singer(features @ features.T, labels, n_way=2)
     >>> solution.alpha
-    tensor([[ 0.1000, -0.1000],
+    tensor([[ 0.0600, -0.0600],
             [ 0.1000, -0.1000],
             [-0.1000,  0.1000],
-            [-0.1000,  0.1000]])
+            [-0.0600,  0.0600]])
     >>> bool(solution.converged), solution.kkt_residual.item() < 1e-9
     (True, True)
     """
