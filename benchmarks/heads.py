@@ -1,12 +1,12 @@
-"""Cost and accuracy of the heads beside qpth, which public implementations use.
+"""Cost and accuracy of the heads compared with qpth, which public implementations use.
 
     python -m benchmarks.heads [--quick]
 
-Times are forward + backward, one thread, all methods interleaved in one process. Every line asserts the accuracy it
+Times are forward + backward, one thread, all methods interleaved in one process. Every row asserts the accuracy it
 reports. Data: "clusters" (few active bounds) and "low rank" (rank 20 plus 5 % noise, rectified, like embeddings of a
-trained network: 40 to 80 % of the dual variables at their bound). Baseline: the head as released, a dense program of
-S M variables solved by qpth in float32 with 15 iterations and scores through an (S, Q, M) product. The C library keeps
-freed memory (`fewshot.training.allocator`) for every method, as it does in the jobs.
+trained network: 40 to 80 % of the dual variables are at their bound). Baseline: the head as released, a dense program
+of S M variables solved by qpth in float32 with 15 iterations and scores through an (S, Q, M) product. For every method
+the C library keeps freed memory (`fewshot.training.allocator`), as it does in the jobs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ QUERIES = 6
 SIZES = [(8, 5, 1), (8, 5, 5), (1, 5, 5), (8, 5, 15), (8, 5, 30), (4, 20, 5)]
 LARGE = [(8, 5, 30), (4, 20, 5)]
 FLOAT32_LIMITS = {1600: (1e-6, 5e-6), 16000: (3e-6, 1e-5)}
-"""Allowed errors of scores and gradients; float32 sums over more features round more."""
+"""Largest errors of scores and gradients; float32 sums over more features round more."""
 ROUNDS = {(8, 5, 15): 3, (8, 5, 30): 1, (4, 20, 5): 1}
 
 
@@ -74,14 +74,19 @@ def released_scores(alpha: Tensor, support: Tensor, query: Tensor) -> Tensor:
 
 
 def released_ridge(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-    """One program a class with a constraint that does nothing, because the solver wants one."""
+    """One program per class, with a constraint that is always satisfied, because the solver needs one."""
     from qpth.qp import QPFunction
 
     n_tasks, n_support, _ = support.shape
     quadratic = (support @ support.mT + 50 * torch.eye(n_support)).repeat_interleave(n_way, 0)
     linear = -2 * one_hot(labels, n_way).to(support.dtype).mT.reshape(-1, n_support)
-    nothing = torch.zeros(len(linear), n_support, n_support), torch.zeros_like(linear), torch.Tensor(), torch.Tensor()
-    alpha = QPFunction(verbose=-1)(quadratic, linear, *nothing)
+    constraint = (
+        torch.zeros(len(linear), n_support, n_support),
+        torch.zeros_like(linear),
+        torch.Tensor(),
+        torch.Tensor(),
+    )
+    alpha = QPFunction(verbose=-1)(quadratic, linear, *constraint)
     return released_scores(alpha.view(n_tasks, n_way, n_support).mT, support, query)
 
 
@@ -142,7 +147,7 @@ def compare(
     steps: dict[str, Callable[[], tuple[Tensor, Tensor]]], exact: tuple[Tensor, Tensor], label: list[str], rounds: int,
     limits: tuple[float, float],
 ) -> list[list[str]]:  # fmt: skip
-    """Time all steps against the first, assert the accuracy of ours, return the table's lines."""
+    """Time all steps against the first, assert the accuracy of ours, return the rows of the table."""
     found = {}
 
     def keep(name: str) -> Callable[[], None]:
@@ -154,7 +159,7 @@ def compare(
     base, *others = steps
     ours = [name for name in others if name != "proxsuite"]
     if rounds > 1:
-        steps[base]()  # the first call of a process loads what it needs; too slow to repeat at the large sizes
+        steps[base]()  # the first call of a process loads libraries; too slow to repeat at the large sizes
     times = interleave({name: keep(name) for name in steps}, rounds, dict.fromkeys(ours, 7))
     errors = {name: [relative_error(*pair) for pair in zip(found[name], exact, strict=True)] for name in steps}
     for name in ours:
@@ -217,7 +222,7 @@ def ridge_heads(size: tuple[int, int, int], n_features: int, rounds: int) -> lis
 
 
 def peak_memory(size: tuple[int, int, int]) -> list[str]:
-    """Measure each method in a process of its own, warmed up on a small problem."""
+    """Measure each method in its own process, warmed up on a small problem."""
     found = {}
     for name in ("qpth", "numba", "torch"):
         command = [sys.executable, "-m", "benchmarks.heads", "--memory", name, *map(str, size)]
@@ -238,7 +243,7 @@ def print_peak_memory(name: str, size: tuple[int, int, int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two small sizes, a minute; printed only")
+    parser.add_argument("--quick", action="store_true", help="two small sizes, a minute; prints only")
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -272,15 +277,16 @@ def paragraphs(heads: list, solver: list, ridge: list, memory: list) -> list[str
     loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     return [
         __doc__.split("\n\n", 2)[2].strip(),
-        "Processor time; medians over the rounds, range in brackets. Errors are relative to the float64 optimum, the "
-        f"largest entry. Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program: 1).",
+        "Processor time; medians over the rounds, range in brackets. Errors are maxima, relative to the largest entry "
+        f"of the float64 optimum. Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this "
+        "program: 1).",
         "## Solver: kernel to dual variables to gradient of the kernel",
         table([size, "data", "solver", *timing, "error of alpha", "of gradient"], solver),
         "## Whole head: embeddings to loss to gradients",
         table([size, "data", "d", "solver", *timing, "error of scores", "of gradient"], heads),
         "## Ridge head",
         table([size, "d", "solver", *timing, "error of scores", "of gradient"], ridge),
-        "## Peak memory of one step over resting, MiB",
+        "## Peak memory of one step above its start, MiB",
         table([size, "qpth", "numba", "torch", "qpth / numba", "qpth / torch"], memory),
     ]
 

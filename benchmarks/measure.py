@@ -1,6 +1,6 @@
-"""How the benchmarks measure: rivals take turns in one process, on one thread, and their processor time is compared.
+"""How the benchmarks measure: methods take turns in one process, on one thread; their processor times are compared.
 
-Processor time of the process is robust against other jobs on the machine; ratios within one run are what counts.
+Processor time is little affected by other jobs on the machine; compare ratios within one run.
 """
 
 import os
@@ -18,38 +18,38 @@ from fewshot.training.allocator import keep_freed_memory
 SECTIONS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
-def take_turns(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median processor time of each rival, seconds, over rounds of one call each (after one to warm up)."""
+def take_turns(methods: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median processor time of each method, seconds, over rounds of one call each (after one to warm up)."""
     torch.set_num_threads(1)
     keep_freed_memory()  # for all of them
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for round_ in range(rounds + 1):
-        for name, rival in rivals.items():
+        for name, method in methods.items():
             start = time.process_time()
-            rival()
+            method()
             if round_ > 0:
                 seconds[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def interleave(
-    rivals: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int]
+    methods: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int]
 ) -> dict[str, list[float]]:
-    """Return the processor times of each rival, seconds, one a round: for quick rivals the median of several calls.
+    """Return the processor times of each method, seconds, one per round: for quick methods the median of several calls.
 
-    Rivals that are repeated within a round are called once before to warm up; the others are taken to be slow.
+    Methods that are repeated within a round are first called once to warm up; the others are assumed to be slow.
     """
     torch.set_num_threads(1)
     keep_freed_memory()  # for all of them
     for name in repeats:
-        rivals[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+        methods[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
-        for name, rival in rivals.items():
+        for name, method in methods.items():
             calls = []
             for _ in range(repeats.get(name, 1)):
                 start = time.process_time()
-                rival()
+                method()
                 calls.append(time.process_time() - start)
             seconds[name].append(statistics.median(calls))
     return seconds
@@ -63,20 +63,20 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
 
 
 def peak_memory_mib(function: Callable[[], object]) -> float:
-    """Return by how much a call raises the resident memory of this process at its peak, MiB (Linux only)."""
+    """Return the peak resident memory of this process during a call, above that before it, MiB (Linux only)."""
 
     def status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")
     function()
     return (status("VmHWM") - before) / 1024
 
 
 def machine(*packages: str) -> str:
-    """Describe the machine and the versions that matter, in one line."""
+    """Return the processor and the relevant versions, in one line."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

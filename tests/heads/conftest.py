@@ -11,12 +11,12 @@ CASES = sorted(Path(os.environ.get("FEWSHOT_ORACLE", DEFAULT_ORACLE)).glob("meta
 
 @pytest.fixture(params=CASES, ids=lambda path: path.stem)
 def oracle(request):
-    """One case file of head numbers: arrays by name."""
+    """One file of reference numbers: arrays by name."""
     with np.load(request.param, allow_pickle=False) as file:
         return dict(file)
 
 
 @pytest.fixture
 def oracle_episodes(oracle):
-    """Inputs of the case: support, labels, query, weights of the loss; float32."""
+    """Inputs of the file: support, labels, query, weights of the loss; float32."""
     return tuple(torch.from_numpy(oracle[name]) for name in ("support", "support_labels", "query", "weights"))

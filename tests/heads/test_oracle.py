@@ -1,4 +1,4 @@
-"""Heads against the numbers of the original code and against optima found by an independent solver."""
+"""Heads compared with numbers of the original code and with optima found by an independent solver."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_svm_ww_equals_the_original_where_all_bounds_are_active(oracle, oracle_e
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_svm_he(oracle, oracle_episodes, dtype):
-    order = torch.from_numpy(oracle["he_perm"])  # the original wants rows class by class in turn
+    order = torch.from_numpy(oracle["he_perm"])  # the original needs rows with alternating classes
     support, labels, query, weights = oracle_episodes
     in_turn = support.gather(1, order[:, :, None].expand_as(support)), labels.gather(1, order), query, weights
     assert_matches(build_head("svm_he"), "svm_he_double", oracle, in_turn, dtype, 1e-5)

@@ -1,4 +1,4 @@
-"""The compiled products of thin matrices give what a float64 product gives, at every remainder of their tiles."""
+"""The compiled products of thin matrices agree with float64 products, at every remainder of their tiles."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_a_non_finite_entry_reaches_every_product_it_enters():
     assert weighted_sums(torch.zeros(1, 2, 6, dtype=rows.dtype), rows)[0, :, 7].isnan().all()
 
 
-def test_transposed_and_strided_inputs_are_read_as_they_are_meant():
+def test_transposed_and_strided_inputs():
     rows = draw(2, 40, 12).mT[:, ::2]
 
     assert torch.allclose(gram(rows), rows @ rows.mT)
@@ -52,7 +52,7 @@ def test_transposed_and_strided_inputs_are_read_as_they_are_meant():
 
 @pytest.mark.parametrize("name", ["svm", "svm_ww", "ridge"])
 def test_heads_are_the_same_with_the_products_of_torch(name, monkeypatch):
-    """The way taken on an accelerator, tried on the CPU."""
+    """The code path of accelerators, on the CPU."""
     support, query, labels = draw(2, 12, 30), draw(2, 8, 30) + 0.2, torch.arange(4).repeat(3).expand(2, -1)
 
     def scores_and_gradients() -> tuple[torch.Tensor, ...]:

@@ -87,7 +87,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return what a solver reported for each episode evaluated since the last call: name -> (episodes,)."""
+        """Return what the solver reported per episode evaluated since the last call: name -> (episodes,)."""
         return {}
 
     def _finite_scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:

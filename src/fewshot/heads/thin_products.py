@@ -79,7 +79,7 @@ def _inner_products(left: Any, right: Any, symmetric: bool, result: Any) -> None
 
 @_compile
 def _add_tile(left: Any, right: Any, t: int, i: int, j: int, start: int, stop: int, result: Any) -> None:
-    """Add the inner products of four rows with four, all sixteen in registers; past the end the last row stands in."""
+    """Add the inner products of four rows with four, all sixteen in registers; past the end, repeat the last."""
     last_i, last_j = left.shape[1] - 1, right.shape[1] - 1
     i1, i2, i3 = min(i + 1, last_i), min(i + 2, last_i), min(i + 3, last_i)
     j1, j2, j3 = min(j + 1, last_j), min(j + 2, last_j), min(j + 3, last_j)

@@ -10,7 +10,7 @@ Source: Crammer and Singer, JMLR 2001; in the form of Lee et al., CVPR 2019, Eq.
 Method. If the entries strictly inside their bound (the free set) were known, alpha would follow from linear equations;
 these have one (S, S) block per class and one Schur complement (`saddle`). Block principal pivoting starts with
 everything free, which is the ridge solution, solves, moves all infeasible entries across at once and repeats; when
-nothing is infeasible, alpha is the optimum to rounding. That takes 1 to 10 solves, and the factors of the last one are
+nothing is infeasible, alpha is the optimum to rounding. That takes 1 to 12 solves, and the factors of the last one are
 those of the backward pass. Source: Judice and Pires, Comput. Oper. Res. 1994; equivalent to a semismooth Newton method.
 
 Where pivoting cycles (more samples than features and large scale), an interior point gives a free set to start from,
