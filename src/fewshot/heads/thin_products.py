@@ -13,8 +13,10 @@ import numba
 import torch
 from torch import Tensor
 
-# NaN and infinity must reach the result, so the flags "nnan" and "ninf" are left out.
-_compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+# NaN and infinity must reach the result, so the flags "nnan" and "ninf" are omitted.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+_compile = numba.njit(cache=True, **_OPTIONS)
+_inline = numba.njit(forceinline=True, **_OPTIONS)  # see `pivoting_numba`: the same bits with a cold and a warm cache
 
 FEATURES_AT_ONCE = 2048
 """Features of a block of inner products; the rows of a 25-image episode then fit in a second-level cache."""
@@ -77,7 +79,7 @@ def _inner_products(left: Any, right: Any, symmetric: bool, result: Any) -> None
                     result[t, j, i] = result[t, i, j]
 
 
-@_compile
+@_inline
 def _add_tile(left: Any, right: Any, t: int, i: int, j: int, start: int, stop: int, result: Any) -> None:
     """Add the inner products of four rows with four, all sixteen in registers; past the end, repeat the last."""
     last_i, last_j = left.shape[1] - 1, right.shape[1] - 1
