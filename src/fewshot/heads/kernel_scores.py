@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot.heads.thin_products import gram, inner_products, weighted_sums
+from fewshot.heads.thin_products import gram, inner_products
 
 Adjoint = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 """Gradient of the coefficients (T, S, M) -> V (T, S, R), or V and B where B is not the coefficients."""
@@ -46,7 +46,7 @@ class _KernelScores(torch.autograd.Function):
         coefficients, ctx.adjoint = fit(gram(support))
         ctx.bias = bias
         coefficients = coefficients.to(support.dtype)
-        weights = weighted_sums(coefficients.mT, support)
+        weights = torch.bmm(coefficients.mT, support)
         ctx.save_for_backward(support, query, coefficients, weights)
         scores = inner_products(query, weights)
         return scores.add_(coefficients.sum(1).unsqueeze(1)) if bias else scores
@@ -58,7 +58,7 @@ class _KernelScores(torch.autograd.Function):
                 "this head has no second derivative; call backward() or autograd.grad() with create_graph=False"
             )
         support, query, coefficients, weights = ctx.saved_tensors
-        weights_gradient = weighted_sums(gradient.mT, query)
+        weights_gradient = torch.bmm(gradient.mT, query)
         coefficients_gradient = inner_products(weights_gradient, support).mT
         if ctx.bias:
             coefficients_gradient += gradient.sum(1).unsqueeze(1)
@@ -66,9 +66,9 @@ class _KernelScores(torch.autograd.Function):
         if isinstance(adjoint, tuple):
             v, b = (factor.to(support.dtype) for factor in adjoint)
             left = torch.cat([coefficients, -b, -v], 2)
-            right = torch.cat([weights_gradient, weighted_sums(v.mT, support), weighted_sums(b.mT, support)], 1)
+            right = torch.cat([weights_gradient, torch.bmm(v.mT, support), torch.bmm(b.mT, support)], 1)
         else:
             v = adjoint.to(support.dtype)
             left = torch.cat([coefficients, -v], 2)
-            right = torch.cat([weights_gradient.sub_(weighted_sums(v.mT, support)), weights], 1)
-        return weighted_sums(left, right), weighted_sums(gradient, weights), None, None
+            right = torch.cat([weights_gradient.sub_(torch.bmm(v.mT, support)), weights], 1)
+        return torch.bmm(left, right), torch.bmm(gradient, weights), None, None
