@@ -4,6 +4,7 @@ Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
 import inspect
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -29,6 +30,7 @@ class Head(nn.Module):
 
     settings: HeadSettings
     settings_type: type[HeadSettings] = HeadSettings
+    __call__: Callable[..., Tensor]  # `forward`; torch declares Any
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
