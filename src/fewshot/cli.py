@@ -13,7 +13,8 @@ from typing import Any
 from fewshot import paths
 from fewshot.digests import remember_digests
 from fewshot.errors import FewshotError
-from fewshot.experiments.params import PARAMS_FILE, read_params, schema_text
+from fewshot.experiments.params import schema_text
+from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.workflow.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

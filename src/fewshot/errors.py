@@ -5,7 +5,8 @@ other exception is a defect of this program.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -62,3 +63,12 @@ def allowed_values(word: str, known: Iterable[str]) -> str:
     if len(text) > MAX_LISTED:
         text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and others ({len(words)} in all)"
     return f"allowed: {text}.{did_you_mean(word, words)}"
+
+
+@contextmanager
+def locate_errors(place: object) -> Iterator[None]:
+    """Prefix each line of a `ParamsError` with the file or the dotted path of the settings it is about."""
+    try:
+        yield
+    except ParamsError as error:
+        raise ParamsError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from None

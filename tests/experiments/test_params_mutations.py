@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fewshot.errors import FewshotError, ParamsError
-from fewshot.experiments.params import read_yaml
+from fewshot.experiments.reader import read_yaml
 from fewshot.workflow.plan import load_plan
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"

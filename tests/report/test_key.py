@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fewshot.workflow.plan
-from fewshot.experiments.params import read_params
+from fewshot.experiments.reader import read_params
 from fewshot.workflow.plan import REPORT_DIR, REPORT_TEXTS, make_plan
 
 

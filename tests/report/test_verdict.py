@@ -10,7 +10,8 @@ import pytest
 
 from fewshot.backbones import BACKBONES
 from fewshot.experiments.matrix import suite_experiments
-from fewshot.experiments.params import Recipe, read_params
+from fewshot.experiments.params import Recipe
+from fewshot.experiments.reader import read_params
 from fewshot.files import write_csv
 from fewshot.learners import LEARNERS
 from fewshot.report.contents import Cell, counterpart, read_contents

@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
-from fewshot.experiments.params import read_yaml
+from fewshot.experiments.reader import read_yaml
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import clear_stale_locks
 from fewshot.workflow.tables_state import forget_foreign_tables

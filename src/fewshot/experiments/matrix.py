@@ -11,7 +11,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import ParamsError, allowed_values, quoted
+from fewshot.errors import ParamsError, allowed_values, locate_errors, quoted
 from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe
 from fewshot.learners import LEARNERS
 from fewshot.learners.context import LearnerContext
@@ -126,6 +126,62 @@ class Experiment:
         return {**protocol, "target": target.label, "shots": list(self.shots)}
 
 
+@dataclass(frozen=True)
+class _Family:
+    """A family of parts.
+
+    Attributes:
+        kind: what messages call one of them.
+        section: section of `params.yaml` with named settings.
+        registry: the registered parts by name.
+    """
+
+    kind: str
+    section: str
+    registry: Mapping[str, Part]
+
+    def choose(self, params: Params, label: str, where: str, overrides: Mapping[str, Any] | None = None) -> Choice:
+        """Resolve a registered name, or an entry of the section with `base:`, to its complete settings.
+
+        Args:
+            params: the whole file.
+            label: the name as given.
+            where: dotted path of the place that gives it, for messages.
+            overrides: settings that replace those of the entry.
+
+        Raises:
+            ParamsError: if the name or its base is unknown, or a setting is unknown or out of range.
+        """
+        entries: Mapping[str, dict[str, Any]] = getattr(params, self.section)
+        place = f"{self.section}.{label}"
+        if label not in self.registry and label not in entries:
+            with locate_errors(where):
+                find_part(self.kind, label, {**entries, **self.registry})
+        entry = dict(entries.get(label, {}))
+        part = self._base(label, entry.pop("base", label), f"{place}.base")
+        settings = parse_as(
+            self.registry[part].settings,
+            {**entry, **(overrides or {})},
+            where=f"{where}.{self.kind}" if overrides else place,
+        )
+        return Choice(label, part, settings.model_dump(mode="json"))
+
+    def _base(self, label: str, base: Any, where: str) -> str:
+        """Check the registered name that an entry is based on."""
+        if not isinstance(base, str):
+            raise ParamsError(f"{where}: {quoted(base)} is not allowed: give the name of a {self.kind}")
+        if label in self.registry and base != label:
+            raise ParamsError(f"{where}: {label!r} is itself a registered {self.kind}; choose another name")
+        with locate_errors(where):
+            find_part(self.kind, base, self.registry)
+        return base
+
+
+_DATASET = _Family("data set", "prepare", DATASETS)
+_BACKBONE = _Family("backbone", "backbones", BACKBONES)
+_LEARNER = _Family("learner", "learners", LEARNERS)
+
+
 def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     """Return the experiments of a suite in the order of the file.
 
@@ -150,12 +206,9 @@ def _check_sections(params: Params) -> None:
     """Type every entry of recipes, learners, backbones and prepare, also those that the suite does not use."""
     for name in params.recipes:
         _recipe(params, name, {}, f"recipes.{name}")
-    for label in params.prepare:
-        _dataset(params, label, f"prepare.{label}")
-    for label in params.backbones:
-        _choice("backbone", "backbones", label, params.backbones, BACKBONES, {}, f"backbones.{label}")
-    for label in params.learners:
-        _choice("learner", "learners", label, params.learners, LEARNERS, {}, f"learners.{label}")
+    for family in (_DATASET, _BACKBONE, _LEARNER):
+        for label in getattr(params, family.section):
+            family.choose(params, label, f"{family.section}.{label}")
 
 
 def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
@@ -194,19 +247,15 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     """Type one combination of a matrix."""
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
-    dataset = _dataset(params, row["dataset"], where)
+    dataset = _DATASET.choose(params, row["dataset"], where)
     recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
     given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_own(overrides, "evaluate")}
     evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
     experiment = Experiment(
         dataset=dataset,
-        backbone=_choice(
-            "backbone", "backbones", row["backbone"], params.backbones, BACKBONES, _own(overrides, "backbone"), where
-        ),
-        learner=_choice(
-            "learner", "learners", row["learner"], params.learners, LEARNERS, _own(overrides, "learner"), where
-        ),
+        backbone=_BACKBONE.choose(params, row["backbone"], where, _own(overrides, "backbone")),
+        learner=_LEARNER.choose(params, row["learner"], where, _own(overrides, "learner")),
         recipe_name=row["recipe"],
         recipe=recipe,
         variant="-".join([row["recipe"], *(_token(key, value) for key, value in overrides.items())]),
@@ -214,7 +263,9 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
         weights=None if matrix.weights is None else _given_file(matrix.weights, f"{where}.weights"),
-        targets=tuple(_dataset(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)),
+        targets=tuple(
+            _DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)
+        ),
     )
     if len(experiment.name) > MAX_NAME:
         raise ParamsError(
@@ -224,14 +275,6 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     _check_parts(experiment, where)
     _check_fits(experiment, where)
     return experiment
-
-
-def _in_place(where: str, function: Any, *arguments: Any) -> Any:
-    """Call, adding the place in the file to the error."""
-    try:
-        return function(*arguments)
-    except ParamsError as error:
-        raise ParamsError(f"{where}: {error}") from None
 
 
 def _given_file(path: str, where: str) -> Path:
@@ -247,9 +290,8 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
     chain: list[str] = []
     following: str | None = name
     while following is not None:
-        section = _in_place(
-            where if not chain else f"recipes.{chain[-1]}.base", find_part, "recipe", following, params.recipes
-        )
+        with locate_errors(f"recipes.{chain[-1]}.base" if chain else where):
+            entry = find_part("recipe", following, params.recipes)
         if following in chain:
             raise ParamsError(f"recipes.{name}.base: the bases form a circle: {' -> '.join([*chain, following])}")
         chain.append(following)
@@ -257,8 +299,8 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
             raise ParamsError(
                 f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}"
             )
-        values = _merged({key: value for key, value in section.items() if key != "base"}, values)
-        following = section.get("base")
+        values = _merged({key: value for key, value in entry.items() if key != "base"}, values)
+        following = entry.get("base")
         if following is not None and not isinstance(following, str):
             raise ParamsError(
                 f"recipes.{chain[-1]}.base: {quoted(following)} is not allowed: give the name of a recipe"
@@ -283,39 +325,9 @@ def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in overrides.items() if key.partition(".")[0] not in OTHER_SECTIONS}
 
 
-def _dataset(params: Params, label: str, where: str) -> Choice:
-    """Resolve a data set: a registered name, or an entry of `prepare` with `base:`."""
-    return _choice("data set", "prepare", label, params.prepare, DATASETS, {}, where)
-
-
 def stored_image_size(dataset: Choice) -> int:
     """Return the side of a data set's stored images, pixels."""
     return DATASETS[dataset.name].image_size or int(dataset.settings["image_size"])
-
-
-def _choice(
-    kind: str,
-    place: str,
-    label: str,
-    sections: Mapping[str, dict[str, Any]],
-    registry: Mapping[str, Part],
-    overrides: Mapping[str, Any],
-    where: str,
-) -> Choice:
-    """Resolve a part: a registered name, or an entry of the section `place` with `base:`."""
-    if label not in registry and label not in sections:
-        _in_place(where, find_part, kind, label, {**sections, **registry})
-    section = dict(sections.get(label, {}))
-    name = section.pop("base", label)
-    if not isinstance(name, str):
-        raise ParamsError(f"{place}.{label}.base: {quoted(name)} is not allowed: give the name of a {kind}")
-    if label in registry and name != label:
-        raise ParamsError(f"{place}.{label}.base: {label!r} is itself a registered {kind}; choose another name")
-    part = _in_place(f"{place}.{label}.base", find_part, kind, name, registry)
-    settings = parse_as(
-        part.settings, {**section, **overrides}, where=f"{where}.{kind}" if overrides else f"{place}.{label}"
-    )
-    return Choice(label, name, settings.model_dump(mode="json"))
 
 
 def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -343,7 +355,8 @@ def _check_parts(experiment: Experiment, where: str) -> None:
     part = LEARNERS[learner.name]
     if part.check is not None:
         settings = parse_as(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
-        _in_place(where, part.check, learner.name, settings, backbone.name, backbone.settings, experiment.context)
+        with locate_errors(where):
+            part.check(learner.name, settings, backbone.name, backbone.settings, experiment.context)
     if part.fixed_ways and experiment.evaluate.n_way != experiment.recipe.n_way:
         raise ParamsError(
             f"{where}: learner {learner.label!r} is trained for {experiment.recipe.n_way} ways and cannot be tested "

@@ -20,7 +20,7 @@ NEUTRAL = frozenset(
     f"{PACKAGE}{suffix}"
     for suffix in (
         "", ".errors", ".settings", ".registry", ".paths", ".digests", ".cli", ".progress",
-        ".experiments", ".experiments.params", ".experiments.matrix",
+        ".experiments", ".experiments.params", ".experiments.reader", ".experiments.matrix",
         ".workflow", ".workflow.identity", ".workflow.plan",
         ".backbones", ".heads", ".learners", ".datasets", ".episodes", ".evaluation",
         ".backbones.settings", ".learners.settings", ".datasets.settings",

@@ -15,9 +15,10 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS, DatasetPart
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import ParamsError, did_you_mean
+from fewshot.errors import ParamsError, did_you_mean, locate_errors
 from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
-from fewshot.experiments.params import PARAMS_FILE, Params, naming_file, read_params
+from fewshot.experiments.params import Params
+from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.workflow.identity import code_digest, package_versions
@@ -268,7 +269,7 @@ def load_plan(
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
-    with naming_file(path):
+    with locate_errors(path):
         return make_plan(params, suite or params.suite)
 
 
