@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Modules that cannot change a number (workflow/identity.py).
+NEUTRAL = ("__main__", "cli", "digests", "errors", "paths", "progress", "registry", "settings")
+
 
 def load(folder: "str | Path") -> "Classifier":
     """Load a classifier that `fewshot export` wrote; no code in the folder is executed.

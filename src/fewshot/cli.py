@@ -27,7 +27,6 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; errors that a user can mend are printed without a traceback, exit status 2."""
     options = _parser().parse_args(arguments)
-    paths.RESULTS = getattr(options, "results", paths.RESULTS)
     try:
         options.run(options)
     except FewshotError as error:
@@ -113,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: Any) -> Plan:
-    return load_plan(options.params, suite=options.suite)
+    return load_plan(options.params, suite=options.suite, results=getattr(options, "results", paths.RESULTS))
 
 
 def _computing(plan: Plan) -> Any:

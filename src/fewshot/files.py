@@ -7,15 +7,18 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import DataError, ResourceError
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray | np.generic]) -> None:
+
+def write_npz(path: Path, arrays: Mapping[str, "np.ndarray | np.generic"]) -> None:
     """Write arrays as an uncompressed npz with fixed dates and sorted names, so that equal arrays give equal bytes."""
+    import numpy as np  # here, because commands that read no arrays start without it
+
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
             buffer = io.BytesIO()

@@ -3,13 +3,14 @@
 import ast
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fewshot.digests import digest
 from fewshot.errors import DataError, ParamsError
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
@@ -19,31 +20,7 @@ from fewshot.workflow.plan import make_plan
 
 SOURCE = Path(identity.PACKAGE_DIR)
 PACKAGE = sorted(SOURCE.rglob("*.py"))
-CACHES = (identity._tree, identity._source_file, identity._imports, identity._meaning)
 LEARNERS = ["prototype", "ridge", "svm"]
-
-
-def forget():
-    for cached in CACHES:
-        cached.cache_clear()
-
-
-@pytest.fixture
-def source(tmp_path, monkeypatch):
-    """Return a copy of the package that can be edited; keys are those of the copy."""
-    copy = tmp_path / "fewshot"
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(identity, "PACKAGE_DIR", copy)
-    forget()
-    yield copy
-    forget()
-
-
-def edit(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    forget()
 
 
 @pytest.fixture
@@ -64,28 +41,30 @@ def changed(before, after):
     return sorted(name for name in before if before[name] != after[name])
 
 
+ADDED = "\nADDED = 1\n"
+
 WORDS = {
-    "comment": ('"""One outer step', '# a comment\n"""One outer step'),
-    "docstring": ("One outer step: draw a meta-batch", "One outer step, in other words"),
-    "docstring of a function": ("Take outer step", "Do outer step"),
-    "blank lines": ("\nclass OuterStep:", "\n\n\n\nclass OuterStep:"),
-    "layout": ("loss = accuracy = 0.0", "loss = (\n            accuracy\n        ) = 0.0"),
+    "comment": ('"""', '# a comment\n"""'),
+    "docstring": ('"""', '"""Other words. '),
+    "docstring of a function": ('    """', '    """Other words. '),
+    "blank lines": ("\n\n\ndef ", "\n\n\n\n\n\ndef "),
+    "layout": (" = ", " =  "),
 }
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_words_and_layout_change_no_key(name, source, plan_of):
+def test_words_and_layout_change_no_key(name, edit, plan_of):
     before = [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")]
 
-    edit(source / "training" / "outer_step.py", *WORDS[name])
+    edit("training/train.py", *WORDS[name])
 
     assert [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")] == before
 
 
-def test_an_expression_in_the_loop_changes_every_training_and_no_data(source, plan_of):
+def test_code_of_the_loop_changes_every_training_and_no_data(edit, plan_of):
     before = plan_of()
 
-    edit(source / "training" / "outer_step.py", "loss = accuracy = 0.0", "loss = accuracy = 0.5")
+    edit("training/train.py", ADDED)
 
     after = plan_of()
     assert len(changed(keys(before), keys(after))) == len(before.train)
@@ -93,40 +72,82 @@ def test_an_expression_in_the_loop_changes_every_training_and_no_data(source, pl
     assert keys(before, "prepare") == keys(after, "prepare")
 
 
-def test_evaluation_code_changes_no_training(source, plan_of):
+def test_one_changed_number_changes_the_key(edit, plan_of):
     before = plan_of()
 
-    edit(source / "evaluation" / "evaluate.py", "SHEET_EPISODES = 4", "SHEET_EPISODES = 5")
+    edit("evaluation/evaluate.py", "SHEET_EPISODES = 4", "SHEET_EPISODES = 5")
+
+    assert len(changed(keys(before, "evaluate"), keys(plan_of(), "evaluate"))) == len(before.train)
+
+
+def test_evaluation_code_changes_no_training(edit, plan_of):
+    before = plan_of()
+
+    edit("evaluation/evaluate.py", ADDED)
 
     after = plan_of()
     assert keys(before) == keys(after)
     assert len(changed(keys(before, "evaluate"), keys(after, "evaluate"))) == len(before.train)
 
 
-def test_a_head_changes_only_what_uses_it(source, plan_of):
+@pytest.mark.parametrize("module", ["heads/svm.py", "solvers/multiclass_svm.py"])
+def test_a_head_and_what_it_imports_change_only_what_uses_it(module, edit, plan_of):
     before = plan_of()
 
-    edit(source / "heads" / "svm.py", "class SvmHead", "ADDED = 1\n\n\nclass SvmHead")
+    edit(module, ADDED)
 
     after = plan_of()
     assert changed(keys(before), keys(after)) == ["glyphs-conv4-svm-quick-s0"]
     assert changed(keys(before, "evaluate"), keys(after, "evaluate")) == ["glyphs-conv4-svm-quick-s0"]
 
 
-def test_what_a_head_imports_counts_too(source, plan_of):
+IMPORTS = [
+    "import fewshot.heads.ridge",
+    "from fewshot.heads import ridge",
+    "from fewshot.heads.ridge import RidgeHead",
+    "from .ridge import RidgeHead",
+    "from . import ridge",
+    "from ..heads import ridge",
+    "from ..heads.ridge import RidgeHead",
+    "from fewshot.exporting import LazyName",
+    "from ..exporting import LazyName",
+    "from fewshot.exporting import function_export",
+    "from fewshot.exporting import deeper",
+    "def f():\n    from .ridge import RidgeHead",
+]
+EXPORTING = """
+from fewshot.registry import lazy_exports
+from .again import deeper
+
+__getattr__ = lazy_exports(__name__, {"LazyName": "fewshot.heads.ridge", "Other": "fewshot.heads.svm_ww"})
+
+def load():
+    from ..heads.ridge import RidgeHead as function_export
+"""
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_every_way_to_import_a_module_is_followed(statement, source, edit, plan_of):
+    (source / "exporting" / "again").mkdir(parents=True)
+    (source / "exporting" / "__init__.py").write_text(EXPORTING)
+    (source / "exporting" / "again" / "__init__.py").write_text("from ...heads.ridge import RidgeHead as deeper\n")
+    edit("heads/prototype.py", f"\n{statement}\n")
     before = plan_of()
 
-    path = source / "solvers" / "multiclass_svm.py"
-    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
-    forget()
+    edit("heads/ridge.py", ADDED)
+    edit("heads/svm_ww.py", ADDED)
 
-    assert changed(keys(before), keys(plan_of())) == ["glyphs-conv4-svm-quick-s0"]
+    assert "glyphs-conv4-prototype-quick-s0" in changed(keys(before), keys(plan_of()))
+    assert "fewshot.heads.svm_ww" not in before.train[0].identity["modules"]
 
 
 @pytest.mark.parametrize(
     "module",
     [
         "cli",
+        "experiments/matrix",
+        "heads/__init__",
+        "settings",
         "workflow/plan",
         "workflow/listing",
         "workflow/jobs",
@@ -135,26 +156,30 @@ def test_what_a_head_imports_counts_too(source, plan_of):
         "report/figures",
     ],
 )
-def test_tools_and_tables_change_no_training_and_no_evaluation(module, source, plan_of):
+def test_tools_and_tables_change_no_training_and_no_evaluation(module, edit, plan_of):
     before = plan_of()
 
-    path = source / f"{module}.py"
-    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
-    forget()
+    edit(f"{module}.py", ADDED)
 
     after = plan_of()
     assert keys(before) == keys(after)
     assert keys(before, "evaluate") == keys(after, "evaluate")
 
 
-def test_drawing_code_changes_the_tables(source, plan_of):
+def test_module_that_is_no_longer_listed_as_neutral_changes_the_keys(edit, plan_of):
+    before = plan_of()
+
+    edit("learners/__init__.py", "NEUTRAL = (", "WAS_NEUTRAL = (")
+
+    assert len(changed(keys(before), keys(plan_of()))) == len(before.train)
+
+
+def test_drawing_code_changes_the_tables(edit, plan_of):
     before = plan_of().report_key
 
-    edit(source / "report" / "tables.py", '"""', '"""Other words. ')
+    edit("report/tables.py", '"""', '"""Other words. ')
     assert plan_of().report_key == before
-    path = source / "report" / "tables.py"
-    path.write_text(path.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
-    forget()
+    edit("report/tables.py", ADDED)
 
     assert plan_of().report_key != before
 
@@ -292,7 +317,7 @@ def run(name):
     from fewshot.episodes.form import EpisodeForm
     from fewshot.evaluation.evaluate import evaluate, load_learners
     from fewshot.experiments.matrix import suite_experiments
-    from fewshot.workflow.identity import NEUTRAL, imported_modules
+    from fewshot.workflow.identity import imported_modules, is_neutral
     from fewshot.learners import EPISODIC_LEARNERS
     from fewshot.experiments.params import Params
     from fewshot.settings import parse_as
@@ -310,7 +335,7 @@ def run(name):
     evaluate(experiment, load_learners(experiment, out, device), split, episodes, device)
     keyed = imported_modules([*STAGE_MODULES["train"], *STAGE_MODULES["evaluate"], *part_modules(experiment)])
     used = {module for module in sys.modules if module.partition(".")[0] == "fewshot"}
-    return sorted(used - set(keyed) - NEUTRAL), sorted(set(keyed) - used)
+    return sorted(module for module in used - set(keyed) if not is_neutral(module)), sorted(set(keyed) - used)
 
 found = {}
 for name in names:
@@ -336,48 +361,62 @@ def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp
     assert {learner: used for learner, (used, _) in found.items() if used} == {}
 
 
-def test_imports_are_written_so_that_they_are_found():
-    trees = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE}
-    relative = {name for name, tree in trees.items() for node in ast.walk(tree) if getattr(node, "level", 0)}
+def test_only_the_registry_imports_by_name():
+    """Other imports are statements, which are found; what the registry loads is in `Part.target` and `Part.uses`."""
+    texts = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE}
     by_name = {
-        name for name, tree in trees.items() if "import_module" in ast.dump(tree) or "__import__" in ast.dump(tree)
+        name for name, text in texts.items() if re.search(r"import_module|__import__", ast.dump(ast.parse(text)))
     }
 
-    assert relative == set()
-    assert by_name == {"registry.py"}  # what it loads stands in `Part.target` and `Part.uses`
+    assert by_name == {"registry.py"}
+
+
+@pytest.mark.parametrize("package", [path.parent for path in PACKAGE if path.name == "__init__.py"])
+def test_package_files_compute_nothing(package):
+    """A key leaves `__init__` files out, so they must not hold what needs an array library."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+    assert not {name.partition(".")[0] for name in imported} & {"torch", "numpy", "scipy", "numba", "torchvision"}
 
 
 def test_what_a_learner_fixes_is_recorded(tiny_experiment):
     assert tiny_experiment("fomaml", "conv4_maml").train_settings()["learner"]["second_order"] is False
 
 
-@pytest.mark.parametrize("module", sorted(identity.NEUTRAL))
+NEUTRAL = [
+    f"{package}.{name}"
+    for package in ("fewshot", *(f"fewshot.{path.parent.name}" for path in SOURCE.glob("*/__init__.py")))
+    for name in identity.neutral_names(package)
+]
+
+
+@pytest.mark.parametrize("module", NEUTRAL)
 def test_neutral_modules_exist(module):
-    """Of these only the outcome can enter a result: choices and names (as settings in the key), places, messages."""
     assert identity._source_file(module).is_file()
 
 
 def test_experiments_are_planned_in_linear_time(tiny_params, monkeypatch):
     calls = []
-    digest = identity.digest
     monkeypatch.setattr("fewshot.workflow.plan.digest", lambda value: calls.append(1) or digest(value))
-    monkeypatch.setattr("fewshot.workflow.plan.code_digest", lambda modules: calls.append(1) or "code")
+    monkeypatch.setattr("fewshot.workflow.plan.module_digests", lambda modules: calls.append(1) or {})
 
     def count(seeds):
         calls.clear()
         params = parse_as(Params, tiny_params(LEARNERS, seed=list(range(seeds))), where="")
-        assert len(make_plan(params, "tiny").train) == 3 * seeds
+        assert len({job.key for job in make_plan(params, "tiny").evaluate}) == 3 * seeds
         return len(calls)
 
     small, large = count(33), count(333)
     assert large < 11 * small
 
 
-def test_source_is_read_once_for_a_thousand_experiments(tiny_params, monkeypatch):
+def test_source_is_read_once_for_a_thousand_experiments(tiny_params, monkeypatch, forget_source):
     read = []
     parse = identity.ast.parse
     monkeypatch.setattr(identity.ast, "parse", lambda text: read.append(1) or parse(text))
-    forget()
+    forget_source()
     params = parse_as(Params, tiny_params(LEARNERS, seed=list(range(334))), where="")
 
     make_plan(params, "tiny")

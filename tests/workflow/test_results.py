@@ -1,11 +1,13 @@
 """A finished result is published whole, kept in the cache, and restored from there; nothing finished is ever lost."""
 
 import errno
+import json
 import os
 import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,24 @@ from fewshot.workflow.results import restore_missing, run_job, tidy
 
 TARGET = Path("results/train/job/key")
 CACHE = Path("cache/train/job/key")
+IDENTITY = {"stage": "train", "settings": {"seed": 0}}
+
+
+@dataclass
+class Job:
+    """A job as far as its result needs one."""
+
+    name: str = "job"
+    results: Path = Path("results")
+    identity: dict = field(default_factory=lambda: IDENTITY)
+
+    @property
+    def dir(self):
+        return self.results / "train" / self.name / "key"
+
+    @property
+    def cache_dir(self):
+        return Path("cache/train", self.name, "key")
 
 
 def write(out, checkpoints):
@@ -27,14 +47,21 @@ def never(out, checkpoints):
     raise AssertionError("the work was done again")
 
 
-def run(work=write):
-    return run_job("train", "job", "key", work)
+def run(work=write, **job):
+    return run_job(Job(**job), work)
 
 
 def content(folder):
-    """Return the files of a folder, without the list of their hashes."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "sha256.json")
+    """Return the files of a folder that the work wrote."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("sha256.json", "identity.json"))
     return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def test_result_records_what_its_key_was_digested_from(project):
+    run()
+
+    assert json.loads((TARGET / "identity.json").read_text()) == IDENTITY
+    assert (CACHE / "result" / "identity.json").read_bytes() == (TARGET / "identity.json").read_bytes()
 
 
 RESULT = {"weights": "numbers", "ensemble/epoch-1": "more"}
@@ -69,22 +96,20 @@ def test_reader_gets_back_what_is_missing(lost, project):
     run()
     (TARGET / lost).unlink()
 
-    restore_missing("train", "job", "key")
+    restore_missing(Job())
 
     assert content(TARGET) == RESULT
     assert (TARGET / "sha256.json").exists()
 
 
 def test_nothing_to_bring_back(project):
-    restore_missing("train", "job", "key")
+    restore_missing(Job())
 
     assert not Path("results").exists()
 
 
-def test_results_may_lie_elsewhere(project, monkeypatch):
-    monkeypatch.setattr("fewshot.paths.RESULTS", Path("storage/results"))
-
-    run()
+def test_results_can_have_another_root(project):
+    run(results=Path("storage/results"))
 
     assert content("storage" / TARGET) == RESULT
     assert not Path("results").exists()
@@ -231,20 +256,20 @@ def test_results_place_taken_by_a_file(project):
 
 def test_tidy_moves_what_is_not_asked_for(project):
     run()
-    run_job("train", "other", "key", write)
+    run(name="other")
 
-    assert tidy("train", {TARGET}) == [Path("results/train/other/key")]
+    assert tidy(Path("results"), "train", {TARGET}) == [Path("results/train/other/key")]
 
     assert content(TARGET) == RESULT
     assert not Path("results/train/other").exists()
-    assert run_job("train", "other", "key", never) == "restored"
+    assert run(never, name="other") == "restored"
 
 
 def test_tidy_keeps_results_that_came_without_a_cache(project):
     run()
     shutil.rmtree("cache")
 
-    tidy("train", set())
+    tidy(Path("results"), "train", set())
 
     assert not TARGET.exists()
     assert run(never) == "restored"
@@ -256,7 +281,7 @@ def test_tidy_never_moves_half_a_result(project):
     shutil.rmtree("cache")
     (TARGET / "weights").unlink()
 
-    tidy("train", set())
+    tidy(Path("results"), "train", set())
 
     assert content(CACHE / "incomplete") == {"ensemble/epoch-1": "more"}
     assert run() == "made"
@@ -269,19 +294,19 @@ def test_tidy_keeps_the_checkpoints_of_a_begun_job(project):
     (CACHE / "checkpoints").mkdir()
     (CACHE / "checkpoints" / "checkpoint.pt").write_text("state")
 
-    tidy("train", set())
+    tidy(Path("results"), "train", set())
 
     assert (CACHE / "checkpoints" / "checkpoint.pt").read_text() == "state"
 
 
 def test_tidy_without_results(project):
-    assert tidy("train", set()) == []
+    assert tidy(Path("results"), "train", set()) == []
 
 
 def test_tidy_leaves_strange_files_job_lock(project):
     Path("results/train/job").mkdir(parents=True)
     Path("results/train/job/note.txt").write_text("mine")
 
-    tidy("train", set())
+    tidy(Path("results"), "train", set())
 
     assert Path("results/train/job/note.txt").read_text() == "mine"

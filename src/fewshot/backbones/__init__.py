@@ -27,6 +27,9 @@ __getattr__ = lazy_exports(
     },
 )
 
+# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
+NEUTRAL = ("settings",)
+
 BACKBONES: dict[str, Part] = {
     "conv4": Part("fewshot.backbones.conv4:Conv4", Conv4Settings),
     "conv4_maml": Part("fewshot.backbones.conv4_maml:Conv4MAML", Conv4MAMLSettings),

@@ -15,6 +15,9 @@ from fewshot.datasets.settings import (
 )
 from fewshot.registry import Part
 
+# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
+NEUTRAL = ("settings",)
+
 SPLITS = ("train", "validation", "test")
 
 

@@ -21,6 +21,9 @@ from fewshot.learners.settings import (
 from fewshot.registry import Part, find_part, lazy_exports
 from fewshot.settings import Settings
 
+# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
+NEUTRAL = ("settings",)
+
 if TYPE_CHECKING:
     from fewshot.learners.alfa import ALFA
     from fewshot.learners.anil import ANIL

@@ -1,54 +1,71 @@
-"""What makes two jobs the same: digests of code by meaning and of package versions."""
+"""The code part of a key: which modules a job uses, each with a digest of its meaning, and package versions.
+
+A module's meaning is its syntax tree: comments, docstrings and layout do not count. The modules of a job are those
+that its registry entries name, the common loop of its stage, and every module of this package that these import, at
+any depth of their text. Modules that cannot change a number are left out:
+
+* `__init__` files, which hold registries and exports. Their top-level imports are followed, and a name imported from
+  one is followed to the module that defines it.
+* the modules that a package lists as `NEUTRAL` in its `__init__`: those that select, type and name jobs (the outcome is
+  in the key as settings), locate files or format messages.
+"""
 
 import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewshot.digests import digest
+from fewshot.digests import KEY_LENGTH
 from fewshot.paths import PACKAGE_DIR
 
 PACKAGE = "fewshot"
 
-# Modules that cannot change a number: they choose, type and name jobs (the outcome enters the key as settings),
-# say where files lie, or word errors.
-NEUTRAL = frozenset(
-    f"{PACKAGE}{suffix}"
-    for suffix in (
-        "", ".errors", ".settings", ".registry", ".paths", ".digests", ".cli", ".progress",
-        ".experiments", ".experiments.params", ".experiments.reader", ".experiments.matrix",
-        ".workflow", ".workflow.identity", ".workflow.plan",
-        ".backbones", ".heads", ".learners", ".datasets", ".episodes", ".evaluation",
-        ".backbones.settings", ".learners.settings", ".datasets.settings",
-    )
-)  # fmt: skip
+
+def module_digests(modules: Iterable[str]) -> dict[str, str]:
+    """Return the digest of each module that the given ones use, themselves included, by name."""
+    return _digests_of(tuple(dict.fromkeys(modules)))
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Return a digest of what the modules mean: their syntax and that of all modules of this package they import.
-
-    Comments, docstrings and layout do not count. Imports are found in the text, at any depth of a module.
-    """
-    return digest({module: _meaning(module) for module in imported_modules(modules)})
+@cache
+def _digests_of(modules: tuple[str, ...]) -> dict[str, str]:
+    return {module: _meaning(module) for module in imported_modules(modules)}
 
 
 def imported_modules(modules: Iterable[str]) -> list[str]:
     """Return the modules and all modules of this package that they import, sorted, without the neutral ones."""
-    found: set[str] = set()
+    seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or module in NEUTRAL:
+        if module in seen or _is_listed_neutral(module):
             continue
-        found.add(module)
+        seen.add(module)
         waiting.extend(_imports(module))
         parent = module.rpartition(".")[0]
         waiting.extend([parent] if parent else [])
-    return sorted(found)
+    return sorted(module for module in seen if not is_neutral(module))
+
+
+def is_neutral(module: str) -> bool:
+    """Return whether no number can depend on a module's text: an `__init__`, or listed in its package's `NEUTRAL`."""
+    return _is_package(module) or _is_listed_neutral(module)
+
+
+def _is_listed_neutral(module: str) -> bool:
+    package, _, name = module.rpartition(".")
+    return bool(package) and name in neutral_names(package)
+
+
+@cache
+def neutral_names(package: str) -> tuple[str, ...]:
+    """Return the constant `NEUTRAL` of a package's `__init__`, or ()."""
+    for node in _tree(package).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "NEUTRAL" for t in node.targets):
+            return tuple(ast.literal_eval(node.value))
+    return ()
 
 
 @cache
@@ -62,21 +79,72 @@ def _source_file(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+def _is_package(module: str) -> bool:
+    return _source_file(module).name == "__init__.py"
+
+
+def _is_module(name: str) -> bool:
+    return name.split(".")[0] == PACKAGE and _source_file(name).is_file()
+
+
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Return the modules of this package that a module names in its import statements."""
-    names: list[str] = []
-    for node in ast.walk(_tree(module)):
+    """Return the modules of this package that a module imports; of an `__init__` only at its top level."""
+    tree = _tree(module)
+    found: list[str] = []
+    for node in tree.body if _is_package(module) else ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.split(".")[0] == PACKAGE and _source_file(name).is_file())
+            found += [alias.name for alias in node.names if _is_module(alias.name)]
+        elif isinstance(node, ast.ImportFrom):
+            found += _imported_from(node, module)
+    return tuple(found)
+
+
+def _imported_from(node: ast.ImportFrom, module: str) -> list[str]:
+    """Return the modules that a statement `from x import y` uses: x, and where y comes from."""
+    source = _absolute(node, module)
+    if not _is_module(source):
+        return []
+    found = [source]
+    for alias in node.names:
+        if _is_module(f"{source}.{alias.name}"):
+            found.append(f"{source}.{alias.name}")
+        elif _is_package(source):
+            found += _exported_from(source, alias.name)
+    return found
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    """Return the full name of the module that an import statement names, which may be relative."""
+    if node.level == 0:
+        return node.module or ""
+    above = node.level - (1 if _is_package(module) else 0)
+    package = module.split(".")[: len(module.split(".")) - above]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+@cache
+def _exported_from(package: str, name: str) -> tuple[str, ...]:
+    """Return the modules from which a package's `__init__` takes an exported name, eagerly or lazily."""
+    found: list[str] = []
+    for node in ast.walk(_tree(package)):
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            found += _imported_from(node, package)
+        elif isinstance(node, ast.Dict):
+            found += _lazy_export(node, name)
+    return tuple(module for module in found if module != package)
+
+
+def _lazy_export(names: ast.Dict, name: str) -> list[str]:
+    """Return the module of a name in a literal {name: module}, as `registry.lazy_exports` takes it."""
+    pairs = zip(names.keys, names.values, strict=True)
+    texts = [(k.value, v.value) for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Constant)]
+    return [module for key, module in texts if key == name and isinstance(module, str) and _is_module(module)]
 
 
 @cache
 def _meaning(module: str) -> str:
-    return hashlib.sha256("".join(_tokens(_tree(module))).encode()).hexdigest()
+    return hashlib.sha256("".join(_tokens(_tree(module))).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def _tokens(node: Any) -> Iterator[str]:
@@ -104,5 +172,5 @@ def _has_docstring(node: ast.AST) -> bool:
 
 @cache
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed versions of packages whose version decides pixels."""
+    """Return the installed versions of packages whose version determines the pixels."""
     return {name: importlib.metadata.version(name) for name in packages}

@@ -87,7 +87,7 @@ def prepare_job(job: PrepareJob) -> str:
         }
         write_json(out / "manifest.json", record)
 
-    return run_job("prepare", job.name, job.key, work)
+    return run_job(job, work)
 
 
 def export_episodes(job: PrepareJob, file: Path) -> str:
@@ -149,7 +149,7 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         write_json(out / "run.json", record)
         del lock
 
-    return run_job("train", job.name, job.key, work)
+    return run_job(job, work)
 
 
 def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
@@ -199,7 +199,7 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
     runtime, experiment = plan.params.train, job.train.experiment
     for read in (job.prepare, job.train):
-        restore_missing(read.stage, read.name, read.key)
+        restore_missing(read)
     store = open_prepared(job.prepare)
     split = store.split(job.settings["split"])
     episodes = frozen_episodes(job)
@@ -225,4 +225,4 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
         say(f"{job.name} on {job.target}: {time.monotonic() - started:.0f} s")
         del lock
 
-    return run_job("evaluate", job.name, job.key, work)
+    return run_job(job, work)

@@ -22,10 +22,9 @@ def state(job: Job) -> str:
     """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-"."""
     if all(path.exists() for path in job.outputs.values()):
         return "made"
-    cache = paths.cache_dir(job.stage, job.name, job.key)
-    if (cache / "result").is_dir():
+    if (job.cache_dir / "result").is_dir():
         return "cached"
-    return "begun" if (cache / "checkpoints" / "checkpoint.pt").exists() else "-"
+    return "begun" if (job.cache_dir / "checkpoints" / "checkpoint.pt").exists() else "-"
 
 
 def suite_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -104,13 +103,13 @@ def tidy_stage(plan: Plan, stage: str) -> list[Path]:
     """Leave in `results/<stage>` exactly what the suite asks for; everything else stays in `cache/`."""
     if stage == "report":
         return _tidy_tables(plan)
-    return tidy(stage, {job.dir for job in plan.jobs(stage)})
+    return tidy(plan.results, stage, {job.dir for job in plan.jobs(stage)})
 
 
 def _tidy_tables(plan: Plan) -> list[Path]:
     """Move the tables of other suites to the cache."""
     moved = []
-    for folder in sorted((paths.RESULTS / "tables").glob("*")):
+    for folder in sorted((plan.results / "tables").glob("*")):
         if folder == plan.tables_dir or not folder.is_dir():
             continue
         kept = paths.CACHE / "tables" / folder.name

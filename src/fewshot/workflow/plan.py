@@ -1,18 +1,18 @@
-"""Experiments -> jobs with keys and paths. The Snakefile, the command line and the tests all ask here.
+"""Experiments -> jobs with keys and paths. The Snakefile, the command line and the tests all use this module.
 
-A key is a digest of all that decides a job's result; it stands in the path, so "up to date" means "the file exists".
-Importing or making a plan writes nothing and imports neither torch nor pandas.
+A key is the digest of everything that determines a job's result, its identity; it is part of the path, so "up to date"
+means "the file exists". Importing or making a plan writes nothing and imports neither torch nor pandas.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fewshot import paths
 from fewshot.backbones import BACKBONES
-from fewshot.datasets import DATASETS, DatasetPart
+from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, did_you_mean, locate_errors
@@ -21,24 +21,24 @@ from fewshot.experiments.params import Params
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
 from fewshot.paths import PACKAGE_DIR
-from fewshot.workflow.identity import code_digest, package_versions
+from fewshot.workflow.identity import module_digests, package_versions
 
 REPORT_DIR = PACKAGE_DIR / "report"
 REPORT_TEXTS = (".yaml", ".css", ".js", ".jinja")
 
-# The common loop of each stage; the registries add the modules of the parts that a job uses.
+# The common code of each stage; the registries add the modules of the components a job uses.
 STAGE_MODULES = {
     "prepare": ("fewshot.datasets.store",),
     "lists": ("fewshot.episodes.frozen",),
     "train": ("fewshot.training.train",),
     "evaluate": ("fewshot.evaluation.evaluate",),
-    "report": ("fewshot.report",),
+    "report": ("fewshot.report.build",),
 }
 
 
 @dataclass(frozen=True)
 class EpisodeList:
-    """A frozen list of test episodes; fewer episodes or shots are a prefix of it."""
+    """A frozen list of test episodes; a list with fewer episodes or shots is a prefix of it."""
 
     split: str
     form: EpisodeForm
@@ -56,18 +56,59 @@ class EpisodeList:
         return replace(self, form=form, episodes=max(self.episodes, other.episodes))
 
 
-@dataclass(frozen=True)
-class PrepareJob:
+Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One result to compute; it depends on nothing but its identity.
+
+    Attributes:
+        identity: settings, data and code that determine the result, as plain values by section; stored with it.
+        results: root folder of results.
+    """
+
+    identity: Identity = field(repr=False)
+    results: Path
+
+    stage: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment or data set."""
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Files that exist once the job is finished."""
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the identity."""
+        return digest(self.identity)
+
+    @property
+    def dir(self) -> Path:
+        """Folder of the result."""
+        return self.results / self.stage / self.name / self.key
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of the job's checkpoints and of the copy of its result; neither workflow tool manages it."""
+        return paths.CACHE / self.stage / self.name / self.key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareJob(Job):
     """Raw files -> verified store, contact sheet and frozen episode lists of one data set.
 
     Attributes:
-        data_key: what the pixels depend on; the only part that trainings read.
-        key: `data_key` and the episode lists.
+        dataset: the data set.
+        lists: the frozen episode lists that the suite's evaluations read.
     """
 
     dataset: Choice
-    data_key: str
-    key: str
     lists: tuple[EpisodeList, ...]
 
     stage = "prepare"
@@ -78,43 +119,42 @@ class PrepareJob:
         return self.dataset.label
 
     @property
-    def dir(self) -> Path:
-        """Folder of the small, tracked result."""
-        return paths.result_dir("prepare", self.name, self.key)
-
-    @property
     def outputs(self) -> dict[str, Path]:
-        """Files whose existence means that the job is done."""
+        """Files that exist once the job is finished."""
         return {"manifest": self.dir / "manifest.json"}
+
+    @cached_property
+    def data_key(self) -> str:
+        """Digest of what determines the pixels; the only part of the key that training depends on."""
+        return digest(self.identity["data"])
 
     @property
     def store_dir(self) -> Path:
-        """Folder of the arrays, which belong to neither workflow tool."""
+        """Folder of the arrays, which neither workflow tool manages."""
         return paths.PREPARED / self.name / self.data_key
 
     @property
     def raw_dir(self) -> Path:
-        """Folder of downloaded files; data sets made of the same archive share it."""
+        """Folder of downloaded files, shared by data sets built from the same archive."""
         return paths.RAW
 
     @property
     def downloads(self) -> bool:
-        """Whether there is anything to fetch: the data set has mirrors and the user gave no path."""
+        """Whether there is anything to download: the data set has mirrors and the user gave no path."""
         return "mirrors" in self.dataset.settings and self.dataset.settings["path"] is None
 
     @property
     def download_record(self) -> Path:
-        """File that lists what was fetched."""
+        """File that lists the downloads."""
         return self.raw_dir / f"{self.name}-{self.data_key}.json"
 
 
-@dataclass(frozen=True)
-class TrainJob:
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
     """Episodes -> trained learner."""
 
     experiment: Experiment
     prepare: PrepareJob
-    key: str
 
     stage = "train"
 
@@ -124,35 +164,35 @@ class TrainJob:
         return self.experiment.name
 
     @property
-    def dir(self) -> Path:
-        """Folder of the result."""
-        return paths.result_dir("train", self.name, self.key)
-
-    @property
     def outputs(self) -> dict[str, Path]:
-        """Files whose existence means that the job is done."""
+        """Files that exist once the job is finished."""
         names = {"weights": "weights.safetensors", "run": "run.json", "history": "history.csv"}
         return {key: self.dir / name for key, name in names.items()}
 
     @property
     def devices(self) -> int:
-        """Processes that share the training; where nothing is trained one is enough."""
+        """Processes that share the training; one where nothing is trained."""
         recipe = self.experiment.recipe
         return recipe.devices if recipe.epochs and self.experiment.weights is None else 1
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the training beside code and data."""
-        return self.experiment.train_settings()
+        """Everything that determines the training apart from code and data."""
+        settings: dict[str, Any] = self.identity["settings"]
+        return settings
 
 
-@dataclass(frozen=True)
-class EvaluateJob:
-    """A trained learner on the frozen episodes of one target, all shots."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(Job):
+    """A trained learner on the frozen episodes of one target, at all shots.
+
+    Attributes:
+        train: the training it evaluates.
+        prepare: the data set it tests on.
+    """
 
     train: TrainJob
     prepare: PrepareJob
-    key: str
 
     stage = "evaluate"
 
@@ -163,23 +203,19 @@ class EvaluateJob:
 
     @property
     def target(self) -> str:
-        """Label of the data set that is tested."""
+        """Label of the data set it tests on."""
         return self.prepare.name
 
     @property
-    def dir(self) -> Path:
-        """Folder of the result."""
-        return paths.result_dir("evaluate", self.name, self.key)
-
-    @property
     def outputs(self) -> dict[str, Path]:
-        """Files whose existence means that the job is done."""
+        """Files that exist once the job is finished."""
         return {"json": self.dir / f"{self.target}.json", "arrays": self.dir / f"{self.target}.npz"}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the evaluation beside the trained model, code and data."""
-        return self.train.experiment.evaluate_settings(self.prepare.dataset)
+        """Everything that determines the evaluation apart from the trained model, code and data."""
+        settings: dict[str, Any] = self.identity["settings"]
+        return settings
 
     @property
     def episodes(self) -> EpisodeList:
@@ -187,15 +223,13 @@ class EvaluateJob:
         return _episode_list(self.train.experiment)
 
 
-Job = PrepareJob | TrainJob | EvaluateJob
-
-
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of one suite."""
+    """All jobs of one suite; `results` is the root folder of their results."""
 
     params: Params
     suite: str
+    results: Path
     prepare: tuple[PrepareJob, ...]
     train: tuple[TrainJob, ...]
     evaluate: tuple[EvaluateJob, ...]
@@ -205,14 +239,14 @@ class Plan:
         """Key of the suite's tables."""
         report = self.params.report.model_dump(mode="json")
         names = [[job.name, job.target, job.key] for job in self.evaluate]
-        # Published and expected numbers, and the page's text, are files beside the code.
+        # Published and expected numbers, and the text of the page, are files next to the code.
         texts = {file.name: path_digest(file) for file in sorted(REPORT_DIR.iterdir()) if file.suffix in REPORT_TEXTS}
-        return digest(["report", self.suite, report, names, texts, code_digest(STAGE_MODULES["report"])])
+        return digest(["report", self.suite, report, names, texts, module_digests(STAGE_MODULES["report"])])
 
     @property
     def tables_dir(self) -> Path:
         """Folder of the suite's tables."""
-        return paths.tables_dir(self.suite)
+        return self.results / "tables" / self.suite
 
     def jobs(self, stage: str) -> tuple[Job, ...]:
         """Return the jobs of a stage: prepare, train or evaluate."""
@@ -221,7 +255,7 @@ class Plan:
 
     @cached_property
     def _by_name(self) -> dict[str, dict[str, list[Any]]]:
-        """Stage -> name -> jobs; Snakemake asks for each job several times."""
+        """Stage -> name -> jobs; Snakemake looks each job up several times."""
         found: dict[str, dict[str, list[Any]]] = {stage: {} for stage in ("prepare", "train", "evaluate")}
         for stage, by_name in found.items():
             for job in self.jobs(stage):
@@ -232,20 +266,20 @@ class Plan:
         """Return the one job of a stage with this name (and key and target, where given).
 
         Raises:
-            ParamsError: if there is none, or its key is another (the settings have changed since).
+            ParamsError: if there is none, or it has a different key (the settings have changed since).
         """
         named = [job for job in self._by_name[stage].get(name, ()) if target in (None, getattr(job, "target", None))]
         if not named:
             known = sorted(self._by_name[stage])
             raise ParamsError(
                 f"suite {self.suite!r} has no {stage} job {name!r}{f' on {target!r}' if target else ''};"
-                f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' shows all"
+                f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' lists them all"
             )
         found = [job for job in named if key in (None, job.key)]
         if not found:
             raise ParamsError(
-                f"the {stage} job {name} has the key {named[0].key} now, not {key}: params.yaml or the code has "
-                "changed since this job was planned; start snakemake again"
+                f"the {stage} job {name} now has key {named[0].key}, not {key}: params.yaml or the code has changed "
+                "since this job was planned; rerun snakemake"
             )
         return found[0]
 
@@ -255,7 +289,11 @@ class Plan:
 
 
 def load_plan(
-    path: Path = PARAMS_FILE, *, suite: str | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path = PARAMS_FILE,
+    *,
+    suite: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    results: Path = paths.RESULTS,
 ) -> Plan:
     """Read `params.yaml` and plan a suite.
 
@@ -263,33 +301,28 @@ def load_plan(
         path: the parameter file.
         suite: the suite's name; None takes the file's `suite:`.
         overrides: top-level keys to replace, as given to ``snakemake --config``.
+        results: root folder of results.
 
     Raises:
-        ParamsError: if anything in the file or the names is wrong.
+        ParamsError: if the file or a name is invalid.
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
     with locate_errors(path):
-        return make_plan(params, suite or params.suite)
+        return make_plan(params, suite or params.suite, results)
 
 
-def make_plan(params: Params, suite: str) -> Plan:
+def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:
     """Plan the jobs of a suite; see `load_plan`."""
     experiments = suite_experiments(params, suite)
-    prepare = _prepare_jobs(experiments)
-    train = [
-        TrainJob(e, prepare[e.dataset.label], _train_key(e, prepare[e.dataset.label].data_key)) for e in experiments
-    ]
-    evaluate = [
-        EvaluateJob(job, prepare[target.label], _evaluate_key(job, prepare[target.label]))
-        for job in train
-        for target in job.experiment.targets
-    ]
-    return Plan(params, suite, tuple(prepare.values()), tuple(train), tuple(evaluate))
+    prepare = _prepare_jobs(experiments, results)
+    train = [_train_job(experiment, prepare[experiment.dataset.label]) for experiment in experiments]
+    evaluate = [_evaluate_job(job, prepare[target.label]) for job in train for target in job.experiment.targets]
+    return Plan(params, suite, results, tuple(prepare.values()), tuple(train), tuple(evaluate))
 
 
-def _prepare_jobs(experiments: Iterable[Experiment]) -> dict[str, PrepareJob]:
-    """Return the job of every data set that is trained or tested on, with the lists its experiments need."""
+def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str, PrepareJob]:
+    """Return the job of every data set used for training or testing, with the episode lists its experiments need."""
     datasets: dict[str, Choice] = {}
     lists: dict[str, dict[str, EpisodeList]] = {}
     for experiment in experiments:
@@ -299,7 +332,10 @@ def _prepare_jobs(experiments: Iterable[Experiment]) -> dict[str, PrepareJob]:
             wanted = _episode_list(experiment)
             of_target = lists.setdefault(target.label, {})
             of_target[wanted.file_name] = wanted.joined(of_target.get(wanted.file_name, wanted))
-    return {label: _prepare_job(dataset, tuple(lists.get(label, {}).values())) for label, dataset in datasets.items()}
+    return {
+        label: _prepare_job(dataset, tuple(lists.get(label, {}).values()), results)
+        for label, dataset in datasets.items()
+    }
 
 
 def _episode_list(experiment: Experiment) -> EpisodeList:
@@ -307,47 +343,58 @@ def _episode_list(experiment: Experiment) -> EpisodeList:
     return EpisodeList(protocol.split, experiment.test_form, protocol.seed, protocol.episodes)
 
 
-def _prepare_job(dataset: Choice, lists: tuple[EpisodeList, ...]) -> PrepareJob:
+def _prepare_job(dataset: Choice, lists: tuple[EpisodeList, ...], results: Path) -> PrepareJob:
+    identity: Identity = {
+        "stage": "prepare",
+        "data": _data_identity(dataset),
+        "lists": [asdict(item) for item in lists],
+        "modules": module_digests(STAGE_MODULES["lists"]),
+    }
+    return PrepareJob(identity=identity, results=results, dataset=dataset, lists=lists)
+
+
+def _data_identity(dataset: Choice) -> Identity:
+    """Return what determines the pixels: user files count by content, mirrors not at all."""
     part = DATASETS[dataset.name]
-    data_key = digest(["data", dataset.name, _content_settings(dataset, part), _dataset_files(part)])
-    key = digest(["prepare", data_key, [asdict(item) for item in lists], code_digest(STAGE_MODULES["lists"])])
-    return PrepareJob(dataset, data_key, key, lists)
+    given = {name: dataset.settings[name] for name in getattr(part.settings, "given_paths", ())}
+    ignored = (*given, *getattr(part.settings, "not_content", ()))
+    return {
+        "dataset": dataset.name,
+        "settings": {name: value for name, value in dataset.settings.items() if name not in ignored},
+        "content": {name: path_digest(Path(path)) for name, path in given.items() if path is not None},
+        "files": {name: path_digest(PACKAGE_DIR / "datasets" / name) for name in part.data_files},
+        "modules": module_digests([part.module, *STAGE_MODULES["prepare"]]),
+        "packages": package_versions(part.packages),
+    }
 
 
-def _content_settings(dataset: Choice, part: DatasetPart) -> dict[str, Any]:
-    """Return the settings that decide the pixels: files given by path count by their content, mirrors not at all."""
-    given: tuple[str, ...] = getattr(part.settings, "given_paths", ())
-    ignored: tuple[str, ...] = getattr(part.settings, "not_content", ())
-    values = {key: value for key, value in dataset.settings.items() if key not in ignored}
-    for key in given:
-        if values.get(key) is not None:
-            values[key] = path_digest(Path(values[key]))
-    return values
+def _train_job(experiment: Experiment, prepare: PrepareJob) -> TrainJob:
+    identity: Identity = {
+        "stage": "train",
+        "settings": experiment.train_settings(),
+        "data": prepare.identity["data"],
+        "modules": _job_modules(experiment, "train"),
+    }
+    return TrainJob(identity=identity, results=prepare.results, experiment=experiment, prepare=prepare)
 
 
-def _dataset_files(part: DatasetPart) -> dict[str, Any]:
-    """Return digests of the code, the class lists and the packages that decide the pixels."""
-    files = {name: path_digest(PACKAGE_DIR / "datasets" / name) for name in part.data_files}
-    code = code_digest([part.module, *STAGE_MODULES["prepare"]])
-    return {"code": code, "files": files, "packages": package_versions(part.packages)}
+def _evaluate_job(train: TrainJob, target: PrepareJob) -> EvaluateJob:
+    identity: Identity = {
+        "stage": "evaluate",
+        "training": train.key,
+        "settings": train.experiment.evaluate_settings(target.dataset),
+        "data": target.identity["data"],
+        "modules": _job_modules(train.experiment, "evaluate"),
+    }
+    return EvaluateJob(identity=identity, results=train.results, train=train, prepare=target)
 
 
-def _parts_code(experiment: Experiment, stage: str) -> str:
-    """Return a digest of a stage's loop and of the parts that the experiment uses."""
-    return code_digest([*STAGE_MODULES[stage], *part_modules(experiment)])
+def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:
+    """Return the digests of the modules of a stage and of the components the experiment uses, by name."""
+    return module_digests([*STAGE_MODULES[stage], *part_modules(experiment)])
 
 
 def part_modules(experiment: Experiment) -> tuple[str, ...]:
     """Return the modules that the registry entries of an experiment's learner and backbone name."""
     learner, backbone = LEARNERS[experiment.learner.name], BACKBONES[experiment.backbone.name]
     return tuple(dict.fromkeys([*learner.modules, *backbone.modules]))
-
-
-def _train_key(experiment: Experiment, data_key: str) -> str:
-    code = _parts_code(experiment, "train")
-    return digest(["train", experiment.train_settings(), data_key, code])
-
-
-def _evaluate_key(train: TrainJob, target: PrepareJob) -> str:
-    settings = train.experiment.evaluate_settings(target.dataset)
-    return digest(["evaluate", train.key, settings, target.data_key, _parts_code(train.experiment, "evaluate")])

@@ -149,7 +149,8 @@ def _data_keys(needed: set[Key]) -> set[tuple[str, str]]:
     """Return (data set, key of its arrays) of the prepared data that needed results were made from."""
     keys = set()
     for stage, name, key in needed:
-        for folder in (paths.result_dir(stage, name, key), paths.cache_dir(stage, name, key) / "result"):
+        place = Path(stage, name, key)
+        for folder in (paths.RESULTS / place, paths.CACHE / place / "result"):
             manifest = folder / "manifest.json"
             if stage == "prepare" and manifest.exists():
                 keys.add((name, json.loads(manifest.read_text(encoding="utf-8"))["data_key"]))

@@ -19,18 +19,21 @@ from filelock import FileLock, Timeout
 from fewshot import paths
 from fewshot.digests import sha256_of
 from fewshot.errors import ResourceError
+from fewshot.files import write_json
 from fewshot.progress import say
+from fewshot.workflow.plan import Job
 
 HASHES = "sha256.json"
+IDENTITY = "identity.json"
 
 
-def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None]) -> str:
+def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
     """Make the result of a job, or restore it from the cache if it was ever finished.
 
+    The job's identity is recorded with the files of the result.
+
     Args:
-        stage: prepare, train or evaluate.
-        name: of the job.
-        key: of the job.
+        job: the job.
         work: called with an empty folder for the result's files and a folder for checkpoints, which is kept until the
             job is finished.
 
@@ -40,7 +43,7 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
     Raises:
         ResourceError: if a folder cannot be written or the disk is full.
     """
-    cache, target = paths.cache_dir(stage, name, key), paths.result_dir(stage, name, key)
+    cache, target = job.cache_dir, job.dir
     with _clear_disk_errors():
         for folder in (cache, target):
             check_writable(folder)
@@ -53,20 +56,21 @@ def run_job(stage: str, name: str, key: str, work: Callable[[Path, Path], None])
             partial.mkdir()
             checkpoints.mkdir(exist_ok=True)
             work(partial, checkpoints)
+            write_json(partial / IDENTITY, job.identity)
             _finish(partial, cache / "result")
             _copy_result(cache / "result", target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
 
 
-def restore_missing(stage: str, name: str, key: str) -> None:
+def restore_missing(job: Job) -> None:
     """Bring back from the cache what `results/` lacks of a finished result that a job is about to read.
 
     A storage hands over only the files that a rule names, and anybody may delete one.
     """
-    kept, target = paths.cache_dir(stage, name, key) / "result", paths.result_dir(stage, name, key)
-    if not _has_all_files(target) and _is_whole(kept):
-        _copy_result(kept, target)
+    kept = job.cache_dir / "result"
+    if not _has_all_files(job.dir) and _is_whole(kept):
+        _copy_result(kept, job.dir)
 
 
 @contextmanager
@@ -163,13 +167,14 @@ def _copy_file(source: Path, place: Path) -> None:
     scratch.replace(place)
 
 
-def tidy(stage: str, keep: set[Path]) -> list[Path]:
+def tidy(results: Path, stage: str, keep: set[Path]) -> list[Path]:
     """Move results that the current suite does not ask for out of `results/<stage>`; they stay in the cache.
 
     A result that is not in the cache yet (it came with a pull) goes there; one that lacks files is put aside as
     `incomplete`, never taken for a result.
 
     Args:
+        results: root folder of results.
         stage: prepare, train or evaluate.
         keep: result folders to leave.
 
@@ -177,10 +182,10 @@ def tidy(stage: str, keep: set[Path]) -> list[Path]:
         The folders that were moved.
     """
     moved = []
-    for folder in sorted((paths.RESULTS / stage).glob("*/*")):
+    for folder in sorted((results / stage).glob("*/*")):
         if folder in keep or not folder.is_dir():
             continue
-        kept = paths.CACHE / folder.relative_to(paths.RESULTS)
+        kept = paths.CACHE / folder.relative_to(results)
         if not _is_whole(kept / "result"):
             place = kept / ("result" if _is_whole(folder) else "incomplete")
             shutil.rmtree(kept / "moving", ignore_errors=True)

@@ -25,7 +25,7 @@ def suite_report(plan: Plan) -> SuiteReport:
     """Return what the report is made from."""
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
-            restore_missing(stage, job.name, job.key)
+            restore_missing(job)
     backbones = _shown_names([job.experiment.backbone for job in plan.train])
     learners = _shown_names([job.experiment.learner for job in plan.train])
     entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
