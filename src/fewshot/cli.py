@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
     listing = command("list", _list, "Show the experiments of a suite: keys, what exists, how to run one.")
     listing.add_argument("--json", action="store_true", help="as JSON, with settings and paths")
+    explaining = command(
+        "explain", _explain, "Show what an experiment's keys depend on, and what changed since its last result."
+    )
+    explaining.add_argument("name", metavar="experiment")
     pruning = command(
         "prune", _prune, "Show what no suite and no branch, tag or experiment needs; --delete deletes it."
     )
@@ -180,6 +184,12 @@ def _list(options: Any) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
 
     print((suite_json if options.json else suite_table)(_plan(options)))
+
+
+def _explain(options: Any) -> None:
+    from fewshot.workflow.explain import explain_experiment
+
+    print(explain_experiment(_plan(options), options.name))
 
 
 def _prune(options: Any) -> None:

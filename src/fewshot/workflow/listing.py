@@ -17,8 +17,10 @@ from fewshot.workflow.tables_state import tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
 
+STATE_WORDS = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
 
-def state(job: Job) -> str:
+
+def job_state(job: Job) -> str:
     """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-"."""
     if all(path.exists() for path in job.outputs.values()):
         return "made"
@@ -35,8 +37,8 @@ def suite_rows(plan: Plan) -> list[dict[str, Any]]:
             "target": job.target,
             "key": job.key,
             "train_key": job.train.key,
-            "trained": state(job.train),
-            "evaluated": state(job),
+            "trained": job_state(job.train),
+            "evaluated": job_state(job),
             "settings": job.train.settings,
             "train_dir": str(job.train.dir),
             "evaluation": str(job.outputs["json"]),
@@ -56,7 +58,7 @@ def suite_table(plan: Plan) -> str:
     for job in plan.evaluate:
         by_experiment.setdefault(job.name, []).append(job)
     rows = [("experiment", "train key", "trained", "evaluated")]
-    rows += [(job.name, job.key, state(job), _evaluated(by_experiment.get(job.name, []))) for job in plan.train]
+    rows += [(job.name, job.key, job_state(job), _evaluated(by_experiment.get(job.name, []))) for job in plan.train]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     example = plan.train[0].name if plan.train else "<experiment>"
@@ -77,13 +79,12 @@ def suite_table(plan: Plan) -> str:
 
 def _counted(jobs: tuple[Job, ...]) -> str:
     """Return "3 made, 1 begun, 2 missing"."""
-    counts = Counter(state(job) for job in jobs)
-    words = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
-    return ", ".join(f"{counts[found]} {word}" for found, word in words.items() if counts[found]) or "none"
+    counts = Counter(job_state(job) for job in jobs)
+    return ", ".join(f"{counts[state]} {word}" for state, word in STATE_WORDS.items() if counts[state]) or "none"
 
 
 def _evaluated(jobs: list[EvaluateJob]) -> str:
-    return ", ".join(f"{job.target} {state(job)}" for job in jobs)
+    return ", ".join(f"{job.target} {job_state(job)}" for job in jobs)
 
 
 def unwatched_paths(plan: Plan) -> list[str]:

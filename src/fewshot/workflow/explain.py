@@ -1,0 +1,113 @@
+"""Why a job has its key, and what changed since its last recorded result: `fewshot explain`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot import paths
+from fewshot.files import read_json
+from fewshot.workflow.listing import STATE_WORDS, job_state
+from fewshot.workflow.plan import EvaluateJob, Identity, Job, Plan
+from fewshot.workflow.results import IDENTITY
+
+ABSENT = "(none)"
+
+# What one entry of a section of an identity is called.
+ENTRY_NAMES = {
+    "settings": "setting",
+    "constants": "constant",
+    "modules": "module",
+    "lists": "episode list",
+    "content": "content of",
+    "files": "file",
+    "packages": "package",
+    "training": "training",
+    "dataset": "base",
+    "stage": "stage",
+}
+
+
+def explain_experiment(plan: Plan, name: str) -> str:
+    """Return, as text, the facts that an experiment's keys are digests of, and which of them changed.
+
+    Args:
+        plan: the plan of the suite.
+        name: name of the experiment.
+
+    Raises:
+        ParamsError: if the suite has no such experiment.
+    """
+    jobs: list[Job] = [plan.find("train", name), *plan.of_experiment(name)]
+    return "\n\n".join([*map(_facts_text, jobs), *map(_changes_text, jobs)])
+
+
+def facts(identity: Identity) -> dict[str, Any]:
+    """Return an identity as one flat table: 'setting recipe.n_shot', 'module fewshot.heads.ridge', ... -> value."""
+    flat: dict[str, Any] = {}
+    for section, content in identity.items():
+        if section == "data":
+            flat |= {f"data {label}": value for label, value in facts(content).items()}
+        else:
+            kind = ENTRY_NAMES[section]
+            flat |= {f"{kind} {place}".rstrip(): value for place, value in _leaves(content)}
+    return flat
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted place, value) of everything in nested sections that is not a section itself."""
+    if not isinstance(value, Mapping):
+        yield place, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{place}.{key}" if place else str(key))
+
+
+def changes(before: Identity, now: Identity) -> list[str]:
+    """Return a line for each fact in which two identities differ, naming the old and the new value."""
+    old, new = facts(before), facts(now)
+    return [
+        f"{label}: {_shown(old.get(label, ABSENT))} -> {_shown(new.get(label, ABSENT))}"
+        for label in dict.fromkeys([*new, *old])
+        if old.get(label, ABSENT) != new.get(label, ABSENT)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def last_recorded(job: Job) -> tuple[Path, Identity] | None:
+    """Return the newest recorded result of a job's name (and target) that has another key, and its identity."""
+    files: dict[str, Path] = {}
+    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache, which no checkout touches, counts
+        for folder in (root / job.stage / job.name).glob("*"):
+            if folder.name != job.key and (folder / inner / IDENTITY).is_file():
+                files[folder.name] = folder / inner / IDENTITY
+    records = [(file.stat().st_mtime_ns, file.parent, read_json(file)) for file in files.values()]
+    found = [record for record in records if _same_target(record[2], job)]
+    return max(found, key=lambda record: record[:2])[1:] if found else None
+
+
+def _same_target(identity: Identity, job: Job) -> bool:
+    return not isinstance(job, EvaluateJob) or identity["settings"]["target"] == job.target
+
+
+def _title(job: Job) -> str:
+    target = f" on {job.target}" if isinstance(job, EvaluateJob) else ""
+    return f"{job.stage} {job.name}{target}: key {job.key}, {STATE_WORDS[job_state(job)]}"
+
+
+def _facts_text(job: Job) -> str:
+    table = facts(job.identity)
+    width = max(map(len, table))
+    return "\n".join([_title(job), *(f"  {label.ljust(width)}  {_shown(value)}" for label, value in table.items())])
+
+
+def _changes_text(job: Job) -> str:
+    title = f"changes of {job.stage}{f' on {job.target}' if isinstance(job, EvaluateJob) else ''}"
+    recorded = last_recorded(job)
+    if recorded is None:
+        return f"{title}: no result with another key is recorded"
+    folder, before = recorded
+    return "\n".join([f"{title} since {folder}:", *(f"  {line}" for line in changes(before, job.identity))])
