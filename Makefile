@@ -34,6 +34,7 @@ check: $(READY)
 	snakefmt --check Snakefile workflow/rules
 	ruff check src tests benchmarks
 	mypy
+	lint-imports
 	fewshot schema --check
 	fewshot evidence --check
 
