@@ -1,4 +1,4 @@
-# `make run` and `make test` are all that a fresh machine needs. Each line below is what you could type yourself.
+# `make run` and `make test` are all that a fresh machine needs. Every line below can be run by hand.
 PYTHON ?= python3
 VENV   ?= .venv
 CORES  ?= all
@@ -17,11 +17,11 @@ run: $(READY)
 test: $(READY)
 	pytest tests -m "not slow" -n auto --dist loadfile
 
-# Whole workflows, kills at random moments, every command: minutes more.
+# Whole workflows, kills at random moments, every command: several minutes.
 test-slow: $(READY)
 	pytest tests -m slow -n auto --dist worksteal
 
-# What S3 remotes and Snakemake's Kubernetes executor need beside.
+# Additional packages for S3 remotes and Snakemake's Kubernetes executor.
 cloud: $(READY)
 	$(BIN)/python -m pip install -q --no-deps -r requirements-cloud.lock
 

@@ -1,4 +1,4 @@
-"""What tests of several families share: a tiny prepared data set and tiny experiments on it."""
+"""Fixtures shared by several test folders: a tiny prepared data set and tiny experiments on it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
 
 IMAGE_SIZE = 16
-IMAGES_A_CLASS = 12
+IMAGES_PER_CLASS = 12
 CLASSES = {"train": 8, "validation": 6, "test": 6}
 
 TINY_RECIPE: dict[str, Any] = {
@@ -23,16 +23,16 @@ TINY_RECIPE: dict[str, Any] = {
 
 
 def class_patterns(name: str, seed: int) -> SplitPlan:
-    """Return a split in which every class is a pattern of its own under noise."""
+    """Return a split in which every class is its own pattern with noise."""
     random = np.random.default_rng(seed)
     patterns = random.integers(60, 196, (CLASSES[name], IMAGE_SIZE, IMAGE_SIZE, 3))
     images = (
         (label, np.clip(pattern + random.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8), f"{label}-{number}")
         for label, pattern in enumerate(patterns)
-        for number in range(IMAGES_A_CLASS)
+        for number in range(IMAGES_PER_CLASS)
     )
     names = [f"{name} {label}" for label in range(CLASSES[name])]
-    return SplitPlan(name, names, [IMAGES_A_CLASS] * CLASSES[name], images)
+    return SplitPlan(name, names, [IMAGES_PER_CLASS] * CLASSES[name], images)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="session")
 def tiny_params():
-    """Return a function that gives the parameters of a suite `tiny` with one experiment, as plain values."""
+    """Return a function that returns the parameters of a suite `tiny` with one experiment, as plain values."""
 
     def values(learner="prototype", backbone="conv4", recipe=None, evaluate=None, **block) -> dict[str, Any]:
         parts = {"dataset": "glyphs", "backbone": backbone, "learner": learner, "recipe": "quick"}
@@ -62,7 +62,7 @@ def tiny_params():
 
 @pytest.fixture(scope="session")
 def tiny_experiment(tiny_params):
-    """Return a function that gives one typed experiment; arguments as those of `tiny_params`."""
+    """Return a function that returns one experiment; it takes the arguments of `tiny_params`."""
 
     def experiment(*arguments, **changes) -> Experiment:
         params = parse_as(Params, tiny_params(*arguments, **changes), where="")
@@ -73,7 +73,7 @@ def tiny_experiment(tiny_params):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Compute with one thread, as a job does."""
+    """Compute with one thread, as jobs do."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,6 +82,6 @@ def one_thread():
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty project folder, in which the test runs."""
+    """Return an empty project folder and make it the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

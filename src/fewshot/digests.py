@@ -1,4 +1,4 @@
-"""Digests of plain values, files and folders; those of large files are remembered between processes."""
+"""Digests of plain values, files and folders; file digests can be saved and reused by later processes."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from fewshot.errors import DataError
 from fewshot.paths import CACHE, PACKAGE_DIR
 
 KEY_LENGTH = 12
-REMEMBERED = CACHE / "digests.json"
+SAVED_DIGESTS = CACHE / "digests.json"
 
 
 def digest(value: Any) -> str:
@@ -21,22 +21,22 @@ def digest(value: Any) -> str:
 
 
 def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file's content, as hexadecimal text."""
+    """Return the SHA-256 of a file's content in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def path_digest(path: Path) -> str:
-    """Return a digest of a file's content, or of a folder's file names and contents.
+    """Return a digest of a file's content, or of the names and contents of the files in a folder.
 
     Raises:
-        DataError: if there is nothing at the path.
+        DataError: if the path does not exist or cannot be read.
     """
     try:
         if path.is_file():
             return _file_digest(path, *_stamp(path))
         if not path.is_dir():
-            raise DataError(f"{path}: nothing is there; correct the path in params.yaml or put the file there")
+            raise DataError(f"{path}: no such file or folder; correct the path in params.yaml or put the file there")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return digest({file.relative_to(path).as_posix(): _file_digest(file, *_stamp(file)) for file in files})
     except OSError as error:
@@ -45,29 +45,29 @@ def path_digest(path: Path) -> str:
         ) from None
 
 
-def remember_digests() -> None:
-    """Note the digests computed by this process in `cache/`, so that large files are read once and not by every job.
+def save_digests() -> None:
+    """Save the digests this process computed to `cache/`, so that large files are read once and not by every job.
 
-    A noted digest holds as long as size, modification time and inode of the file are the same.
+    A saved digest is valid while the size, modification time and inode of the file are unchanged.
     """
     if not _computed:
         return
-    REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
-    scratch = REMEMBERED.with_name(f".{REMEMBERED.name}.{os.getpid()}")
-    scratch.write_text(json.dumps({**_remembered(), **_computed}), encoding="utf-8")
-    scratch.replace(REMEMBERED)
+    SAVED_DIGESTS.parent.mkdir(parents=True, exist_ok=True)
+    scratch = SAVED_DIGESTS.with_name(f".{SAVED_DIGESTS.name}.{os.getpid()}")
+    scratch.write_text(json.dumps({**_saved(), **_computed}), encoding="utf-8")
+    scratch.replace(SAVED_DIGESTS)
 
 
 _computed: dict[str, list[Any]] = {}
 
 
 @cache
-def _remembered() -> dict[str, list[Any]]:
+def _saved() -> dict[str, list[Any]]:
     try:
-        noted = json.loads(REMEMBERED.read_text(encoding="utf-8"))
+        saved = json.loads(SAVED_DIGESTS.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -78,9 +78,9 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 @cache
 def _file_digest(path: Path, *stamp: int) -> str:
     name = os.path.abspath(path)
-    noted = _remembered().get(name)
-    if isinstance(noted, list) and noted[:-1] == list(stamp):
-        return str(noted[-1])
+    saved = _saved().get(name)
+    if isinstance(saved, list) and saved[:-1] == list(stamp):
+        return str(saved[-1])
     sha256 = sha256_of(path)
     if PACKAGE_DIR not in path.parents:
         _computed[name] = [*stamp, sha256]

@@ -1,7 +1,7 @@
 """Errors the user can fix, and the phrases their messages share.
 
-Each says what is wrong, where, what is allowed and what to do. The command line prints them without a traceback; any
-other exception is a defect of this program.
+Each message says what is wrong, where, what is allowed and what to do. The command line prints it without a traceback;
+any other exception is a bug.
 """
 
 import difflib
@@ -11,27 +11,27 @@ from typing import Any
 
 
 class FewshotError(Exception):
-    """Base of all errors whose text is meant for the user."""
+    """Base class of errors whose message is meant for the user."""
 
 
 class ParamsError(FewshotError, ValueError):
-    """A setting in `params.yaml`, on the command line or in a call is not usable."""
+    """A setting in `params.yaml`, on the command line or in a call is invalid."""
 
 
 class DataError(FewshotError, ValueError):
-    """A data file, archive or prepared store is missing, damaged or not what it should be."""
+    """A data file, archive or prepared store is missing, damaged or not the expected one."""
 
 
 class CheckpointError(FewshotError):
-    """A checkpoint or weights file is missing, damaged or does not fit."""
+    """A checkpoint or weights file is missing, damaged or incompatible."""
 
 
 class NumericalError(FewshotError, ArithmeticError):
-    """A computation gave a non-finite value, or a solver did not reach its tolerance."""
+    """A computation produced a non-finite value, or a solver did not reach its tolerance."""
 
 
 class ResourceError(FewshotError):
-    """Memory, disk space or a device is lacking."""
+    """Not enough memory or disk space, or no usable device."""
 
 
 MAX_QUOTED = 60
@@ -39,13 +39,13 @@ MAX_LISTED = 250
 
 
 def quoted(value: Any) -> str:
-    """Return a value as a message quotes it: as in YAML, and short."""
+    """Return a value as messages quote it: in YAML notation, shortened."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."
 
 
 def quoted_key(key: str) -> str:
-    """Return a key or dotted path as a message names it: plain, on one line, short."""
+    """Return a key or dotted path as messages show it: on one line, shortened."""
     text = key if key.isprintable() else repr(key)
     return text if len(text) <= 2 * MAX_QUOTED else f"{text[: 2 * MAX_QUOTED - 3]}..."
 
@@ -57,11 +57,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def allowed_values(word: str, known: Iterable[str]) -> str:
-    """Return 'allowed: ...', the known words (as many as fit in a line), and the one closest to `word`."""
+    """Return 'allowed: ...' with as many known words as fit on a line, and the one closest to `word`."""
     words = list(known)
     text = ", ".join(words) or "nothing"
     if len(text) > MAX_LISTED:
-        text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and others ({len(words)} in all)"
+        text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and more ({len(words)} in total)"
     return f"allowed: {text}.{did_you_mean(word, words)}"
 
 

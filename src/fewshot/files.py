@@ -1,4 +1,4 @@
-"""Files of numbers whose bytes depend on their content alone: arrays, JSON and CSV."""
+"""Array, JSON and CSV files whose bytes depend on the content alone, and atomic writes."""
 
 import csv
 import io
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def write_npz(path: Path, arrays: Mapping[str, "np.ndarray | np.generic"]) -> None:
-    """Write arrays as an uncompressed npz with fixed dates and sorted names, so that equal arrays give equal bytes."""
-    import numpy as np  # here, because commands that read no arrays start without it
+    """Write arrays as an uncompressed npz with fixed timestamps and sorted names: equal arrays give equal bytes."""
+    import numpy as np  # not at the top: commands that read no arrays start faster without it
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
@@ -36,12 +36,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path}: not readable ({error}); delete its folder and start again: it is restored or remade"
+            f"{path}: not readable ({error}); delete its folder and rerun: it is restored or recomputed"
         ) from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that readers see either the old content or the new, never a partial file."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with scratch.open("wb") as file:
         file.write(content)

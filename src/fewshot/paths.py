@@ -1,11 +1,11 @@
-"""Where everything is, relative to the project folder (the package apart). Every other module asks here."""
+"""Paths, relative to the project folder (except that of the package). All other modules take them from here."""
 
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).parent
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
-RESULTS = Path("results")  # unless a plan is made for another root (`--results`, for jobs whose files a storage keeps)
+RESULTS = Path("results")  # a plan may have another root (`--results`, for jobs whose files live in a storage)
 CACHE = Path("cache")
 LOGS = Path("logs")
 EXPORTS = Path("exports")
@@ -14,5 +14,5 @@ STAGES = ("prepare", "train", "evaluate", "report")
 
 
 def log_file(stage: str, name: str, key: str) -> Path:
-    """Log of a job."""
+    """Return the log file of a job."""
     return LOGS / stage / f"{name}-{key}.log"

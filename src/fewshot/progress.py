@@ -1,4 +1,4 @@
-"""Progress of a job: a bar on a terminal, plain lines in a log."""
+"""Progress of a job: a bar on a terminal, plain lines in a log file."""
 
 import sys
 import time
@@ -16,12 +16,12 @@ def say(text: str) -> None:
 
 
 def bar(items: Iterable[Item], *, total: int, initial: int = 0, what: str = "") -> Iterator[Item]:
-    """Yield the items, with a progress bar if the standard error is a terminal."""
+    """Yield the items, with a progress bar if standard error is a terminal."""
     yield from tqdm(items, total=total, initial=initial, desc=what, disable=not sys.stderr.isatty(), leave=False)
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it: '40 s', '12 min', '3.5 h'."""
+    """Return a duration in readable form: '40 s', '12 min', '3.5 h'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
 """Registry entries: import path and settings type of a component.
 
-The registries themselves are in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`).
-Neither this module nor those import torch: the plan reads them all and has to start fast.
+The registries are in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`). Neither this module
+nor those import torch: the plan reads them all and must start fast.
 """
 
 import importlib
@@ -20,14 +20,14 @@ class Part:
     """One entry of a registry.
 
     Attributes:
-        target: "package.module:Class"; the module's code (and what it imports from this package) enters the key of
-            every job that uses the part.
-        settings: type of the part's settings; its fields are keyword arguments of the class.
-        check: raises `ParamsError` if a learner does not fit its backbone and recipe; called by the plan before any
-            job starts, and by `build_learner`, with its name and settings, the backbone's name and settings, and the
-            `LearnerContext`.
-        fixed_ways: the learner can only be tested with the number of ways it was trained with.
-        uses: further modules that the class loads by name at run time; they enter the key too.
+        target: "package.module:Class"; the code of the module, and of what it imports from this package, is part of the
+            key of every job that uses the component.
+        settings: type of the component's settings; its fields are keyword arguments of the class.
+        check: raises `ParamsError` if a learner is incompatible with its backbone or recipe; called by the plan before
+            any job starts, and by `build_learner`, with its name and settings, the backbone's name and settings, and
+            the `LearnerContext`.
+        fixed_ways: whether the learner can only be tested with the number of ways it was trained with.
+        uses: further modules that the class loads by name at run time; they are part of the key too.
     """
 
     target: str
@@ -43,18 +43,18 @@ class Part:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All modules whose code decides what the part computes."""
+        """All modules whose code determines what the component computes."""
         return (self.module, *self.uses)
 
     def typed(self, settings: Mapping[str, Any], *, where: str = "") -> Any:
-        """Return plain values (as JSON or YAML hold them) as the part's settings.
+        """Return plain values (as in JSON or YAML) as the component's typed settings.
 
         Args:
-            settings: fields of the settings type; missing ones take their defaults.
+            settings: fields of the settings type; missing ones take their default.
             where: dotted path of the values, for messages.
 
         Raises:
-            ParamsError: if a setting is unknown or out of range; lists the allowed ones and the nearest spelling.
+            ParamsError: if a setting is unknown or out of range; lists the allowed ones and the closest match.
         """
         return parse_as(self.settings, dict(settings), where=where)
 
@@ -68,7 +68,7 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
     """Look a name up in a registry.
 
     Raises:
-        ParamsError: if the name is unknown; lists the known ones and the nearest spelling.
+        ParamsError: if the name is unknown; the message lists the known ones and the closest match.
     """
     if name not in known:
         raise ParamsError(f"unknown {kind} {quoted(name)}; {allowed_values(name, known)}")
@@ -76,7 +76,7 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that imports each exported class only when it is first asked for.
+    """Return the `__getattr__` of a package that imports each exported class on first use.
 
     Args:
         package: name of the package.

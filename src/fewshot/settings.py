@@ -1,4 +1,4 @@
-"""Typed settings: the base of every section and every part's settings, and errors that name what is allowed."""
+"""Typed settings: the base class of all sections and component settings, and errors that say what is allowed."""
 
 import json
 from collections.abc import Container, Sequence
@@ -13,20 +13,20 @@ MAX_PROBLEMS_LISTED = 20
 
 
 class Settings(BaseModel):
-    """Base of every typed section: unknown keys are refused, values not converted silently, instances frozen."""
+    """Base of all typed sections: unknown keys are errors, values are not converted silently, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class NoSettings(Settings):
-    """Settings of a part that has none."""
+    """Settings of a component that has none."""
 
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
 def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
-    """Give values their type.
+    """Parse plain values as a settings type.
 
     Args:
         model: the type.
@@ -34,7 +34,7 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
         where: dotted path of the values, for messages; "" for the whole file.
 
     Raises:
-        ParamsError: naming each wrong key, its value and what is allowed, a line each.
+        ParamsError: one line per problem, naming the key, its value and what is allowed.
     """
     try:
         return model.model_validate_json(json.dumps(values))
@@ -45,7 +45,7 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
 
 
 def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
-    """Return (dotted place, what is wrong) of one problem."""
+    """Return (dotted path, message) of one problem."""
     parts = _keys(values, detail)
     place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{quoted_key(part)}" for part in parts)
     place = place.removeprefix(".")
@@ -55,7 +55,7 @@ def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: s
             f"unknown key {quoted(parts[-1])}; {allowed_values(str(parts[-1]), _fields_at(model, parts[:-1]))}",
         )
     if detail["type"] == "missing":
-        return place, f"the key {quoted(parts[-1])} is missing; add it"
+        return place, f"missing key {quoted(parts[-1])}; add it"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     for technical, plain in _PLAIN_WORDS.items():
         message = message.replace(technical, plain)
@@ -76,7 +76,7 @@ _PLAIN_WORDS = {
 
 
 def _keys(values: Any, detail: ErrorDetails) -> list[str | int]:
-    """Return the keys that lead to a problem; pydantic's place also names the members of unions that it tried."""
+    """Return the keys that lead to a problem; pydantic's location also names the union members it tried."""
     keys: list[str | int] = []
     for part in detail["loc"]:
         indices: Container[str | int] = range(len(values)) if isinstance(values, list) else ()
@@ -96,7 +96,7 @@ def _fields_at(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
 
 
 def _merged(problems: list[tuple[str, str]]) -> list[str]:
-    """Join what several members of a union say of one value."""
+    """Join the messages of several union members about one value."""
     by_place: dict[str, list[str]] = {}
     for place, text in problems:
         by_place.setdefault(place, []).append(text)

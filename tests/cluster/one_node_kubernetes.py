@@ -1,7 +1,7 @@
-"""A stand-in for a Kubernetes cluster: the few calls of its API that Snakemake makes; pods are processes.
+"""A simulated Kubernetes cluster: the few API calls that Snakemake makes; pods are processes.
 
-A pod sees its volumes where the job wants them (private mounts, so this needs root), an environment of its own, and
-nothing of the caller's. Images are not pulled: every pod runs with this Python's environment.
+A pod sees its volumes at the paths the job requests (private mounts, so this needs root) and has its own environment,
+not that of the caller. Images are not pulled: every pod runs in the environment of this Python.
 """
 
 import json
@@ -22,7 +22,7 @@ WORKDIR = Path("/workdir")  # where Snakemake's pods work
 
 
 def can_mount() -> bool:
-    """Whether this machine lets us give a process mounts of its own."""
+    """Whether this machine allows private mounts."""
     probe = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         return subprocess.run(probe, capture_output=True).returncode == 0
@@ -31,7 +31,7 @@ def can_mount() -> bool:
 
 
 class Pod:
-    """One job that was sent."""
+    """One submitted job."""
 
     def __init__(self, name: str, spec: dict, folder: Path, environment: dict[str, str]) -> None:
         self.name, self.folder = name, folder
@@ -65,7 +65,7 @@ class Pod:
         return (self.folder / "log").read_text(errors="replace")
 
     def evict(self) -> None:
-        """End it as a node does that is emptied: SIGTERM to the container."""
+        """End it as a drained node does: SIGTERM to the container."""
         os.killpg(self.process.pid, signal.SIGTERM)
 
     def container_status(self) -> dict:
@@ -78,8 +78,8 @@ class Cluster:
     """The API server and its pods.
 
     Args:
-        folder: for claims, pods and the file that names the server (`kubeconfig`).
-        environment: variables that every pod has, as an image sets them.
+        folder: folder for claims, pods and the `kubeconfig` file.
+        environment: variables set in every pod, as by its image.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -168,10 +168,10 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
 
 
 def image_environment(folder: Path, extra: dict[str, str]) -> dict[str, str]:
-    """Return the variables of profiles/kubernetes/Dockerfile's image, with this Python in the place of its own.
+    """Return the variables of the image of profiles/kubernetes/Dockerfile, with this Python instead of its own.
 
-    The plugins that Snakemake would install in every pod are here already: `pip` does nothing. Which kernels OpenBLAS
-    uses belongs to the machine: with others the last bit of a result may differ.
+    The plugins that Snakemake would install in every pod are already installed, so `pip` does nothing. The OpenBLAS
+    kernels are those of this machine: with others the last bit of a result may differ.
     """
     pip = folder / "bin" / "pip"
     pip.parent.mkdir()

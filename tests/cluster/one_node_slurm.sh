@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A cluster of one node from Debian packages: starts Slurm, runs a command in it, by default tests/end_to_end/test_slurm.py,
+# A one-node cluster from Debian packages: starts Slurm, runs a command in it (default: tests/end_to_end/test_slurm.py)
 # and stops what it started.  As root:  tests/cluster/one_node_slurm.sh  [command]
-# State, logs and sockets lie in a temporary folder; the files of /etc/slurm, where jobs look, are links into it meanwhile.
+# State, logs and sockets are in a temporary folder; the files in /etc/slurm, where jobs look, are links to it meanwhile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "must be root: the node's daemon changes users" >&2; exit 1; }
@@ -10,7 +10,7 @@ if ! { command -v slurmctld && command -v slurmd && command -v munged && command
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 fi
 if [ -e /etc/slurm/slurm.conf ]; then
-    echo "/etc/slurm/slurm.conf is there: this machine has a cluster of its own" >&2
+    echo "/etc/slurm/slurm.conf exists: this machine already has a cluster" >&2
     exit 1
 fi
 
@@ -60,7 +60,7 @@ KillWait=30
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(free -m | awk '/^Mem:/ {print $2}') - 1000)) Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-for gpu in 0 1; do mknod "$base/gpu$gpu" c 1 3; done # two pretended GPUs (/dev/null); Slurm gives them out as real ones
+for gpu in 0 1; do mknod "$base/gpu$gpu" c 1 3; done # two simulated GPUs (/dev/null), which Slurm allocates like real ones
 echo "NodeName=$host Name=gpu File=$base/gpu[0-1]" > "$base/gres.conf"
 mkdir -p /etc/slurm
 ln -sfn "$base/slurm.conf" /etc/slurm/slurm.conf

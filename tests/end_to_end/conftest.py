@@ -1,4 +1,4 @@
-"""A small project in a temporary folder, and real `snakemake`, `dvc` and `fewshot` processes that run in it."""
+"""A small project in a temporary folder, and real `snakemake`, `dvc` and `fewshot` processes running in it."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-# files that hold times of day, and the hashes of such files
+# files with timestamps, and the hashes of such files
 TIMED = ("run.json", "runtimes.csv", "sha256.json")
 ROOT = Path(__file__).parents[2]
 COPIED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -63,7 +63,7 @@ report: {sheets: false}
 
 
 def pytest_collection_modifyitems(items):
-    """Give whole workflows time on a busy machine."""
+    """Give whole workflows enough time on a busy machine."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(1800))
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
 
 @dataclass
 class Finished:
-    """A command that ended: exit status, all it printed, and the work it started."""
+    """A finished command: exit status, all output, and the jobs it started."""
 
     status: int
     text: str
@@ -89,7 +89,7 @@ class Project:
 
     @staticmethod
     def chain(*experiments: str) -> Counter:
-        """The work of making experiments from a prepared data set, and the table."""
+        """Jobs that run experiments on a prepared data set and build the table."""
         jobs = [f"{stage} {name}" for name in experiments for stage in ("train", "evaluate")]
         return Counter([*jobs, "report"])
 
@@ -116,7 +116,7 @@ class Project:
         }
 
     def start(self, command: str, **options) -> subprocess.Popen:
-        """Start a command in a process group of its own."""
+        """Start a command in its own process group."""
         return subprocess.Popen(
             command.split() if isinstance(command, str) else command,
             cwd=self.folder,
@@ -160,7 +160,7 @@ class Project:
 
     def edit(self, old: str, new: str, name: str = "params.yaml") -> None:
         text = self.read(name)
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {name}"
         (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
 
     def commit(self, message: str = "state") -> str:
@@ -173,12 +173,12 @@ class Project:
         return json.loads(self.run(f"fewshot list --json{f' --suite {suite}' if suite else ''}").text)
 
     def table(self, suite: str = "tiny", where: str = "tables") -> dict[str, str]:
-        """Accuracy by group, as the table says."""
+        """Accuracy by experiment, from the table."""
         with (self.folder / "results" / where / suite / "runs.csv").open(encoding="utf-8") as file:
             return {row["experiment"]: row["accuracy_pct"] for row in csv.DictReader(file)}
 
     def digests(self, *folders: str) -> dict[str, str]:
-        """Hash of every file below folders, without those that hold times of day."""
+        """Hash of every file in folders, except those with timestamps."""
         folders = folders or ("results",)
         return {
             file.relative_to(self.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -188,7 +188,7 @@ class Project:
         }
 
     def check_table(self, suite: str = "tiny") -> None:
-        """The table says what the evaluations of the present plan say; these say what their models' settings are."""
+        """The table agrees with the evaluations of the current plan, and these with the settings of their models."""
         rows = self.plan(suite)
         expected = {}
         for row in rows:
@@ -209,7 +209,7 @@ class Project:
 
 
 def draw_images(folder: Path) -> None:
-    """Class folders of small pictures: a patch of the class's colour and place, with noise."""
+    """Class folders of small images: a patch with the colour and position of the class, with noise."""
     random = np.random.default_rng(0)
     for split, classes in (("train", 4), ("validation", 3), ("test", 3)):
         for number in range(classes):
@@ -256,13 +256,13 @@ def _template(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def fresh_template(tmp_path_factory):
-    """A project in which nothing was made."""
+    """A project without results."""
     return _template(tmp_path_factory, "fresh", _new_project)
 
 
 @pytest.fixture(scope="session")
 def made_template(fresh_template, tmp_path_factory):
-    """A project whose suite was made by `snakemake`; DVC has not seen it yet."""
+    """A project whose suite was run by `snakemake`; not yet recorded by DVC."""
 
     def make(folder):
         project = fresh_template.copy(folder)
@@ -273,7 +273,7 @@ def made_template(fresh_template, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recorded_template(made_template, tmp_path_factory):
-    """A project whose suite was made by `snakemake` and recorded by `dvc repro`, and committed."""
+    """A project whose suite was run by `snakemake`, recorded by `dvc repro` and committed."""
 
     def make(folder):
         project = made_template.copy(folder)
@@ -300,7 +300,7 @@ def recorded(recorded_template, tmp_path):
 
 @pytest.fixture
 def bucket():
-    """A bucket on an S3 server of this machine: the one that profiles/kubernetes names."""
+    """A bucket on a local S3 server, with the name in profiles/kubernetes."""
     boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -1,7 +1,7 @@
-"""Kills `fewshot <stage>` at random moments: run in a project's folder as  kill_stages.py <kills> <seed> <stage ...>.
+"""Kills stages at random moments. In a project folder: kill_stages.py <kills> <seed> <experiment> <dataset>.
 
-Imports what computes once and forks for each process, so that a kill costs a fraction of a second. Prints as JSON how
-each killed process ended.
+Imports the heavy modules once and forks for each process, so that a kill costs a fraction of a second. Prints as JSON
+how each killed process ended.
 """
 
 import json
@@ -42,7 +42,7 @@ def start(command):
 
 
 def finish(command):
-    """Run a subcommand to its end; returns its seconds."""
+    """Run a subcommand to completion; returns its duration in seconds."""
     began = time.monotonic()
     _, status = os.waitpid(start(command), 0)
     if status:
@@ -56,7 +56,7 @@ def forget(folders):
 
 
 def kill_one(command, signal_number, delay):
-    """Kill a subcommand after a delay; returns how it ended: -9, -15, 130, or None if it was done before."""
+    """Kill a subcommand after a delay; returns how it ended: -9, -15, 130, or None if it finished before."""
     child = start(command)
     time.sleep(delay)
     os.kill(child, signal_number)
@@ -68,7 +68,7 @@ def kill_one(command, signal_number, delay):
 
 
 def kill_stage(command, made, kills, chance):
-    """Kill a stage `kills` times, then let it end."""
+    """Kill a stage `kills` times, then let it finish."""
     seconds = finish(command)
     forget(made)
     ends = []

@@ -1,6 +1,6 @@
-"""The two workflow tools agree: what one has made the other does not make again, and the table tells the truth.
+"""The two workflow tools agree: neither repeats work of the other, and the tables are correct.
 
-Contents of tables are compared, never what a tool says of itself.
+The contents of tables are compared, not the status that a tool reports.
 """
 
 import pytest
@@ -11,7 +11,7 @@ RATE = ("ridge: 50.0", "ridge: 20.0")
 
 @pytest.mark.slow
 def test_snakemake_then_dvc(made):
-    """Bar 1: DVC records what Snakemake made and makes nothing again."""
+    """DVC records what Snakemake produced and repeats nothing."""
     before = made.digests()
     assert made.repro().work == made.NOTHING
     assert CLEAN in made.run("dvc status").text
@@ -21,7 +21,7 @@ def test_snakemake_then_dvc(made):
 
 @pytest.mark.slow
 def test_dvc_then_snakemake(fresh, made):
-    """Bars 2 and 12: Snakemake finds all that DVC had made; the profile in the project's folder is read."""
+    """Snakemake finds everything that DVC produced, and reads the profile in the project folder."""
     first = fresh.repro()
     assert first.work == fresh.everything
     assert "Using workflow specific profile profiles/default" in first.text
@@ -34,8 +34,8 @@ def test_dvc_then_snakemake(fresh, made):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ["snakemake --cores 2", "dvc repro"])
-def test_edits(recorded, tool):
-    """Bar 3: each edit of the parameters makes exactly its own work; what was made once is not made again."""
+def test_parameter_edits(recorded, tool):
+    """Each edit of the parameters runs exactly the jobs it affects; finished work is never repeated."""
     first_table = recorded.table()
 
     recorded.edit(*RATE)
@@ -45,7 +45,7 @@ def test_edits(recorded, tool):
 
     recorded.edit(*reversed(RATE))
     back = recorded.run(tool).work
-    # DVC's stages had moved the old result out of results/; jobs start to bring it back from cache/, which is quick
+    # DVC's stages had moved the old result out of results/; jobs start only to restore it from cache/, which is quick
     assert back in (recorded.TABLE, recorded.chain(recorded.RIDGE))
     recorded.check_table()
     assert recorded.table() == first_table
@@ -62,13 +62,13 @@ def test_edits(recorded, tool):
     assert set(recorded.table()) == {recorded.PROTOTYPE, recorded.RIDGE}
 
 
-def test_files_given_by_path(recorded):
-    """A changed image changes every key; DVC notices it where dvc.yaml names the folder, and is warned of where not."""
+def test_changed_user_files(recorded):
+    """A changed image changes every key; DVC notices it if dvc.yaml names the folder, else `tidy` prints a warning."""
     image = next((recorded.folder / "images").rglob("*.png"))
     image.write_bytes(next(path for path in image.parent.iterdir() if path != image).read_bytes())
     assert any(line.split() == ["modified:", "images"] for line in recorded.run("dvc status").text.splitlines())
     assert all(row["trained"] == "-" for row in recorded.plan())
 
-    assert "does not watch" not in recorded.run("fewshot tidy prepare").text
+    assert "does not track" not in recorded.run("fewshot tidy prepare").text
     recorded.edit(", images]", "]", "dvc.yaml")
     assert "Add it to the deps of stage prepare in dvc.yaml: - images" in recorded.run("fewshot tidy prepare").text

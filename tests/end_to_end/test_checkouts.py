@@ -1,4 +1,4 @@
-"""Checkouts, clones and experiments of git and DVC put folders back in time; nothing goes wrong or is lost."""
+"""Checkouts, clones and experiments of git and DVC restore old states; tables stay correct and nothing is lost."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ CLEAN = "Data and pipelines are up to date."
 
 
 def trained_at(project, experiment):
-    """When the model that the present plan uses was trained."""
+    """Time at which the training of the model in the current plan started."""
     row = next(row for row in project.plan() if row["experiment"] == experiment)
     return json.loads(project.read(f"{row['train_dir']}/run.json"))["started"]
 
@@ -18,7 +18,7 @@ def trained_at(project, experiment):
 @pytest.mark.slow
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
 def test_clone_pull_and_edit(recorded, tmp_path, link):
-    """Bar 5: a fresh clone with pulled results, for each way in which DVC links files to its cache."""
+    """A clone with pulled results is up to date, however DVC links files; an edit runs only its own jobs."""
     recorded.run(f"dvc remote add -q -d shelf {tmp_path / 'shelf'}")
     recorded.run(f"dvc config cache.type {link}")
     recorded.commit("remote")
@@ -42,8 +42,8 @@ def test_clone_pull_and_edit(recorded, tmp_path, link):
 
 
 @pytest.mark.slow
-def test_checkout_trap_and_stamp_trap(recorded):
-    """Bars 6 and 7: older outputs under newer parameters, and a stamp left beside older tables, fool nobody."""
+def test_older_outputs_and_misplaced_stamps_are_detected(recorded):
+    """Older outputs with newer parameters, and a stamp next to older tables, are detected."""
     first, first_table = recorded.run("git rev-parse HEAD").text.strip(), recorded.table()
     recorded.edit(RATE, OTHER)
     recorded.repro()
@@ -57,7 +57,7 @@ def test_checkout_trap_and_stamp_trap(recorded):
     assert recorded.table() == first_table
     recorded.check_table()
 
-    stamp.touch()  # as a checkout by hand leaves it
+    stamp.touch()  # as a manual checkout leaves it
     recorded.edit(RATE, OTHER)
     recorded.repro()
     recorded.check_table()
@@ -66,7 +66,7 @@ def test_checkout_trap_and_stamp_trap(recorded):
 
 @pytest.mark.slow
 def test_experiments_lose_nothing(recorded):
-    """`dvc exp run`, `exp apply` and `checkout -f` put back what was recorded; finished work comes back from cache/."""
+    """`dvc exp run`, `exp apply` and `checkout -f` restore what was recorded; other finished work is kept in cache/."""
     recorded.edit(RATE, THIRD)
     recorded.run(f"snakemake --cores 2 {recorded.RIDGE}")  # finished, but DVC has not recorded it
     unrecorded = trained_at(recorded, recorded.RIDGE)
@@ -86,7 +86,7 @@ def test_experiments_lose_nothing(recorded):
 
     recorded.edit(RATE, THIRD)
     recorded.snakemake()
-    assert trained_at(recorded, recorded.RIDGE) == unrecorded, "finished work was computed again"
+    assert trained_at(recorded, recorded.RIDGE) == unrecorded, "finished work was recomputed"
     recorded.check_table()
 
     recorded.run("git checkout -q .")
@@ -100,7 +100,7 @@ def test_experiments_lose_nothing(recorded):
 
 @pytest.mark.slow
 def test_suites_take_turns(recorded):
-    """Another suite and back: shared experiments are made once; DVC records exactly the suite of params.yaml."""
+    """Switching suites runs shared experiments once; DVC records exactly the suite of params.yaml."""
     made = recorded.snakemake("--config suite=other")
     assert made.work == recorded.chain("shapes-conv4-ridge-slow-s0")
     recorded.check_table("other")
@@ -118,8 +118,7 @@ def test_suites_take_turns(recorded):
     assert trained_at(recorded, recorded.RIDGE) == times[recorded.RIDGE]
 
 
-def test_touch(recorded):
-    """Bar 4: dates mean nothing."""
+def test_timestamps_are_ignored(recorded):
     for folder in ("src", "results", "workflow", "images"):
         for path in (recorded.folder / folder).rglob("*"):
             path.touch()
@@ -129,8 +128,8 @@ def test_touch(recorded):
 
 
 @pytest.mark.slow
-def test_lost_outputs_come_back(recorded):
-    """Whatever is deleted in results/ comes back from cache/, byte by byte, without computing."""
+def test_lost_outputs_are_restored(recorded):
+    """Files deleted from results/ are restored from cache/, byte-identical and without computing."""
     before = recorded.digests()
     shutil.rmtree(recorded.folder / "results")
     trained = {path: path.stat().st_mtime_ns for path in (recorded.folder / "cache/train").rglob("*.safetensors")}

@@ -1,4 +1,4 @@
-"""One experiment of several fails: the others finish, the table says what is missing, a rerun makes only that."""
+"""If one experiment fails, the others finish, the table says what is missing, and a rerun runs only that."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ BROKEN = "shapes-conv4-ridge-diverging-s0"
 
 
 def break_one(project):
-    """Let the second experiment of the suite diverge within a few steps."""
+    """Make the second experiment of the suite diverge within a few steps."""
     project.edit(
         "learner: [prototype, ridge], recipe: quick}",
         "learner: prototype, recipe: quick}\n    - {dataset: shapes, learner: ridge, recipe: diverging}",
@@ -25,7 +25,7 @@ def break_one(project):
 
 @pytest.mark.slow
 def test_the_others_finish(made):
-    """Bar 9, `snakemake`: everything else reaches a partial table; exit status 1; the whole table is not touched."""
+    """`snakemake` finishes everything else, writes a partial table, exits with 1 and keeps the full table."""
     before = made.digests("results/tables")
     break_one(made)
     made.edit("recipe: untrained}", "recipe: untrained, seed: [0, 1]}")
@@ -40,7 +40,7 @@ def test_the_others_finish(made):
     assert f"log logs/train/{BROKEN}-" in failed.text
     assert f"run: snakemake --cores 1 {BROKEN}" in failed.text
     assert "lower recipes.diverging.learning_rate" in failed.text
-    assert "Mend what failed, then finish the suite: snakemake --cores all" in failed.text
+    assert "Fix the failure, then finish the suite: snakemake --cores all" in failed.text
 
     again = made.try_run("snakemake --cores 2")
     assert (again.status, again.work) == (1, Counter([f"train {BROKEN}"]))
@@ -52,7 +52,7 @@ def test_the_others_finish(made):
 
 @pytest.mark.slow
 def test_dvc_names_the_command_that_finishes_the_rest(made):
-    """Bar 9, `dvc repro`: it stops at the failed stage, after all other trainings, and says what finishes the rest."""
+    """`dvc repro` stops at the failed stage, after all other trainings, and names the command for the rest."""
     break_one(made)
     made.edit("recipe: untrained}", "recipe: untrained, seed: [0, 1]}")
     failed = made.try_run("dvc repro")
@@ -70,9 +70,9 @@ def test_dvc_names_the_command_that_finishes_the_rest(made):
 
 @pytest.mark.slow
 def test_no_network(made):
-    """A data set that cannot be fetched stops its own experiments; the table says what to fetch by hand."""
+    """A failed download stops only its own experiments; the table says what to download manually."""
     made.edit("recipe: untrained}", "recipe: untrained}\n    - {dataset: omniglot, learner: ridge, recipe: quick}")
-    made.variables = {"HTTPS_PROXY": "http://127.0.0.1:9"}  # nobody answers there
+    made.variables = {"HTTPS_PROXY": "http://127.0.0.1:9"}  # nothing listens there
     failed = made.try_run("snakemake --cores 2")
     assert failed.status == 1
     assert failed.work == made.NOTHING
@@ -82,26 +82,23 @@ def test_no_network(made):
 
 
 def test_a_job_killed_by_the_system(made):
-    """A process that was killed cannot log its end: the log and the partial table say it all the same."""
+    """A killed process cannot log its end; the log and the partial table still report it."""
     made.edit("ridge: 50.0", "ridge: 20.0")
-    # the job kills itself as the system does when memory is short
-    made.edit(
-        '"""Stage train',
-        'import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"""Stage train',
-        "src/fewshot/training/train.py",
-    )
+    # the job kills itself as the system does when memory runs out
+    loop = made.folder / "src/fewshot/training/train.py"
+    loop.write_text(f"import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n{loop.read_text()}")
     failed = made.try_run(f"snakemake --cores 2 {made.RIDGE}")
     assert failed.status == 1
     assert f"{made.RIDGE} on shapes: killed by signal 9" in failed.text
-    assert "memory was short" in failed.text
+    assert "ran out of memory" in failed.text
 
 
 @contextmanager
 def small_disk(folder, options):
-    """Mount a small disk; tests without the right to do so are skipped."""
+    """Mount a small disk; skip the test without permission to mount."""
     folder.mkdir(parents=True, exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+        pytest.skip("needs permission to mount")
     try:
         yield
     finally:
@@ -112,11 +109,11 @@ def small_disk(folder, options):
     ("options", "complaint", "advice"),
     [
         ("size=8k", "the disk is full", "'fewshot prune' lists results"),
-        ("ro", "cannot be written (Read-only file system)", "write permission"),
+        ("ro", "cannot be written (Read-only file system)", "fix its permissions"),
     ],
 )
 def test_disks(made, options, complaint, advice):
-    """A full disk and a read-only folder stop one job with one clear line; with room again it goes on."""
+    """A full disk or read-only folder stops one job with one clear line; with space again it resumes."""
     with small_disk(made.folder / "cache" / "train" / made.RIDGE, options):
         made.edit("ridge: 50.0", "ridge: 20.0")
         failed = made.try_run(f"fewshot train {made.RIDGE}")

@@ -1,4 +1,4 @@
-"""Jobs on one machine get distinct devices; names instead of GPUs stand for them here."""
+"""Jobs on one machine get distinct devices; names stand in for GPUs."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def no_cluster(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_idle_devices_come_before_second_places(tmp_path):
+def test_idle_devices_are_used_before_second_slots(tmp_path):
     held = [claim_slot(["0", "1"], 2, tmp_path) for _ in range(4)]
     assert [device for device, _ in held] == ["0", "1", "0", "1"]
 
@@ -52,7 +52,7 @@ def test_a_killed_process_frees_its_device(tmp_path):
 
 
 def test_visible_devices_are_the_pool(tmp_path, monkeypatch):
-    """Two processes that see GPUs 2, 3 and 3, 2 call both of them 0 and 1, and yet never share one."""
+    """Two processes that see GPUs 2, 3 and 3, 2 number both 0 and 1, and still never share one."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert physical_names(["0", "1"]) == ["2", "3"]
     first, lock = claim_slot(["0", "1"], 1, tmp_path)
@@ -62,8 +62,8 @@ def test_visible_devices_are_the_pool(tmp_path, monkeypatch):
     assert lock.lock_file != other.lock_file
 
 
-def test_allocations_of_a_cluster_do_not_wait_for_each_other(tmp_path, monkeypatch):
-    """Slurm gives each job a device of its own and may call it 0 in all of them."""
+def test_cluster_allocations_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    """Slurm gives each job its own device and may number it 0 in every job."""
     held = []
     for job in ("7", "8"):
         monkeypatch.setenv("SLURM_JOB_ID", job)
@@ -72,8 +72,8 @@ def test_allocations_of_a_cluster_do_not_wait_for_each_other(tmp_path, monkeypat
     assert [device for device, _ in held] == ["0", "0"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights of files")
-def test_every_user_may_lock(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="file permissions")
+def test_locks_are_writable_by_every_user(tmp_path):
     _, lock = claim_slot(["0"], 1, tmp_path / "locks")
     assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
     assert os.stat(lock.lock_file).st_mode & 0o666 == 0o666

@@ -1,6 +1,6 @@
-"""Kills at random moments: the next call goes on, takes no half file for whole, and ends with the same bytes.
+"""Kills at random moments: the next run resumes, never uses a partial file, and gives byte-identical results.
 
-FEWSHOT_KILLS=<n> kills more processes of the stages (default 24); FEWSHOT_KILL_SEED chooses other moments.
+FEWSHOT_KILLS=<n> sets the number of kills (default 24); FEWSHOT_KILL_SEED chooses other moments.
 """
 
 import json
@@ -16,18 +16,19 @@ import pytest
 KILLS = int(os.environ.get("FEWSHOT_KILLS", "24"))
 SEED = int(os.environ.get("FEWSHOT_KILL_SEED", "0"))
 
+RESUMED = "resuming after step"  # followed by the step
 ONE_EXPERIMENT = ("learner: [prototype, ridge], recipe: quick}", "learner: ridge, recipe: quick}")
 
 
 def single(project):
-    """Leave one experiment in the suite, with a checkpoint after every step."""
+    """Reduce the suite to one experiment, with a checkpoint after every step."""
     project.edit(*ONE_EXPERIMENT)
     project.edit("    - {dataset: shapes, backbone: pixels, learner: prototype, recipe: untrained}\n", "")
     project.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
 
 
 def wait_for_log(project, pattern, text, seconds=120):
-    """Wait until a log holds a text."""
+    """Wait until a log contains a text."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if any(text in log.read_text(errors="replace") for log in project.folder.glob(pattern)):
@@ -38,7 +39,7 @@ def wait_for_log(project, pattern, text, seconds=120):
 
 @pytest.mark.slow
 def test_stages_killed_at_random_moments(fresh, made):
-    """SIGKILL and SIGTERM in every stage; all results end as if nothing had happened."""
+    """With SIGKILL and SIGTERM in every stage, all results equal those of an uninterrupted run."""
     single(fresh)
     driver = Path(__file__).with_name("kill_stages.py")
     ends = json.loads(
@@ -51,12 +52,12 @@ def test_stages_killed_at_random_moments(fresh, made):
     assert any(fresh.RIDGE in name for name in found)
     fresh.check_table()
     leftovers = [path for path in (fresh.folder / "results").rglob(".*") if not path.name.startswith(".key-")]
-    assert not [path for path in leftovers if path.is_dir()], "half a folder lies in results/"
+    assert not [path for path in leftovers if path.is_dir()], "a partial folder is in results/"
 
 
 @pytest.mark.slow
 def test_both_tools_killed_in_turn(fresh, made):
-    """Bar 8: each tool takes up what the other left when it was killed; stale locks do not stop anyone."""
+    """Each tool continues from what the other left when killed; stale locks do not block either."""
     chance = random.Random(SEED)
     fresh.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
     for command, number, group in (
@@ -69,12 +70,12 @@ def test_both_tools_killed_in_turn(fresh, made):
         before = sum(fresh.work().values())
         end = time.monotonic() + 120
         while sum(fresh.work().values()) == before and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)  # until the first job of this call has started
+            time.sleep(0.05)  # until the first job of this run has started
         time.sleep(chance.uniform(0, 6))
         (os.killpg if group else os.kill)(process.pid, number)
         process.communicate()
     last = fresh.repro()
-    assert "removed" in last.text or not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
+    assert "Removed a stale lock" in last.text or not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
     assert fresh.digests() == made.digests()
     fresh.check_table()
     assert "Nothing to be done" in fresh.run("snakemake -n").text
@@ -82,7 +83,7 @@ def test_both_tools_killed_in_turn(fresh, made):
 
 @pytest.mark.slow
 def test_ctrl_c(fresh):
-    """Ctrl-C saves the running trainings, ends soon, says how to go on; the next call goes on there."""
+    """Ctrl-C saves the running trainings, ends soon and says how to resume; the next run resumes there."""
     single(fresh)
     fresh.edit("epochs: 2\n", "epochs: 400\n")
     fresh.edit("checkpoint_seconds: 0.0", "checkpoint_seconds: 3600.0")
@@ -91,19 +92,19 @@ def test_ctrl_c(fresh):
     os.killpg(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "Stopped. Finished work is kept; the same command goes on from the last checkpoints." in text
+    assert "Stopped. Finished work is kept; rerun the same command to resume from the last checkpoints." in text
     assert "SIGINT: stopped after step" in text
     assert "Traceback" not in text
     assert not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
 
     process = fresh.start("snakemake --cores 2")
-    wait_for_log(fresh, "logs/train/*.log", "resuming after step")
+    wait_for_log(fresh, "logs/train/*.log", RESUMED)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def test_sigterm_saves_first(made):
-    """A cluster ends a job with SIGTERM: the state is saved at once, however long ago the last checkpoint was."""
+    """On SIGTERM, as sent by clusters, the state is saved at once, however old the last checkpoint is."""
     single(made)
     made.edit("epochs: 2\n", "epochs: 1\n")
     made.edit("steps_per_epoch: 3", "steps_per_epoch: 100000")
@@ -119,7 +120,7 @@ def test_sigterm_saves_first(made):
     assert "SIGTERM: stopped after step" in lines[-1]
     step = int(lines[-1].split("after step ")[1].split(";")[0])
     again = made.start(f"fewshot train {made.RIDGE}")
-    said = next(line for line in again.stdout if "resuming" in line)
+    said = next(line for line in again.stdout if RESUMED in line)
     again.kill()
     again.communicate()
-    assert f"resuming after step {step} of 100000" in said
+    assert f"{RESUMED} {step} of 100000" in said

@@ -1,4 +1,4 @@
-"""Snakemake's Kubernetes executor with `profiles/kubernetes`, on a stand-in for a cluster (tests/cluster)."""
+"""Snakemake's Kubernetes executor with `profiles/kubernetes`, on a simulated cluster (tests/cluster)."""
 
 import hashlib
 import importlib.util
@@ -20,7 +20,7 @@ spec.loader.exec_module(kubernetes)
 
 @pytest.fixture
 def cloud(fresh, bucket):
-    """A project that is set up for the bucket."""
+    """A project configured for the bucket."""
     fresh.variables = {
         "SNAKEMAKE_STORAGE_S3_ENDPOINT_URL": bucket.meta.client.meta.endpoint_url,
         "SNAKEMAKE_STORAGE_S3_ACCESS_KEY": "key",
@@ -31,9 +31,9 @@ def cloud(fresh, bucket):
 
 @pytest.fixture
 def cluster(cloud, tmp_path):
-    """A cluster that the project's `snakemake` finds."""
+    """A cluster that `snakemake` finds in the project."""
     if not kubernetes.can_mount():
-        pytest.skip("needs the right to mount (root)")
+        pytest.skip("needs permission to mount (root)")
     place = tmp_path / "cluster"
     place.mkdir()
     watch = {"PYTHONPATH": f"{HERE / 'watch'}:{kubernetes.WORKDIR}/src", "FEWSHOT_STARTED": str(cloud.started)}
@@ -47,25 +47,25 @@ COMMAND = "snakemake --profile profiles/kubernetes --seconds-between-status-chec
 
 
 def stored(bucket):
-    """Hash of every object of a bucket by name."""
+    """Hash of every object in a bucket, by name."""
     return {item.key: hashlib.sha256(item.get()["Body"].read()).hexdigest() for item in bucket.objects.all()}
 
 
 def test_dry_run(cloud):
-    """The profile plans the suite, and nothing is sent or made."""
+    """The profile plans the suite without submitting or running anything."""
     planned = cloud.run(f"{COMMAND} -n")
     for rule, jobs in (("prepare", 1), ("train", 3), ("evaluate", 3), ("report", 1)):
         assert f"{rule} {jobs}" in " ".join(planned.text.split())
 
 
-def test_pods_make_the_same_table(cloud, cluster, bucket, made):
-    """Every stage runs in pods; an evicted training goes on from its checkpoint; the results are the same bytes."""
+def test_pods_give_the_same_table(cloud, cluster, bucket, made):
+    """Every stage runs in pods; an evicted training resumes from its checkpoint; results are byte-identical."""
     cloud.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
     process = cloud.start(COMMAND)
     evict_the_training(cloud, cluster)
     text, _ = process.communicate(timeout=900)
     assert process.returncode == 0, text + "".join(pod.log for pod in cluster.pods.values())
-    assert f"The tables lie in s3://{bucket.name}/results/tables/tiny" in text
+    assert f"Tables: s3://{bucket.name}/results/tables/tiny" in text
     found = stored(bucket)
     expected = {name: digest for name, digest in made.digests().items() if name in found}
     assert {"results/tables/tiny/results.csv", "results/tables/tiny/manifest.json"} <= expected.keys()
@@ -83,7 +83,7 @@ def log_of_training(bucket, experiment):
 
 
 def evict_the_training(cloud, cluster):
-    """End the pod that trains the ridge learner as soon as there is a checkpoint."""
+    """Evict the pod that trains the ridge learner as soon as a checkpoint exists."""
     checkpoints = cluster.folder / "claims" / "fewshot-cache" / "train" / cloud.RIDGE
     end = time.monotonic() + 300
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""`fewshot prune` shows what nothing needs, and deletes only that, only when told."""
+"""`fewshot prune` lists results that are not needed, and deletes exactly those on request."""
 
 import pytest
 
@@ -10,12 +10,12 @@ def folders(project, root):
 
 
 @pytest.mark.slow
-def test_prune(recorded):
-    """Old keys go; what a suite, a branch or a tag needs stays, unless told otherwise."""
+def test_old_keys_are_pruned(recorded):
+    """Old keys are deleted; what a suite, branch or tag needs is kept, unless --ignore-refs is given."""
     made = folders(recorded, "cache")
     assert "nothing to delete" in recorded.run("fewshot prune").text
 
-    recorded.edit(OLD, "ridge: 20.0")  # nothing needs the new key but this text; the branch has recorded the old one
+    recorded.edit(OLD, "ridge: 20.0")  # only this text needs the new key; the branch records the old one
     recorded.run(f"snakemake --cores 2 {recorded.RIDGE}")
     recorded.edit("ridge: 20.0", "ridge: 10.0")
     listed = recorded.run("fewshot prune").text
@@ -40,15 +40,15 @@ def test_prune(recorded):
         assert (recorded.folder / folder).is_dir()
 
 
-def test_what_is_needed_must_be_known(recorded):
-    """Prune refuses to judge where a suite cannot be planned or a record is not here."""
+def test_prune_refuses_if_needs_are_unknown(recorded):
+    """Prune refuses to decide if a suite cannot be planned or a recorded folder is missing."""
     recorded.edit("  other:\n", "  lost:\n    - {dataset: gone, learner: ridge, recipe: quick}\n  other:\n")
     recorded.edit("prepare:\n", "prepare:\n  gone: {base: folder, path: nowhere, image_size: 16}\n")
     refused = recorded.try_run("fewshot prune")
     assert refused.status == 2
     assert "suite 'lost' cannot be planned" in refused.text
     assert "nothing to delete" in recorded.run("fewshot prune --suite tiny").text
-    (recorded.folder / "cache/tables/gone").mkdir(parents=True)  # what tidy keeps of a suite that is no more
+    (recorded.folder / "cache/tables/gone").mkdir(parents=True)  # kept by tidy from a deleted suite
     assert "cache/tables/gone" in recorded.run("fewshot prune --suite tiny").text
 
     for listing in (recorded.folder / ".dvc/cache/files/md5").glob("*/*.dir"):
@@ -61,7 +61,7 @@ def test_what_is_needed_must_be_known(recorded):
 
 @pytest.mark.parametrize("suite", ["tiny", "other"])
 def test_list(recorded, suite):
-    """`fewshot list` says what exists, how to make the rest, and where the tables are."""
+    """`fewshot list` shows what exists, how to run the rest, and where the tables are."""
     text = recorded.run(f"fewshot list --suite {suite}").text
     made, missing = (3, 0) if suite == "tiny" else (1, 1)
     assert f"{made + missing} experiments, {made} made{f', {missing} missing' if missing else ''};" in text

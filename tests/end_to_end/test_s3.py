@@ -1,4 +1,4 @@
-"""DVC's remote on S3, against a server of this machine."""
+"""A DVC remote on S3, with a local server."""
 
 import pytest
 
@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_push_and_pull(recorded, bucket, tmp_path):
-    """What one clone pushes another pulls: models and tables, and nothing is left to be made."""
+    """A clone pulls the models and tables another one pushed, and has nothing left to run."""
     recorded.run(f"dvc remote add -q -d shelf s3://{bucket.name}/results")
     recorded.run(f"dvc remote modify -q shelf endpointurl {bucket.meta.client.meta.endpoint_url}")
     recorded.variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -1,4 +1,4 @@
-"""The suite on a Slurm cluster with two pretended GPUs: run by tests/cluster/one_node_slurm.sh, which starts one."""
+"""The suite on a Slurm cluster with two simulated GPUs, started by tests/cluster/one_node_slurm.sh."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.skipif("FEWSHOT_SLURM" not in os.environ, reason="run tests/cluster/one_node_slurm.sh"),
 ]
 
-# what the small cluster lacks beside a real one: accounting, other users, a slow file system
+# what the small cluster lacks: accounting, other users, a slow file system
 SMALL = (
     "--slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 "
     "--seconds-between-status-checks 2 --latency-wait 15 --default-resources mem_mb=1000 runtime=10 "
@@ -19,9 +19,9 @@ SMALL = (
 )
 
 
-def test_the_cluster_makes_the_same_table(fresh, made, tmp_path):
-    """All results are the same bytes as without a cluster; jobs that run at a time see different GPUs."""
-    fresh.edit("train: {device: cpu}", "train: {device: auto}")  # asks for GPUs; torch sees that they are pretended
+def test_the_cluster_gives_the_same_table(fresh, made, tmp_path):
+    """All results are byte-identical to those without a cluster; concurrent jobs see different GPUs."""
+    fresh.edit("train: {device: cpu}", "train: {device: auto}")  # requests GPUs; torch sees that they are simulated
     fresh.variables["FEWSHOT_DEVICES"] = str(tmp_path / "devices")
     finished = fresh.run(f"snakemake --profile profiles/slurm {SMALL}")
     assert "slurm" in finished.text.lower()
@@ -33,7 +33,7 @@ def test_the_cluster_makes_the_same_table(fresh, made, tmp_path):
 
 
 def check_devices(jobs):
-    """One GPU for each training and evaluation, none for the rest; none for two at a time."""
+    """One GPU per training and evaluation, none for the rest, none shared by concurrent jobs."""
     with_gpu = [job for job in jobs if job["stage"] in ("train", "evaluate")]
     assert len(with_gpu) == 6
     assert {job["devices"] for job in with_gpu} == {"0", "1"}

@@ -4,7 +4,7 @@ import re
 import zipfile
 
 # Each rule runs in the one environment of requirements.lock, which `make` installs: torch, its CUDA libraries and the
-# workflow tools were resolved together, and a second environment of 6 GB a rule would serve nobody.
+# workflow tools were resolved together; a separate 6 GB environment per rule would have no benefit.
 EXPLAINED = {"Specify a conda environment or container for each rule."}
 
 

@@ -1,10 +1,10 @@
-"""An edit of the source changes the keys of what it can change, and of nothing else."""
+"""An edit of the source changes exactly the keys of the results it can change."""
 
 import pytest
 
 
 def keys(project):
-    """Key of every job, and whether the tables are those of the plan."""
+    """Key of every job, and whether the tables are up to date."""
     rows = project.plan()
     current = "(up to date)" in project.run("fewshot list").text
     return {row["experiment"]: (row["train_key"], row["key"]) for row in rows}, current
@@ -16,7 +16,7 @@ def append(project, module, text):
 
 
 def changed(before, after):
-    """Experiments whose model, and whose evaluation, would be made anew."""
+    """Experiments that would be retrained, and those that would be reevaluated."""
     trained = {name for name in before if before[name][0] != after[name][0]}
     evaluated = {name for name in before if before[name][1] != after[name][1]}
     return trained, evaluated
@@ -58,10 +58,13 @@ def test_keys(made, module, text, retrained, reevaluated, table_stays):
 
 @pytest.mark.slow
 def test_both_tools_follow(recorded):
-    """A comment in the loop makes nothing; an edited head retrains only what uses it."""
+    """A comment in the loop runs nothing; an edited head retrains only what uses it."""
     append(recorded, "training/train.py", "\n# a comment\n")
     assert recorded.repro().work == recorded.NOTHING
     append(recorded, "heads/ridge.py", MEANING)
+    explained = recorded.run(f"fewshot explain {recorded.RIDGE}").text
+    (change,) = explained.partition("changes of train since ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert change.startswith("  module fewshot.heads.ridge: ")
     assert recorded.snakemake().work == recorded.chain(recorded.RIDGE)
     recorded.check_table()
     assert recorded.repro().work == recorded.NOTHING

@@ -10,7 +10,7 @@ from fewshot.settings import parse_as
 
 @pytest.fixture
 def first(tiny_params):
-    """Return a function that gives the first experiment of a suite, whose block and recipes are changed."""
+    """Return a function that returns the first experiment of a suite with changed block and recipes."""
 
     def experiment(recipes=None, **block) -> Experiment:
         values = tiny_params(**block)
@@ -20,7 +20,7 @@ def first(tiny_params):
     return experiment
 
 
-def test_section_of_a_recipe_changes_only_the_keys_it_names(first) -> None:
+def test_override_in_a_section_changes_only_its_key(first) -> None:
     experiment = first({"longer": {"base": "quick", "validation": {"episodes": 9}}}, **{"validation.n_query": 4})
     assert experiment.recipe.validation.model_dump() == {"episodes": 6, "n_shot": 2, "n_query": 4}
 
@@ -35,7 +35,7 @@ def test_base_is_merged_section_by_section(tiny_params) -> None:
     assert experiment.recipe.validation.model_dump() == {"episodes": 9, "n_shot": 2, "n_query": 3}
 
 
-def test_block_may_change_the_test_protocol(first) -> None:
+def test_block_can_override_the_test_protocol(first) -> None:
     experiment = first(**{"evaluate.n_way": 2, "evaluate.seed": 7})
     assert (experiment.evaluate.n_way, experiment.evaluate.seed) == (2, 7)
     assert experiment.variant == "quick-evaluate_2way-evaluate_seed7"
@@ -56,11 +56,11 @@ def test_learner_with_a_linear_head_is_tested_at_its_own_number_of_ways(first) -
         ({"backbone": "conv4_maml", "learner.batch_norm": "per_query", "image_size": 8}, r"needs 2 or more pixels"),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused_before_any_job(first, block, message) -> None:
+def test_incompatible_components_are_rejected_before_any_job(first, block, message) -> None:
     with pytest.raises(ParamsError, match=message):
         first(learner="maml", **block)
 
 
-def test_cxgrad_refuses_convolutions_with_a_bias(first) -> None:
+def test_cxgrad_rejects_convolutions_with_a_bias(first) -> None:
     with pytest.raises(ParamsError, match="set bias: false"):
         first(learner="cxgrad", backbone="conv4_maml", **{"backbone.bias": True})

@@ -1,4 +1,4 @@
-"""A mistake in params.yaml stops `fewshot`, `snakemake` and `dvc repro` with the same text, before any job starts."""
+"""A mistake in params.yaml stops `fewshot`, `snakemake` and `dvc repro` with the same message before any job starts."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 COMMANDS = (["fewshot", "list"], ["snakemake", "--dry-run"], ["dvc", "repro"])
 
-# What stands in the shipped file, and the mistake in its place.
+# Text of the shipped file, and the mistake that replaces it.
 MISTAKES = {
     "unknown key": ("\n    n_shot: 5", "\n    n_shto: 5"),
     "wrong type": ("\n    n_shot: 5", "\n    n_shot: five"),
@@ -29,7 +29,7 @@ MISTAKES = {
     "unknown recipe": ("recipe: quick}", "recipe: quik}"),
     "unknown data set": ("dataset: glyphs", "dataset: glyph"),
     "duplicate experiment": ("recipe: quick}", "recipe: quick, seed: [1, 1]}"),
-    "circle of bases": ("\n    n_shot: 5", "\n    base: untrained\n    n_shot: 5"),
+    "cycle of bases": ("\n    n_shot: 5", "\n    base: untrained\n    n_shot: 5"),
     "more ways than classes": ("recipe: quick}", "recipe: quick, n_way: 99}"),
     "more shots than images": ("recipe: quick}", "recipe: quick, n_shot: 99}"),
     "no is text": ("\n    n_shot: 5", "\n    nesterov: no\n    n_shot: 5"),
@@ -38,7 +38,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """Return a folder as a clone of the project has it, without results."""
+    """Return a folder like a fresh clone of the project, without results."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
@@ -57,7 +57,7 @@ def start(command, folder):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_all_commands_say_the_same_and_start_nothing(name, checkout, monkeypatch):
+def test_all_commands_print_the_same_message_and_start_nothing(name, checkout, monkeypatch):
     (checkout / "params.yaml").write_text(SHIPPED.replace(*MISTAKES[name], 1), encoding="utf-8")
     monkeypatch.chdir(checkout)
     with pytest.raises(ParamsError) as expected:

@@ -1,4 +1,4 @@
-"""Hundreds of mistakes in params.yaml: each is legal, or one clear error on one screen, before anything starts."""
+"""Hundreds of mutations of params.yaml: each is valid or gives one clear error that fits a screen."""
 
 import copy
 import random
@@ -22,7 +22,7 @@ WRONG_VALUES = (
 
 
 def places(values, place=()):
-    """Yield the place of every key, and of every list item that is a section."""
+    """Yield the path of every key, and of the keys of list items."""
     items = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in items:
         if isinstance(key, str):
@@ -32,14 +32,14 @@ def places(values, place=()):
 
 
 def misspell(word, chance):
-    """Return the word with a letter dropped, doubled, exchanged or changed in case."""
+    """Return the word with a letter dropped, doubled or replaced, or the case changed."""
     at = chance.randrange(len(word))
     wrong = (word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], word[:at] + "x" + word[at + 1 :])
     return chance.choice([*wrong, word.upper(), f"{word} ", f"{word}é", f"-{word}"])
 
 
 def mutate(values, chance):
-    """Change one key or value and return the file's text."""
+    """Change one key or value and return the text of the file."""
     values = copy.deepcopy(values)
     *way, key = chance.choice(sorted(places(values), key=str))
     section = values
@@ -66,13 +66,13 @@ def structural_mutations():
 
 
 def with_recipe(line):
-    """Return the shipped file with a line more in the recipe that the suite uses."""
+    """Return the shipped file with an extra line in the recipe that the suite uses."""
     return SHIPPED.read_text(encoding="utf-8").replace("\n  quick:\n", f"\n  quick:\n    {line}\n", 1)
 
 
 SHIPPED_TEXT = SHIPPED.read_text(encoding="utf-8")
 LAUGHS = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
-TRAPS = {
+INVALID = {
     "empty": "",
     "only a comment": "# nothing\n",
     "a number": "3\n",
@@ -115,7 +115,7 @@ TRAPS = {
     "unknown alias": with_recipe("precision: *nowhere"),
     "anchor in itself": with_recipe("schedule: &a [*a]"),
     "merge of a number": with_recipe("<<: 3"),
-    "multiplied anchors": f"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{LAUGHS}\n",
+    "exploding anchors": f"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{LAUGHS}\n",
     "deep nesting": "suite: " + "[" * 3000 + "]" * 3000,
     "deep sections": "\n".join(" " * i + "a:" for i in range(900)),
     "long text": SHIPPED_TEXT + "\n" + "#" * 2**20,
@@ -124,8 +124,8 @@ TRAPS = {
     "no setting": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, learner.: 3}", 1),
     "setting of a number": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, n_shot.x: 3}", 1),
     "same experiment twice": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, seed: [1, 1]}", 1),
-    "circle of two": with_recipe("base: untrained"),
-    "circle of one": with_recipe("base: quick"),
+    "cycle of two": with_recipe("base: untrained"),
+    "cycle of one": with_recipe("base: quick"),
     "base of a base of a base": SHIPPED_TEXT.replace(
         "\nrecipes:", "\nrecipes:\n  a: {base: b}\n  b: {base: c}\n  c: {base: d}\n  d: {}\n#", 1
     ),
@@ -138,7 +138,7 @@ TRAPS = {
     "a bell": with_recipe("precision: \a"),
 }  # fmt: skip
 
-LEGAL = {
+VALID = {
     "as shipped": SHIPPED_TEXT,
     "byte order mark": "\ufeff" + SHIPPED_TEXT,
     "windows line ends": SHIPPED_TEXT.replace("\n", "\r\n"),
@@ -155,7 +155,7 @@ LEGAL = {
 
 
 def outcome(path, text):
-    """Return the error's text, or None if the file is legal. Any other exception fails the test."""
+    """Return the error message, or None if the file is valid. Any other exception fails the test."""
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
     try:
         load_plan(path)
@@ -171,23 +171,23 @@ def assert_fits_a_screen(message, path):
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("name", TRAPS)
-def test_trap_gives_one_clear_error(name, tmp_path):
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_file_gives_one_clear_error(name, tmp_path):
     path = tmp_path / "params.yaml"
 
-    message = outcome(path, TRAPS[name])
+    message = outcome(path, INVALID[name])
 
     assert message is not None
     assert message.startswith(f"{path}: ")
     assert_fits_a_screen(message, path)
 
 
-@pytest.mark.parametrize("name", LEGAL)
-def test_legal_forms_are_read(name, tmp_path):
-    assert outcome(tmp_path / "params.yaml", LEGAL[name]) is None
+@pytest.mark.parametrize("name", VALID)
+def test_valid_forms_are_read(name, tmp_path):
+    assert outcome(tmp_path / "params.yaml", VALID[name]) is None
 
 
-def test_random_mutations_are_legal_or_one_clear_error(tmp_path):
+def test_random_mutations_are_valid_or_give_one_clear_error(tmp_path):
     path = tmp_path / "params.yaml"
 
     messages = [outcome(path, text) for text in structural_mutations()]
@@ -221,19 +221,19 @@ def test_random_mutations_are_legal_or_one_clear_error(tmp_path):
         (("untrained: {base: quick", "untrained: {base: quik"), ("recipes.untrained.base", "'quik'", "mean 'quick'")),
     ],
 )  # fmt: skip
-def test_message_names_key_value_and_remedy(change, named, tmp_path):
+def test_message_names_key_value_and_fix(change, named, tmp_path):
     message = outcome(tmp_path / "params.yaml", SHIPPED_TEXT.replace(*change, 1))
 
     assert message is not None
     assert [words for words in named if words not in message] == []
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     text = with_recipe("x: 1").replace("suite: quickstart", "sweet: quickstart", 1)
 
     message = outcome(tmp_path / "params.yaml", f"{text}\nmore: 1\n")
 
-    assert "'suite' is missing" in message
+    assert "missing key 'suite'" in message
     assert "'sweet'" in message
     assert "'more'" in message
 

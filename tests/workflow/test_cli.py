@@ -78,11 +78,11 @@ def test_wrong_usage(arguments, fewshot):
 
 
 @pytest.mark.parametrize("command", ["list", "report"])
-def test_no_parameter_file(command, fewshot):
+def test_missing_parameter_file(command, fewshot):
     status, out, err = fewshot(command)
 
     assert (status, out) == (2, "")
-    assert err == "error: params.yaml: cannot be read: No such file or directory; run from the project's folder\n"
+    assert err == "error: params.yaml: cannot be read: No such file or directory; run from the project folder\n"
 
 
 def test_mistake_in_the_parameter_file(fewshot, project):
@@ -112,7 +112,7 @@ def test_unknown_suite(fewshot, with_params):
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_key_that_has_changed(command, fewshot, with_params):
+def test_outdated_key(command, fewshot, with_params):
     status, _, err = fewshot(command, "glyphs-conv4-ridge-quick-s0", "--key", "0123456789ab")
 
     assert status == 2
@@ -144,13 +144,13 @@ def test_list_as_json(fewshot, with_params):
     assert "glyphs-conv4-ridge-quick-s0" in json.dumps(json.loads(out))
 
 
-def test_list_of_another_file(fewshot, project):
+def test_list_with_another_parameter_file(fewshot, project):
     (project / "other.yaml").write_text(SHIPPED.read_text(encoding="utf-8"), encoding="utf-8")
 
     assert fewshot("list", "--params", "other.yaml")[0] == 0
 
 
-def test_tidy_of_nothing(fewshot, with_params):
+def test_tidy_without_results(fewshot, with_params):
     assert [fewshot("tidy", stage) for stage in ("prepare", "train", "evaluate", "report")] == [(0, "", "")] * 4
 
 
@@ -163,7 +163,7 @@ def test_schema_is_printed_written_and_checked(fewshot, project):
     assert fewshot("schema", "--check")[0] == 0
 
 
-def test_shipped_schema_is_that_of_the_types():
+def test_shipped_schema_is_up_to_date():
     shipped = SHIPPED.parent / cli.SCHEMA_FILE
 
     assert shipped.read_text(encoding="utf-8") == schema_text()
@@ -172,8 +172,8 @@ def test_shipped_schema_is_that_of_the_types():
 @pytest.mark.parametrize(
     ("interrupt", "words"),
     [
-        (KeyboardInterrupt(), "interrupted; the same command goes on from the last checkpoint"),
-        (Interrupted("SIGTERM: stopped after step 3; the same command resumes from there"), "stopped after step 3"),
+        (KeyboardInterrupt(), "interrupted; rerun the same command to resume from the last checkpoint"),
+        (Interrupted("SIGTERM: stopped after step 3"), "stopped after step 3"),
     ],
 )
 def test_interrupt(interrupt, words, fewshot, with_params, monkeypatch):
@@ -188,7 +188,7 @@ def test_interrupt(interrupt, words, fewshot, with_params, monkeypatch):
     assert words in err
 
 
-def test_list_starts_without_what_computes(with_params):
+def test_list_imports_no_array_library(with_params):
     code = (
         "import sys; from fewshot.cli import main; main(['list']);"
         "print(sorted({'torch', 'numpy', 'pandas', 'numba', 'matplotlib'} & sys.modules.keys()), file=sys.stderr)"
@@ -199,7 +199,7 @@ def test_list_starts_without_what_computes(with_params):
     assert run.stderr.strip() == "[]"
 
 
-def test_reader_that_goes_away(with_params):
+def test_closed_output_pipe(with_params):
     read, write = os.pipe()
     os.close(read)
 

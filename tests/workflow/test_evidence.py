@@ -1,4 +1,4 @@
-"""A document never shows another table than the committed one, and that one is a copy of a run's."""
+"""Documents show only the committed tables, and these are copies of the tables of a run."""
 
 import json
 
@@ -9,7 +9,7 @@ from fewshot.errors import DataError
 from fewshot.experiments.params import Params
 from fewshot.files import write_json
 from fewshot.settings import parse_as
-from fewshot.workflow.evidence import embedded, take, update_documents
+from fewshot.workflow.evidence import copy_tables, embed_tables, update_documents
 from fewshot.workflow.plan import make_plan
 
 TABLE = "| learner | accuracy |\n| --- | --- |\n| ridge | 50.00 |\n"
@@ -23,7 +23,7 @@ def plan(tiny_params):
 
 @pytest.fixture
 def finished(plan, project):
-    """Leave in the project's folder what a finished suite leaves; return its plan."""
+    """Create the files that a finished suite leaves; return its plan."""
     tables = plan.tables_dir
     (tables / "figures").mkdir(parents=True)
     (tables / "manifest.json").write_text("{}")
@@ -39,8 +39,8 @@ def finished(plan, project):
     return plan
 
 
-def test_tables_are_taken_with_their_settings(finished, project):
-    folder = take(finished)
+def test_tables_are_copied_with_their_settings(finished, project):
+    folder = copy_tables(finished)
     assert folder.resolve() == project / "docs" / "evidence" / "tiny"
     names = {file.name for file in folder.iterdir()}
     assert names == {"results.md", "results.csv", "accuracy.svg", "learning_curves.svg", "settings.json"}
@@ -52,8 +52,8 @@ def test_tables_are_taken_with_their_settings(finished, project):
     assert record["machine"]["processor"]
 
 
-def test_document_shows_the_taken_table(finished, project):
-    take(finished)
+def test_document_shows_the_copied_table(finished, project):
+    copy_tables(finished)
     assert [str(path) for path in update_documents(check=True)] == ["README.md"]
     assert (project / "README.md").read_text() == DOCUMENT
     assert [str(path) for path in update_documents(check=False)] == ["README.md"]
@@ -61,8 +61,8 @@ def test_document_shows_the_taken_table(finished, project):
     assert update_documents(check=True) == []
 
 
-def test_changed_number_is_noticed_and_put_right(finished, project):
-    take(finished)
+def test_changed_number_is_detected_and_corrected(finished, project):
+    copy_tables(finished)
     update_documents(check=False)
     right = (project / "README.md").read_text()
     (project / "README.md").write_text(right.replace("50.00", "60.00"))
@@ -72,7 +72,7 @@ def test_changed_number_is_noticed_and_put_right(finished, project):
 
 
 def test_pages_of_docs_show_evidence_too(finished, project):
-    take(finished)
+    copy_tables(finished)
     update_documents(check=False)
     (project / "docs" / "deep").mkdir()
     (project / "docs" / "deep" / "page.md").write_text(DOCUMENT)
@@ -89,31 +89,31 @@ def test_missing_evidence_names_document_and_command(finished):
 )
 def test_block_that_is_not_closed_is_an_error(project, text):
     with pytest.raises(DataError, match="not closed"):
-        embedded(text)
+        embed_tables(text)
 
 
 def test_second_block_is_not_swallowed_by_an_open_one(finished):
-    take(finished)
+    copy_tables(finished)
     with pytest.raises(DataError, match="not closed"):
-        embedded("<!-- evidence: tiny -->\n" + DOCUMENT)
+        embed_tables("<!-- evidence: tiny -->\n" + DOCUMENT)
 
 
-def test_suite_that_has_not_run_is_not_taken(plan, project):
-    with pytest.raises(DataError, match="no tables there; run: snakemake"):
-        take(plan)
+def test_suite_that_has_not_run_cannot_be_copied(plan, project):
+    with pytest.raises(DataError, match="no tables; run: snakemake"):
+        copy_tables(plan)
     assert not (project / "docs").exists()
 
 
-def test_incomplete_tables_leave_the_evidence_as_it_was(finished, project):
-    take(finished)
+def test_incomplete_tables_do_not_change_the_evidence(finished, project):
+    copy_tables(finished)
     (finished.tables_dir / "results.md").write_text("other")
     (finished.tables_dir / "figures" / "accuracy.svg").unlink()
-    with pytest.raises(DataError, match=r"accuracy\.svg: not there"):
-        take(finished)
+    with pytest.raises(DataError, match=r"accuracy\.svg: missing"):
+        copy_tables(finished)
     assert (project / "docs" / "evidence" / "tiny" / "results.md").read_text() == TABLE
 
 
-def test_command_fails_when_a_document_shows_other_numbers(finished, project, tiny_params, capsys):
+def test_check_fails_if_a_document_differs(finished, project, tiny_params, capsys):
     (project / "params.yaml").write_text(json.dumps(tiny_params("ridge")))
     main(["evidence", "--take"])
     main(["evidence", "--check"])
@@ -121,4 +121,4 @@ def test_command_fails_when_a_document_shows_other_numbers(finished, project, ti
     with pytest.raises(SystemExit) as stopped:
         main(["evidence", "--check"])
     assert stopped.value.code == 2
-    assert "README.md: shows other numbers than docs/evidence" in capsys.readouterr().err
+    assert "README.md: differs from docs/evidence" in capsys.readouterr().err

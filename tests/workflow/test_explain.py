@@ -1,4 +1,4 @@
-"""`fewshot explain` names the setting, the module or the data by which a key differs from the last recorded one."""
+"""`fewshot explain` names the setting, module or data by which a key differs from the last recorded one."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from fewshot.workflow.results import run_job
 
 @pytest.fixture
 def plan_of(project, tiny_params):
-    """Return a function that plans a suite with one learner on images of a given file."""
+    """Return a function that plans a suite with one learner on a user file of images."""
     (project / "images.tar").write_bytes(b"pixels")
 
     def planned(recipe=None, **changes):
@@ -29,7 +29,7 @@ NAME = "mine-conv4-ridge-quick-s0"
 
 
 def record(plan):
-    """Leave what the jobs of a suite leave when they finish."""
+    """Record the results of all jobs of a suite."""
     for job in (*plan.train, *plan.evaluate):
         run_job(job, lambda out, _: (out / "made").touch())
 
@@ -78,7 +78,7 @@ def test_changed_data_are_named(plan_of, project):
     assert line.startswith("data content of path: ")
 
 
-def test_module_that_joined_is_named(plan_of, edit):
+def test_added_module_is_named(plan_of, edit):
     record(plan_of())
 
     edit("heads/ridge.py", "\nfrom fewshot.heads import prototype\n")
@@ -90,7 +90,7 @@ def test_module_that_joined_is_named(plan_of, edit):
     assert any(line.startswith("module fewshot.heads.prototype: (none) -> ") for line in changed(plan_of()))
 
 
-def test_the_newest_record_counts_and_the_cache_is_enough(plan_of, project):
+def test_newest_record_is_used_and_the_cache_suffices(plan_of, project):
     for episodes in (40, 30):
         record(plan_of(evaluate={"episodes": episodes}))
     (older,) = plan_of(evaluate={"episodes": 40}).evaluate
@@ -100,7 +100,7 @@ def test_the_newest_record_counts_and_the_cache_is_enough(plan_of, project):
     assert changed(plan_of(), "evaluate") == ["setting episodes: 30 -> 20"]
 
 
-def test_everything_that_decides_the_key_is_shown(plan_of):
+def test_facts_hold_settings_data_and_modules(plan_of):
     job = plan_of().find("train", NAME)
 
     table = facts(job.identity)
@@ -125,7 +125,7 @@ def test_text_names_keys_state_and_changes(plan_of):
     assert "changes of train: no result with another key is recorded" in text
 
 
-def test_record_is_the_same_bytes_when_made_again(plan_of, project):
+def test_record_is_byte_identical_when_recomputed(plan_of, project):
     record(plan_of())
     first = {path: path.read_bytes() for path in project.rglob("identity.json")}
     for name in ("cache", "results"):

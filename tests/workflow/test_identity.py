@@ -1,4 +1,4 @@
-"""A key changes exactly when the result can: with settings, code by meaning, data; not with words, layout or order."""
+"""A key changes exactly if the result can: with settings, code by meaning, data; not with text, layout or order."""
 
 import ast
 import json
@@ -43,7 +43,7 @@ def changed(before, after):
 
 ADDED = "\nADDED = 1\n"
 
-WORDS = {
+TEXT_EDITS = {
     "comment": ('"""', '# a comment\n"""'),
     "docstring": ('"""', '"""Other words. '),
     "docstring of a function": ('    """', '    """Other words. '),
@@ -52,11 +52,11 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_words_and_layout_change_no_key(name, edit, plan_of):
+@pytest.mark.parametrize("name", TEXT_EDITS)
+def test_comments_docstrings_and_layout_change_no_key(name, edit, plan_of):
     before = [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")]
 
-    edit("training/train.py", *WORDS[name])
+    edit("training/train.py", *TEXT_EDITS[name])
 
     assert [keys(plan_of(), stage) for stage in ("prepare", "train", "evaluate")] == before
 
@@ -156,7 +156,7 @@ def test_every_way_to_import_a_module_is_followed(statement, source, edit, plan_
         "report/figures",
     ],
 )
-def test_tools_and_tables_change_no_training_and_no_evaluation(module, edit, plan_of):
+def test_tools_and_tables_change_neither_training_nor_evaluation(module, edit, plan_of):
     before = plan_of()
 
     edit(f"{module}.py", ADDED)
@@ -201,7 +201,7 @@ def test_protocol_changes_no_training(change, plan_of):
     assert not set(keys(before, "evaluate").values()) & set(keys(after, "evaluate").values())
 
 
-def test_a_default_that_is_written_out_changes_nothing(plan_of):
+def test_explicit_default_changes_nothing(plan_of):
     assert keys(plan_of()) == keys(plan_of(recipe={"label_smoothing": 0.0, "momentum": 0.9}))
 
 
@@ -233,7 +233,7 @@ def test_mirrors_and_checksums_do_not_change_the_data(tiny_params):
     assert data_key(tiny_params, sha256="none") == plain
 
 
-def test_a_given_file_counts_by_content_not_by_name_or_date(tiny_params, tmp_path):
+def test_user_file_counts_by_content_not_by_name_or_time(tiny_params, tmp_path):
     first, second = tmp_path / "first.tar", tmp_path / "second.tar"
     first.write_bytes(b"pixels")
     second.write_bytes(b"pixels")
@@ -246,7 +246,7 @@ def test_a_given_file_counts_by_content_not_by_name_or_date(tiny_params, tmp_pat
     assert data_key(tiny_params, path=str(second)) != before
 
 
-def test_a_given_folder_counts_by_names_and_contents(tiny_params, tmp_path):
+def test_user_folder_counts_by_names_and_contents(tiny_params, tmp_path):
     folder = tmp_path / "images"
     (folder / "cat").mkdir(parents=True)
     (folder / "cat" / "1.png").write_bytes(b"pixels")
@@ -257,7 +257,7 @@ def test_a_given_folder_counts_by_names_and_contents(tiny_params, tmp_path):
     assert data_key(tiny_params, path=str(folder)) != before
 
 
-def test_a_class_list_counts(source, tiny_params, monkeypatch):
+def test_class_list_is_part_of_the_data_key(source, tiny_params, monkeypatch):
     monkeypatch.setattr("fewshot.workflow.plan.PACKAGE_DIR", source)
     before = data_key(tiny_params)
 
@@ -268,7 +268,7 @@ def test_a_class_list_counts(source, tiny_params, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["nowhere.tar", "x" * 300, "a\0b", "nowhere/" * 1000])
-def test_a_given_file_that_cannot_be_read(path, tiny_params):
+def test_unreadable_user_file_is_an_error(path, tiny_params):
     with pytest.raises((DataError, ParamsError)):
         data_key(tiny_params, path=path)
 

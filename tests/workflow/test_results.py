@@ -1,4 +1,4 @@
-"""A finished result is published whole, kept in the cache, and restored from there; nothing finished is ever lost."""
+"""A finished result is published atomically, kept in the cache and restored from there; finished work is never lost."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ IDENTITY = {"stage": "train", "settings": {"seed": 0}}
 
 @dataclass
 class Job:
-    """A job as far as its result needs one."""
+    """What `run_job` uses of a job."""
 
     name: str = "job"
     results: Path = Path("results")
@@ -44,7 +44,7 @@ def write(out, checkpoints):
 
 
 def never(out, checkpoints):
-    raise AssertionError("the work was done again")
+    raise AssertionError("the work was repeated")
 
 
 def run(work=write, **job):
@@ -74,7 +74,7 @@ def test_result_is_published_and_kept(project):
     assert content(CACHE / "result") == RESULT
 
 
-def test_finished_result_is_restored_not_remade(project):
+def test_finished_result_is_restored_not_recomputed(project):
     run()
     shutil.rmtree("results")
 
@@ -92,7 +92,7 @@ def test_lost_and_changed_files_are_restored(project):
 
 
 @pytest.mark.parametrize("lost", ["ensemble/epoch-1", "sha256.json"])
-def test_reader_gets_back_what_is_missing(lost, project):
+def test_missing_files_are_restored_before_reading(lost, project):
     run()
     (TARGET / lost).unlink()
 
@@ -102,7 +102,7 @@ def test_reader_gets_back_what_is_missing(lost, project):
     assert (TARGET / "sha256.json").exists()
 
 
-def test_nothing_to_bring_back(project):
+def test_restore_without_a_cached_result(project):
     restore_missing(Job())
 
     assert not Path("results").exists()
@@ -115,7 +115,7 @@ def test_results_can_have_another_root(project):
     assert not Path("results").exists()
 
 
-def test_two_at_once_do_the_work_once(project):
+def test_concurrent_jobs_do_the_work_once(project):
     started = threading.Barrier(2)
     done = []
 
@@ -136,7 +136,7 @@ def test_two_at_once_do_the_work_once(project):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no hashes", "broken hashes", "hashes of nothing"])
-def test_damaged_cache_is_not_believed(damage, project):
+def test_damaged_cache_is_not_used(damage, project):
     run()
     shutil.rmtree("results")
     result = CACHE / "result"
@@ -214,10 +214,10 @@ def refuse(code):
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
-def test_folder_that_cannot_be_written_is_found_before_the_work(code, project, monkeypatch):
+def test_unwritable_folder_is_detected_before_the_work(code, project, monkeypatch):
     monkeypatch.setattr("pathlib.Path.touch", refuse(code))
 
-    with pytest.raises(ResourceError, match=r"cache/train/job/key: cannot be written .*write permission"):
+    with pytest.raises(ResourceError, match=r"cache/train/job/key: cannot be written .*fix its permissions"):
         run(never)
 
 
@@ -239,7 +239,7 @@ def test_full_disk_during_the_work_keeps_the_checkpoint(project):
     assert (CACHE / "checkpoints" / "checkpoint.pt").read_text() == "state"
 
 
-def test_other_errors_are_not_hidden(project):
+def test_other_errors_are_raised_unchanged(project):
     def fail(out, checkpoints):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -247,14 +247,14 @@ def test_other_errors_are_not_hidden(project):
         run(fail)
 
 
-def test_results_place_taken_by_a_file(project):
+def test_file_in_place_of_the_results_folder(project):
     Path("results").write_text("a file")
 
     with pytest.raises(ResourceError, match="cannot be written"):
         run()
 
 
-def test_tidy_moves_what_is_not_asked_for(project):
+def test_tidy_moves_results_of_other_suites(project):
     run()
     run(name="other")
 
@@ -265,7 +265,7 @@ def test_tidy_moves_what_is_not_asked_for(project):
     assert run(never, name="other") == "restored"
 
 
-def test_tidy_keeps_results_that_came_without_a_cache(project):
+def test_tidy_keeps_results_without_a_cached_copy(project):
     run()
     shutil.rmtree("cache")
 
@@ -276,7 +276,7 @@ def test_tidy_keeps_results_that_came_without_a_cache(project):
     assert content(TARGET) == RESULT
 
 
-def test_tidy_never_moves_half_a_result(project):
+def test_tidy_stores_an_incomplete_result_apart(project):
     run()
     shutil.rmtree("cache")
     (TARGET / "weights").unlink()
@@ -288,7 +288,7 @@ def test_tidy_never_moves_half_a_result(project):
     assert content(TARGET) == RESULT
 
 
-def test_tidy_keeps_the_checkpoints_of_a_begun_job(project):
+def test_tidy_keeps_the_checkpoints_of_an_unfinished_job(project):
     run()
     shutil.rmtree(CACHE / "result")
     (CACHE / "checkpoints").mkdir()
@@ -303,7 +303,7 @@ def test_tidy_without_results(project):
     assert tidy(Path("results"), "train", set()) == []
 
 
-def test_tidy_leaves_strange_files_job_lock(project):
+def test_tidy_leaves_other_files(project):
     Path("results/train/job").mkdir(parents=True)
     Path("results/train/job/note.txt").write_text("mine")
 

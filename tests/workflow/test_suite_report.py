@@ -1,4 +1,4 @@
-"""How the report names the parts of a suite."""
+"""How the report names the components of a suite."""
 
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
@@ -13,9 +13,9 @@ def shown_learners(tiny_params, learners: list[str]) -> list[str]:
     return [entry.learner for entry in suite_report(plan).entries]
 
 
-def test_a_part_used_once_has_its_registered_name(tiny_params) -> None:
+def test_component_used_once_has_its_registered_name(tiny_params) -> None:
     assert shown_learners(tiny_params, ["wide", "prototype"]) == ["ridge", "prototype"]
 
 
-def test_a_part_with_several_settings_has_its_labels(tiny_params) -> None:
+def test_component_with_several_settings_has_its_labels(tiny_params) -> None:
     assert shown_learners(tiny_params, ["wide", "narrow"]) == ["wide", "narrow"]

@@ -1,4 +1,4 @@
-# Asks the plan what is to be made. A mistake in params.yaml stops here, before any job starts.
+# Takes the jobs from the plan. A mistake in params.yaml stops here, before any job starts.
 import re
 import shlex
 import sys
@@ -10,14 +10,14 @@ from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_yaml
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import clear_stale_locks
-from fewshot.workflow.tables_state import forget_foreign_tables
+from fewshot.workflow.tables_state import remove_stale_stamps
 
 
 report: "../report/workflow.rst"
 
 
 def planned():
-    """Type and plan params.yaml with what `--config` replaces; one clear error for whatever is wrong."""
+    """Parse and plan params.yaml with the overrides of `--config`; any mistake gives one clear error."""
     try:
         return load_plan(overrides=config)
     except FewshotError as error:
@@ -28,19 +28,17 @@ PLAN = planned()
 config.update(read_yaml(Path("params.yaml")) | config)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
-    forget_foreign_tables(PLAN)
-    ALIVE, removed = clear_stale_locks()
+    remove_stale_stamps(PLAN)
+    ALIVE_LOCK, removed = clear_stale_locks()
     if removed:
-        logger.info(
-            "A snakemake that was killed had left its lock here; it is removed."
-        )
+        logger.info("Removed a stale lock left by a killed snakemake.")
 
 FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
 SUITE = PLAN.suite
-GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # asked of a cluster for each job
+GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a cluster
 
-# An executor whose machines share no folder moves results through a storage (profiles/kubernetes). Jobs then work in
-# Snakemake's copy of it, and everything runs there: the download too, by the job that prepares.
+# Executors without a shared folder move results through a storage (profiles/kubernetes). Jobs then work in Snakemake's
+# copy of it, and everything runs remotely: the download too, as part of the job that prepares.
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
 
@@ -51,8 +49,8 @@ wildcard_constraints:
     key=r"[0-9a-f]{12}",
 
 
-def made(stage):
-    """All outputs of a stage, as text."""
+def all_outputs(stage):
+    """Paths of all outputs of a stage."""
     return [str(path) for job in PLAN.jobs(stage) for path in job.outputs.values()]
 
 
@@ -67,7 +65,7 @@ def outputs_of(job):
 
 
 def results_of(stage):
-    """The folder of results in which a job of a stage reads and writes."""
+    """The root folder of results in which a job of a stage reads and writes."""
 
     def folder(wildcards, output):
         return f"{output[0].rpartition(f'results/{stage}/')[0]}results"
@@ -77,8 +75,8 @@ def results_of(stage):
 
 def raw_files(wildcards):
     job = PLAN.find("prepare", wildcards.dataset, wildcards.key)
-    fetched = job.downloads and not STORAGE
-    return ancient([str(job.download_record)]) if fetched else []
+    downloaded = job.downloads and not STORAGE
+    return ancient([str(job.download_record)]) if downloaded else []
 
 
 def evaluation_inputs(wildcards):
@@ -87,11 +85,11 @@ def evaluation_inputs(wildcards):
 
 
 def devices_of(wildcards):
-    """Processes that share a training, each with threads and a GPU of its own."""
+    """Number of processes that share a training, each with its own threads and GPU."""
     return PLAN.find("train", wildcards.experiment).devices
 
 
 onstart:
     print(
-        f"suite {SUITE}: progress, time and memory estimates of each job: tail -f logs/*/*.log"
+        f"suite {SUITE}: progress and estimated time and memory of each job: tail -f logs/*/*.log"
     )

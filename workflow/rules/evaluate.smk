@@ -28,10 +28,10 @@ rule evaluate:
 
 rule evaluate_all:
     input:
-        made("evaluate"),
+        all_outputs("evaluate"),
 
 
-# `snakemake <experiment>` makes one experiment with what it needs.
+# `snakemake <experiment>` runs one experiment with its dependencies.
 for job in PLAN.train:
 
     rule:

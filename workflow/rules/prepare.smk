@@ -41,4 +41,4 @@ rule prepare:
 
 rule prepare_all:
     input:
-        made("prepare"),
+        all_outputs("prepare"),

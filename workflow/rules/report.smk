@@ -1,13 +1,13 @@
 from fewshot.workflow.tables_state import stamp_file
 
 TABLES = str(PLAN.tables_dir)
-# The tables have a stable place; the stamp holds their key.
+# The tables have a fixed path; the name of the stamp holds their key.
 TABLE = str(stamp_file(PLAN))
 
 
 rule report:
     input:
-        ancient(made("evaluate")),
+        ancient(all_outputs("evaluate")),
     output:
         stamp=TABLE,
         csv=report(
@@ -49,10 +49,12 @@ rule report:
 onsuccess:
     text = Path(TABLES) / "results.txt"
     if STORAGE:
-        print(f"The tables lie in {STORAGE}/{TABLES}")
+        print(f"Tables: {STORAGE}/{TABLES}")
     elif text.exists() and Path(TABLE).exists():
         print(text.read_text(encoding="utf-8"))
-        print(f"Report: {TABLES}/report.html  (tables and figures lie beside it)")
+        print(
+            f"Report: {TABLES}/report.html  (tables and figures are in the same folder)"
+        )
 
 
 onerror:
@@ -60,15 +62,17 @@ onerror:
         encoding="utf-8", errors="replace"
     ):
         print(
-            "Stopped. Finished work is kept; the same command goes on from the last checkpoints."
+            "Stopped. Finished work is kept; rerun the same command to resume from the last checkpoints."
         )
     elif STORAGE:
-        print("Mend what failed, then the same command makes what is missing.")
+        print(
+            "Fix the failure, then rerun the same command to run what is missing."
+        )
     else:
         shell(
             "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"
         )
         print(
-            f"Mend what failed, then finish the suite: snakemake --cores all --config suite={SUITE}"
-            "  (only what is missing is made; then 'dvc repro' records it)"
+            f"Fix the failure, then finish the suite: snakemake --cores all --config suite={SUITE}"
+            "  (runs only what is missing; then 'dvc repro' records it)"
         )

@@ -28,4 +28,4 @@ rule train:
 
 rule train_all:
     input:
-        made("train"),
+        all_outputs("train"),

@@ -11,10 +11,10 @@ from fewshot.learners.base import Learner
 
 
 def initial_learner(experiment: Experiment) -> Learner:
-    """Build the untrained learner of an experiment; its weights depend on the seed alone.
+    """Build the untrained learner of an experiment; its weights depend only on the seed.
 
     Raises:
-        ParamsError: if backbone, learner and recipe do not go together.
+        ParamsError: if backbone, learner and recipe are incompatible.
     """
     torch.manual_seed(torch_seed(experiment, "weights"))
     return build_learner(
@@ -39,6 +39,6 @@ def preprocessing(experiment: Experiment) -> Preprocess:
 
 
 def torch_seed(experiment: Experiment, *purpose: int | str) -> int:
-    """Return the seed of torch's generator for one purpose, such as the initial weights or an outer step."""
+    """Return the seed of torch's generator for one purpose, such as initial weights or an outer step."""
     low, high = stream_key(experiment.seed, *purpose)
     return int(low) + (int(high) << 31)

@@ -1,4 +1,4 @@
-"""Suites of `params.yaml` -> experiments: matrices multiplied, names resolved to typed settings, all of it checked."""
+"""Suites of `params.yaml` -> experiments: matrices expanded, names resolved to typed settings, everything checked."""
 
 import itertools
 import math
@@ -21,13 +21,13 @@ from fewshot.settings import parse_as
 MAX_EXPERIMENTS = 20_000
 MAX_BASE_HOPS = 2
 
-# Overrides in a suite that start with these words and a dot are not of the recipe.
+# Overrides in a suite with one of these prefixes and a dot do not belong to the recipe.
 OTHER_SECTIONS = ("learner", "backbone", "evaluate")
-MAX_NAME = 200  # a file name holds 255 bytes, and logs and scratch files add to it
+MAX_NAME = 200  # file names are limited to 255 bytes, and logs and scratch files add to the name
 
 RECIPE_SECTIONS = ("augmentation", "validation")
 
-# How an override is named in a variant; others are written as key and value.
+# Short forms of override values in the name of a variant.
 SHORT_NAMES = {"bfloat16": "bf16", "float32": "fp32"}
 
 
@@ -46,20 +46,20 @@ class Choice:
     settings: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Return name and settings as they stand in result files."""
+        """Return name and settings as in result files."""
         return {"name": self.name, **self.settings}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training and its evaluations, completely resolved.
+    """One training and its evaluations, fully resolved.
 
     Attributes:
-        variant: what distinguishes it beside data set, backbone, learner and seed: recipe and overrides.
-        image_size: side of the images that the network sees, pixels.
+        variant: recipe and overrides, which distinguish it apart from data set, backbone, learner and seed.
+        image_size: side of the network's input images, pixels.
         evaluate: the protocol, `shots` resolved to numbers.
         targets: data sets it is tested on.
-        weights: a file of trained weights that takes the place of training, or None.
+        weights: file of trained weights used instead of training, or None.
     """
 
     dataset: Choice
@@ -86,17 +86,17 @@ class Experiment:
 
     @property
     def shots(self) -> tuple[int, ...]:
-        """Shots it is tested at."""
+        """Numbers of shots it is tested at."""
         return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
 
     @property
     def test_form(self) -> EpisodeForm:
-        """Form of a test episode at the most shots it is tested at."""
+        """Form of a test episode at the largest number of shots."""
         return EpisodeForm(self.evaluate.n_way, max(self.shots), self.evaluate.n_query)
 
     @property
     def context(self) -> LearnerContext:
-        """What the learner has to know of the experiment."""
+        """What the learner must know about the experiment."""
         recipe = self.recipe
         return LearnerContext(
             n_way=recipe.n_way,
@@ -108,7 +108,7 @@ class Experiment:
         )
 
     def train_settings(self) -> dict[str, Any]:
-        """Return all that decides the training, as plain values: it enters the key and every result file."""
+        """Return everything that determines the training, as plain values; part of the key and of every result file."""
         recipe = self.recipe.model_dump(mode="json")
         given = {} if self.weights is None else {"weights": path_digest(self.weights)}
         return {
@@ -121,19 +121,19 @@ class Experiment:
         }
 
     def evaluate_settings(self, target: Choice) -> dict[str, Any]:
-        """Return all that decides the evaluation on `target` beside the trained model, as plain values."""
+        """Return everything but the trained model that determines the evaluation on `target`, as plain values."""
         protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots"})
         return {**protocol, "target": target.label, "shots": list(self.shots)}
 
 
 @dataclass(frozen=True)
 class _Family:
-    """A family of parts.
+    """A family of components.
 
     Attributes:
-        kind: what messages call one of them.
+        kind: singular noun for messages.
         section: section of `params.yaml` with named settings.
-        registry: the registered parts by name.
+        registry: the registered components by name.
     """
 
     kind: str
@@ -145,8 +145,8 @@ class _Family:
 
         Args:
             params: the whole file.
-            label: the name as given.
-            where: dotted path of the place that gives it, for messages.
+            label: name as given.
+            where: dotted path of the key that gives it, for messages.
             overrides: settings that replace those of the entry.
 
         Raises:
@@ -183,10 +183,10 @@ _LEARNER = _Family("learner", "learners", LEARNERS)
 
 
 def suite_experiments(params: Params, suite: str) -> list[Experiment]:
-    """Return the experiments of a suite in the order of the file.
+    """Return the experiments of a suite in file order.
 
     Raises:
-        ParamsError: unknown names, settings out of range, duplicates, more ways than classes, more shots than images.
+        ParamsError: if a name is unknown, a setting out of range, an experiment duplicated, or a data set too small.
     """
     if suite not in params.suites:
         raise ParamsError(f"suite: unknown suite {quoted(suite)}; {allowed_values(suite, params.suites)}")
@@ -194,16 +194,16 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     experiments: dict[str, Experiment] = {}
     for number, matrix in enumerate(params.suites[suite]):
         where = f"suites.{suite}[{number}]"
-        for row in _multiply(matrix, where):
+        for row in _combinations(matrix, where):
             experiment = _resolve(params, matrix, row, where)
             if experiment.name in experiments:
-                raise ParamsError(f"{where}: the experiment {experiment.name} stands twice in the suite; remove one")
+                raise ParamsError(f"{where}: duplicate experiment {experiment.name} in the suite; remove one")
             experiments[experiment.name] = experiment
     return list(experiments.values())
 
 
 def _check_sections(params: Params) -> None:
-    """Type every entry of recipes, learners, backbones and prepare, also those that the suite does not use."""
+    """Check every entry of recipes, learners, backbones and prepare, including those the suite does not use."""
     for name in params.recipes:
         _recipe(params, name, {}, f"recipes.{name}")
     for family in (_DATASET, _BACKBONE, _LEARNER):
@@ -211,7 +211,7 @@ def _check_sections(params: Params) -> None:
             family.choose(params, label, f"{family.section}.{label}")
 
 
-def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
+def _combinations(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
     """Yield every combination of a matrix's values."""
     axes = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
     for key, value in (matrix.model_extra or {}).items():
@@ -228,7 +228,7 @@ def _multiply(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _check_override(key: str, value: Any, where: str) -> None:
-    """Refuse keys that name no setting, and values that are not scalars or lists of scalars."""
+    """Reject keys that name no setting, and values that are not scalars or lists of scalars."""
     section, dot, setting = key.partition(".")
     known = [*Matrix.model_fields, *Recipe.model_fields]
     if section not in (*Recipe.model_fields, *OTHER_SECTIONS) or bool(dot) != bool(setting):
@@ -240,25 +240,25 @@ def _check_override(key: str, value: Any, where: str) -> None:
         raise ParamsError(f"{where}: unknown key {quoted(key)}; {section} has no settings of its own")
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) for item in items):
-        raise ParamsError(f"{where}.{key}: only plain values or lists of them can stand in a suite; write a recipe")
+        raise ParamsError(f"{where}.{key}: only plain values or lists of them are allowed in a suite; use a recipe")
 
 
 def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) -> Experiment:
-    """Type one combination of a matrix."""
+    """Return the experiment of one combination of a matrix."""
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
     dataset = _DATASET.choose(params, row["dataset"], where)
-    recipe = _recipe(params, row["recipe"], _recipe_part(overrides), where)
+    recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
     given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
-    protocol = {**params.evaluate.model_dump(mode="json"), **given, **_own(overrides, "evaluate")}
+    protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
     evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
     experiment = Experiment(
         dataset=dataset,
-        backbone=_BACKBONE.choose(params, row["backbone"], where, _own(overrides, "backbone")),
-        learner=_LEARNER.choose(params, row["learner"], where, _own(overrides, "learner")),
+        backbone=_BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone")),
+        learner=_LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner")),
         recipe_name=row["recipe"],
         recipe=recipe,
-        variant="-".join([row["recipe"], *(_token(key, value) for key, value in overrides.items())]),
+        variant="-".join([row["recipe"], *(_variant_token(key, value) for key, value in overrides.items())]),
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
@@ -270,7 +270,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     if len(experiment.name) > MAX_NAME:
         raise ParamsError(
             f"{where}: the name {quoted(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} "
-            "fit in a file name: write a recipe instead of overrides"
+            "fit in a file name: use a recipe instead of overrides"
         )
     _check_parts(experiment, where)
     _check_fits(experiment, where)
@@ -278,7 +278,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
 
 
 def _given_file(path: str, where: str) -> Path:
-    """Return the path of a file that the user names."""
+    """Return the path of a user file that must exist."""
     if not Path(path).is_file():
         raise ParamsError(f"{where}: {path!r} is not a file; give the path of a weights file")
     return Path(path)
@@ -293,12 +293,10 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
         with locate_errors(f"recipes.{chain[-1]}.base" if chain else where):
             entry = find_part("recipe", following, params.recipes)
         if following in chain:
-            raise ParamsError(f"recipes.{name}.base: the bases form a circle: {' -> '.join([*chain, following])}")
+            raise ParamsError(f"recipes.{name}.base: the bases form a cycle: {' -> '.join([*chain, following])}")
         chain.append(following)
         if len(chain) > MAX_BASE_HOPS + 1:
-            raise ParamsError(
-                f"recipes.{name}: more than {MAX_BASE_HOPS} bases behind each other: {' -> '.join(chain)}"
-            )
+            raise ParamsError(f"recipes.{name}: more than {MAX_BASE_HOPS} bases in a chain: {' -> '.join(chain)}")
         values = _merged({key: value for key, value in entry.items() if key != "base"}, values)
         following = entry.get("base")
         if following is not None and not isinstance(following, str):
@@ -312,7 +310,7 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `base` with changes; sections such as `validation` are changed key by key."""
+    """Return the settings of `base` with changes; sections such as `validation` are merged key by key."""
     merged = {**base, **changes}
     for key in base.keys() & changes.keys():
         if isinstance(base[key], dict) and isinstance(changes[key], dict):
@@ -320,8 +318,8 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _recipe_part(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the overrides of recipe fields, `n_shot` or `validation.n_shot`."""
+def _recipe_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides of recipe fields, such as `n_shot` or `validation.n_shot`."""
     return {key: value for key, value in overrides.items() if key.partition(".")[0] not in OTHER_SECTIONS}
 
 
@@ -330,16 +328,16 @@ def stored_image_size(dataset: Choice) -> int:
     return DATASETS[dataset.name].image_size or int(dataset.settings["image_size"])
 
 
-def _own(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _overrides_of(overrides: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the overrides `kind.setting`, without the prefix."""
     return {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith(f"{kind}.")}
 
 
-def _token(key: str, value: Any) -> str:
+def _variant_token(key: str, value: Any) -> str:
     """Name an override in a variant: `5shot`, `bf16`, `qpth`, `no_flip`, `filters32`, `validation_1shot`."""
     section, _, short = key.rpartition(".")
     if section in ("validation", "evaluate"):
-        return f"{section}_{_token(short, value)}"
+        return f"{section}_{_variant_token(short, value)}"
     if short in ("n_shot", "n_way", "n_query"):
         return f"{value}{short[2:]}"
     if isinstance(value, bool):
@@ -350,7 +348,7 @@ def _token(key: str, value: Any) -> str:
 
 
 def _check_parts(experiment: Experiment, where: str) -> None:
-    """Refuse learners that do not go with their backbone, recipe or test protocol."""
+    """Reject learners that are incompatible with their backbone, recipe or test protocol."""
     learner, backbone = experiment.learner, experiment.backbone
     part = LEARNERS[learner.name]
     if part.check is not None:
@@ -365,7 +363,7 @@ def _check_parts(experiment: Experiment, where: str) -> None:
 
 
 def _check_fits(experiment: Experiment, where: str) -> None:
-    """Refuse episodes that the data sets cannot give, as far as their sizes are known before preparation."""
+    """Reject episodes too large for a data set, as far as its size is known before preparation."""
     recipe, tested = experiment.recipe, experiment.evaluate.split
     wanted: list[tuple[Choice, str, EpisodeForm, str]] = [
         (experiment.dataset, recipe.train_split, recipe.form, "training")

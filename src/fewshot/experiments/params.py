@@ -15,54 +15,56 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Augmentation(Settings):
-    """Random changes of training images, in this order (specification: MetaOptNet's loaders)."""
+    """Random augmentation of training images, in this order (as in MetaOptNet's loaders)."""
 
-    crop_padding: int = Field(0, ge=0, le=64, description="random crop of the image padded with this many black pixels")
+    crop_padding: int = Field(0, ge=0, le=64, description="random crop after padding with this many black pixels")
     jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast and saturation factors in [1-j, 1+j]")
-    flip: bool = Field(False, description="mirror left and right with probability 1/2")
+    flip: bool = Field(False, description="horizontal flip with probability 1/2")
 
 
 class Validation(Settings):
-    """How the best epoch is chosen: accuracy over the same episodes of the validation classes after each epoch."""
+    """Selection of the best epoch: accuracy on fixed episodes of the validation classes after each epoch."""
 
-    episodes: int = Field(200, ge=0, le=10**6, description="episodes; 0 keeps the last state instead of the best")
-    n_shot: PositiveInt = Field(5, description="support images a class")
-    n_query: PositiveInt = Field(15, description="query images a class")
+    episodes: int = Field(200, ge=0, le=10**6, description="episodes; 0 keeps the last epoch instead of the best")
+    n_shot: PositiveInt = Field(5, description="support images per class")
+    n_query: PositiveInt = Field(15, description="query images per class")
 
 
 class Recipe(Settings):
     """Settings of a training run, apart from data set, backbone, learner and seed."""
 
-    n_way: int = Field(5, ge=2, le=1000, description="classes an episode")
-    n_shot: PositiveInt = Field(5, description="support images a class")
-    n_query: PositiveInt = Field(6, description="query images a class")
-    meta_batch: PositiveInt = Field(8, description="episodes an outer step")
+    n_way: int = Field(5, ge=2, le=1000, description="classes per episode")
+    n_shot: PositiveInt = Field(5, description="support images per class")
+    n_query: PositiveInt = Field(6, description="query images per class")
+    meta_batch: PositiveInt = Field(8, description="episodes per outer step")
     epochs: int = Field(60, ge=0, le=10**6, description="epochs; 0 leaves the network untrained")
-    steps_per_epoch: PositiveInt = Field(1000, description="outer steps an epoch")
+    steps_per_epoch: PositiveInt = Field(1000, description="outer steps per epoch")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="outer optimiser")
-    learning_rate: float = Field(0.1, gt=0, le=100, description="outer learning rate at the start")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    learning_rate: float = Field(0.1, gt=0, le=100, description="initial outer learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(True, description="Nesterov momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="on every parameter, as MetaOptNet does")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="applied to every parameter, as in MetaOptNet")
     schedule: Literal["cosine"] | tuple[tuple[int, float], ...] = Field(
-        (), description="pairs [epoch, multiplier]: from that epoch (0-based) on, learning_rate * multiplier; or cosine"
+        (), description="pairs [epoch, multiplier]: learning_rate * multiplier from that epoch (0-based) on; or cosine"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="epsilon of the training loss")
     image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
-        None, description="side in pixels; other sizes are resized (PIL bicubic); null: the data set's own"
+        None, description="side in pixels; images are resized (PIL bicubic); null: as stored"
     )
-    normalization: Literal["none", "imagenet", "cifar", "torchvision"] = Field("cifar", description="pixel statistics")
-    augmentation: Augmentation = Field(Augmentation(), description="random changes of training images")
+    normalization: Literal["none", "imagenet", "cifar", "torchvision"] = Field(
+        "cifar", description="mean and standard deviation of pixels"
+    )
+    augmentation: Augmentation = Field(Augmentation(), description="random augmentation of training images")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the backbone")
     joint_forward: bool = Field(False, description="embed support and query in one call (one batch-norm statistic)")
     episodes_per_backward: PositiveInt | None = Field(
-        None, description="episodes differentiated at once; fewer need less memory; null: the learner's own choice"
+        None, description="episodes per backward pass; fewer need less memory; null: chosen by the learner"
     )
     devices: int = Field(
-        1, ge=1, le=64, description="processes that share a meta-batch's episodes; batch norm is then per device"
+        1, ge=1, le=64, description="processes that share the episodes of a meta-batch; batch norm is then per device"
     )
-    validation: Validation = Field(Validation(), description="how the best epoch is chosen")
-    keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs kept; above 1 they form an ensemble")
+    validation: Validation = Field(Validation(), description="selection of the best epoch")
+    keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs to keep; more than 1 form an ensemble")
     train_split: Literal["train", "trainval"] = Field("train", description="classes to train on")
 
     @property
@@ -85,7 +87,7 @@ class Recipe(Settings):
                 raise ValueError("schedule: epochs must be 0 or more and increase, multipliers 0 or more")
         if self.meta_batch % self.devices:
             raise ValueError(
-                f"devices: {self.devices} does not divide meta_batch {self.meta_batch}; every device takes as many"
+                f"devices: {self.devices} does not divide meta_batch {self.meta_batch}; devices take equal shares"
             )
         if self.train_split == "trainval" and self.validation.episodes and self.epochs:
             raise ValueError("train_split: trainval leaves no validation classes; set validation: {episodes: 0}")
@@ -97,38 +99,40 @@ class Recipe(Settings):
 class Evaluate(Settings):
     """The test protocol: frozen episodes, the same for every learner."""
 
-    n_way: int = Field(5, ge=2, le=1000, description="classes an episode")
-    n_query: PositiveInt = Field(15, description="query images a class")
-    episodes: int = Field(1000, ge=2, le=10**6, description="test episodes a shot")
+    n_way: int = Field(5, ge=2, le=1000, description="classes per episode")
+    n_query: PositiveInt = Field(15, description="query images per class")
+    episodes: int = Field(1000, ge=2, le=10**6, description="test episodes per number of shots")
     shots: Literal["train_shot"] | Shots = Field(
-        (1, 5), description="support images a class; train_shot: the shot of training"
+        (1, 5), description="support images per class; train_shot: the number of shots in training"
     )
-    seed: Seed = Field(0, description="of the frozen episode lists")
-    split: Literal["train", "validation", "test"] = Field("test", description="which classes are tested")
+    seed: Seed = Field(0, description="seed of the frozen episode lists")
+    split: Literal["train", "validation", "test"] = Field("test", description="split to test on")
     targets: tuple[str, ...] | None = Field(
-        None, description="data sets to test on; null: the one trained on; several: cross-domain"
+        None, description="data sets to test on (cross-domain); null: the training data set"
     )
 
 
 class Train(Settings):
-    """How training jobs run; nothing here is meant to change a result, all of it is recorded in run.json."""
+    """How jobs run; none of these settings is meant to change a result, all are recorded in run.json."""
 
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads a job")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
-    jobs_per_gpu: int = Field(1, ge=1, le=64, description="jobs that share one GPU")
-    checkpoint_seconds: float = Field(120.0, ge=0, le=86400, description="at most this much work is lost by a kill")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads per job")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if available")
+    jobs_per_gpu: int = Field(1, ge=1, le=64, description="jobs that may share one GPU")
+    checkpoint_seconds: float = Field(
+        120.0, ge=0, le=86400, description="seconds between checkpoints; the most a kill can lose"
+    )
 
 
 class Report(Settings):
-    """What is drawn and compared; enters no training or evaluation key."""
+    """What the report shows; not part of any training or evaluation key."""
 
-    sheets: bool = Field(True, description="draw a sheet of test episodes with right and wrong answers per learner")
+    sheets: bool = Field(True, description="draw test episodes with right and wrong predictions per learner")
 
 
 class Matrix(BaseModel):
-    """One block of a suite: lists are multiplied, single values hold for all.
+    """One block of a suite: every combination of its lists is an experiment, single values apply to all.
 
-    Beside the named fields any field of `Recipe` and `learner.<setting>`, `backbone.<setting>` may be given.
+    Any field of `Recipe`, and `learner.<setting>`, `backbone.<setting>` or `evaluate.<setting>`, is allowed too.
     """
 
     model_config = {"extra": "allow", "frozen": True, "strict": True}
@@ -138,29 +142,33 @@ class Matrix(BaseModel):
     learner: Name | tuple[Name, ...] = Field(description="entries of `learners` or registered names")
     recipe: Name | tuple[Name, ...] = Field(description="entries of `recipes`")
     seed: Seed | tuple[Seed, ...] = Field(0, description="training seeds")
-    shots: Literal["train_shot"] | Shots | None = Field(None, description="instead of evaluate.shots")
-    targets: tuple[Name, ...] | None = Field(None, description="instead of evaluate.targets")
-    episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="instead of evaluate.episodes")
+    shots: Literal["train_shot"] | Shots | None = Field(None, description="replaces evaluate.shots")
+    targets: tuple[Name, ...] | None = Field(None, description="replaces evaluate.targets")
+    episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="replaces evaluate.episodes")
     weights: str | None = Field(
         None,
-        description="file of trained weights to evaluate instead of training: an export, or the original program's",
+        description="file of trained weights to evaluate instead of training: an export, or from the original program",
     )
 
 
 class Params(Settings):
     """The whole file."""
 
-    suite: Name = Field(description="which suite `snakemake`, `dvc repro` and `make run` run")
+    suite: Name = Field(description="suite run by `snakemake`, `dvc repro` and `make run`")
     suites: dict[Name, Annotated[tuple[Matrix, ...], Field(min_length=1)]] = Field(
         description="named sets of experiments"
     )
-    recipes: dict[Name, dict[str, Any]] = Field(description="named training settings; `base:` names another recipe")
-    learners: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from a learner's defaults")
-    backbones: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from a backbone's defaults")
+    recipes: dict[Name, dict[str, Any]] = Field(
+        description="named training settings; `base:` inherits from another recipe"
+    )
+    learners: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from the defaults of a learner")
+    backbones: dict[Name, dict[str, Any]] = Field(
+        {}, description="settings that differ from the defaults of a backbone"
+    )
     prepare: dict[Name, dict[str, Any]] = Field({}, description="per data set: path or mirrors, checksums, options")
-    train: Train = Field(Train(), description="how training jobs run")
+    train: Train = Field(Train(), description="how jobs run")
     evaluate: Evaluate = Field(Evaluate(), description="the test protocol")
-    report: Report = Field(Report(), description="what is drawn and compared")
+    report: Report = Field(Report(), description="what the report shows")
 
 
 def schema_text() -> str:

@@ -26,7 +26,7 @@ def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = Non
         overrides: top-level keys to replace, as given to ``snakemake --config``.
 
     Raises:
-        ParamsError: with every problem found, each naming the key, the value, what is allowed and the nearest spelling.
+        ParamsError: with every problem found, each naming the key, the value, what is allowed and the closest match.
     """
     values = read_yaml(path)
     with locate_errors(path):
@@ -37,12 +37,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of plain values.
 
     Raises:
-        ParamsError: if it cannot be read, is not YAML, or holds anything but text keys and finite plain values.
+        ParamsError: if it is unreadable, not YAML, or contains anything but text keys and finite plain values.
     """
     with locate_errors(path):
         values = _load_yaml(_read_text(path))
         if not isinstance(values, dict):
-            raise ParamsError(f"must hold sections ({', '.join(Params.model_fields)}), not {quoted(values)}")
+            raise ParamsError(f"must consist of sections ({', '.join(Params.model_fields)}), not {quoted(values)}")
         return values
 
 
@@ -53,13 +53,13 @@ def _read_text(path: Path) -> str:
             raise ParamsError(f"{size} bytes; more than {MAX_FILE_BYTES} cannot be a parameter file")
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ParamsError(f"cannot be read: {error.strerror}; run from the project's folder") from None
+        raise ParamsError(f"cannot be read: {error.strerror}; run from the project folder") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"not UTF-8 text at byte {error.start}; save it as UTF-8") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of plain values: numbers as in YAML 1.2 (`1e-3` is a number, `no` stays text), keys are unique text."""
+    """YAML of plain values: numbers as in YAML 1.2 (`1e-3` is a number, `no` stays text), keys are unique strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -71,19 +71,19 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise ParamsError(f"{where}: the key {quoted(key)} is not text; write it in quotes")
             if key in seen:
-                raise ParamsError(f"{where}: the key {quoted(key)} stands twice in one section; remove one")
+                raise ParamsError(f"{where}: duplicate key {quoted(key)}; remove one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Read a number; the text may carry an explicit tag and be none."""
+        """Read a number; text with an explicit tag may not be one."""
         kind, text = node.tag.rpartition(":")[2], str(node.value)
         if not any(name == kind and re.match(pattern, text) for name, pattern, _ in _YAML_1_2):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{quoted(text)} is not of type {kind}", node.start_mark
             )
         if len(text) > MAX_DIGITS:
-            raise ParamsError(f"line {node.start_mark.line + 1}: a number of {len(text)} characters; write it shorter")
+            raise ParamsError(f"line {node.start_mark.line + 1}: a number of {len(text)} characters; shorten it")
         return int(text) if kind == "int" else float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
     def construct_boolean(self, node: yaml.ScalarNode) -> bool:
@@ -94,7 +94,7 @@ class _Loader(yaml.SafeLoader):
         return bool(node.value.lower() == "true")
 
     def refuse(self, node: yaml.Node) -> None:
-        """Refuse what is no plain value."""
+        """Reject anything but plain values."""
         tag = node.tag.removeprefix("tag:yaml.org,2002:")
         problem = f"the tag {quoted(tag)} is not allowed; write plain text, numbers, lists and sections"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 
-# kind, what it looks like, its possible first characters
+# kind, pattern, possible first characters
 _YAML_1_2 = (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
@@ -113,7 +113,7 @@ _YAML_1_2 = (
 
 
 def _yaml_1_2(loader: type[_Loader]) -> None:
-    """Give the loader YAML 1.2's booleans and numbers instead of 1.1's, and no types beyond plain values."""
+    """Make the loader read booleans and numbers as in YAML 1.2 instead of 1.1, and only plain values."""
     dropped = ("bool", "int", "float", "timestamp", "value")
     loader.yaml_implicit_resolvers = {
         first: [(tag, regexp) for tag, regexp in rules if tag.removeprefix(_TAG) not in dropped]
@@ -153,12 +153,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _check_plain(value: Any, where: tuple[str, ...], sizes: dict[int, int]) -> int:
-    """Refuse non-finite numbers, broken text and multiplied anchors; returns the number of values.
+    """Reject non-finite numbers, broken text and exploding anchors; return the number of values.
 
     Args:
-        value: what was read.
-        where: its place.
-        sizes: of the lists and sections seen so far, by identity: anchors make one stand in many places.
+        value: the value.
+        where: its path.
+        sizes: of the lists and sections seen so far, by identity: anchors repeat them.
     """
     if id(value) in sizes:
         return sizes[id(value)]
@@ -171,7 +171,11 @@ def _check_plain(value: Any, where: tuple[str, ...], sizes: dict[int, int]) -> i
         if isinstance(value, float) and not math.isfinite(value):
             raise ParamsError(f"{'.'.join(where)}: {value} is not a finite number")
     if any(_SURROGATE.search(text) for text in (value, *where[-1:]) if isinstance(text, str)):
-        raise ParamsError(f"{'.'.join(where)}: {quoted(value)} holds half a character (a surrogate); write it as UTF-8")
+        raise ParamsError(
+            f"{'.'.join(where)}: {quoted(value)} contains half a character (a surrogate); write it as UTF-8"
+        )
     if size > MAX_VALUES:
-        raise ParamsError(f"{'.'.join(where) or 'the file'}: more than {MAX_VALUES} values; are anchors multiplied?")
+        raise ParamsError(
+            f"{'.'.join(where) or 'the file'}: more than {MAX_VALUES} values; do anchors repeat each other?"
+        )
     return size

@@ -1,4 +1,4 @@
-"""Workflow: which jobs a suite needs, under which keys, and what became of them; computes no number itself."""
+"""Workflow: the jobs of a suite, their keys and the state of their results; computes no numbers itself."""
 
 # Modules that cannot change a number (workflow/identity.py).
 NEUTRAL = ("identity", "plan")

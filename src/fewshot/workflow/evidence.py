@@ -1,9 +1,9 @@
-"""Committed evidence: tables as a run made them, with the settings that made them; documents show these files.
+"""Committed evidence: the tables of a run with the settings that produced them; documents embed these files.
 
 docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
 docs/evidence/<suite>/accuracy.svg, learning_curves.svg
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
-<!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ shows results.md
+<!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
 """
 
 import platform
@@ -22,25 +22,25 @@ START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 
 
-def take(plan: Plan) -> Path:
-    """Copy a suite's tables and its figures of accuracies and learning curves into the committed evidence.
+def copy_tables(plan: Plan) -> Path:
+    """Copy the tables, accuracy figure and learning curves of a suite to the committed evidence.
 
     Returns:
         The folder of the evidence.
 
     Raises:
-        DataError: if the suite's tables or a training's record are not there.
+        DataError: if the tables of the suite or the record of a training are missing.
     """
     out = EVIDENCE / plan.suite
-    again = f"run: snakemake --cores all --config suite={plan.suite}"
+    rerun = f"run: snakemake --cores all --config suite={plan.suite}"
     if not (plan.tables_dir / "manifest.json").exists():
-        raise DataError(f"{plan.tables_dir}: no tables there; {again}")
+        raise DataError(f"{plan.tables_dir}: no tables; {rerun}")
     files = [plan.tables_dir / name for name in TABLES]
-    if (curves := plan.tables_dir / CURVES).is_file():  # a suite in which nothing is trained has none
+    if (curves := plan.tables_dir / CURVES).is_file():  # a suite without training has none
         files.append(curves)
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{', '.join(missing)}: not there; {again}")
+        raise DataError(f"{', '.join(missing)}: missing; {rerun}")
     runs = {job.name: read_json(job.outputs["run"]) for job in plan.train}
     record = {
         "machine": {"processor": _processor(), **next(iter(runs.values()))["machine"]},
@@ -56,7 +56,7 @@ def take(plan: Plan) -> Path:
 
 
 def _processor() -> str:
-    """Return the processor's name and number of cores as the system tells them."""
+    """Return the processor's name and number of cores as reported by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -66,15 +66,15 @@ def _processor() -> str:
 
 
 def documents() -> list[Path]:
-    """Return the documents that may show evidence."""
+    """Return the documents that may embed evidence."""
     return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 
 
-def embedded(text: str) -> str:
-    """Return a document with every evidence block showing the committed table.
+def embed_tables(text: str) -> str:
+    """Return the text of a document with the committed table in every evidence block.
 
     Raises:
-        DataError: if a block names evidence that is not there, or is not closed.
+        DataError: if a block names missing evidence or is not closed.
     """
 
     def table(match: re.Match[str]) -> str:
@@ -86,24 +86,24 @@ def embedded(text: str) -> str:
         return f"{match[1]}{file.read_text(encoding='utf-8').rstrip()}\n{match[4]}"
 
     if any(START in match[3] for match in BLOCK.finditer(text)) or text.count(START) != len(BLOCK.findall(text)):
-        raise DataError(f"a block of evidence is not closed; write {END!r} on a line of its own behind the table")
+        raise DataError(f"an evidence block is not closed; write {END!r} on a line of its own after the table")
     return BLOCK.sub(table, text)
 
 
 def update_documents(*, check: bool) -> list[Path]:
-    """Write the evidence into the documents, or only compare.
+    """Embed the evidence in the documents, or only compare.
 
     Returns:
         The documents that were (or would be) changed.
 
     Raises:
-        DataError: as `embedded`, naming the document.
+        DataError: as `embed_tables`, naming the document.
     """
     changed = []
     for document in documents():
         text = document.read_text(encoding="utf-8")
         try:
-            wanted = embedded(text)
+            wanted = embed_tables(text)
         except DataError as error:
             raise DataError(f"{document}: {error}") from None
         if wanted != text:

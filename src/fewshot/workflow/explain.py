@@ -1,4 +1,4 @@
-"""Why a job has its key, and what changed since its last recorded result: `fewshot explain`."""
+"""What determines the keys of an experiment, and what changed since its last recorded result: `fewshot explain`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from fewshot.workflow.results import IDENTITY
 
 ABSENT = "(none)"
 
-# What one entry of a section of an identity is called.
+# How one entry of each section of an identity is labelled.
 ENTRY_NAMES = {
     "settings": "setting",
     "constants": "constant",
@@ -29,7 +29,7 @@ ENTRY_NAMES = {
 
 
 def explain_experiment(plan: Plan, name: str) -> str:
-    """Return, as text, the facts that an experiment's keys are digests of, and which of them changed.
+    """Return, as text, the facts that determine the keys of an experiment, and those that changed.
 
     Args:
         plan: the plan of the suite.
@@ -55,7 +55,7 @@ def facts(identity: Identity) -> dict[str, Any]:
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted place, value) of everything in nested sections that is not a section itself."""
+    """Yield (dotted path, value) of every value in nested sections."""
     if not isinstance(value, Mapping):
         yield place, value
         return
@@ -80,7 +80,7 @@ def _shown(value: Any) -> str:
 def last_recorded(job: Job) -> tuple[Path, Identity] | None:
     """Return the newest recorded result of a job's name (and target) that has another key, and its identity."""
     files: dict[str, Path] = {}
-    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache, which no checkout touches, counts
+    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache last: no checkout changes its times
         for folder in (root / job.stage / job.name).glob("*"):
             if folder.name != job.key and (folder / inner / IDENTITY).is_file():
                 files[folder.name] = folder / inner / IDENTITY

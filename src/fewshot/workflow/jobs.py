@@ -1,4 +1,4 @@
-"""The work of each job that computes: reads what the plan says, calls the stage, publishes the files."""
+"""The work of each job: takes its inputs from the plan, calls the stage and publishes the files."""
 
 import time
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ def dataset_settings(job: PrepareJob) -> Settings:
 
 
 def download_job(job: PrepareJob) -> None:
-    """Fetch the raw files of a data set, and record which they are."""
+    """Download the raw files of a data set and record them."""
     files = download(job.dataset.name, dataset_settings(job), job.raw_dir)
     record = {"dataset": job.dataset.name, "files": {str(file): file.stat().st_size for file in files}}
     job.download_record.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def download_job(job: PrepareJob) -> None:
 
 
 def open_prepared(job: PrepareJob) -> Store:
-    """Open the store of a data set; arrays that are missing or damaged are rebuilt first.
+    """Open the store of a data set; missing or damaged arrays are rebuilt first.
 
     Raises:
-        DataError: if a rebuilt store is not the one that the recorded manifest describes.
+        DataError: if a rebuilt store differs from the one the recorded manifest describes.
     """
     store = build_store(job.dataset.name, dataset_settings(job), job.raw_dir, job.store_dir)
     manifest = job.outputs["manifest"]
@@ -54,9 +54,9 @@ def open_prepared(job: PrepareJob) -> Store:
         recorded = read_json(manifest)["content_hash"]
         if recorded != store.content_hash:
             raise DataError(
-                f"{job.store_dir}: the content ({store.content_hash[:12]}) is not the one recorded in {manifest} "
-                f"({recorded[:12]}): the raw files or package versions are others now; to take the new data, delete "
-                f"{manifest.parent} and cache/prepare/{job.name}, and prepare again"
+                f"{job.store_dir}: the content ({store.content_hash[:12]}) differs from the one recorded in {manifest} "
+                f"({recorded[:12]}): the raw files or package versions have changed; to use the new data, delete "
+                f"{manifest.parent} and cache/prepare/{job.name}, then rerun"
             )
     return store
 
@@ -91,7 +91,7 @@ def prepare_job(job: PrepareJob) -> str:
 
 
 def export_episodes(job: PrepareJob, file: Path) -> str:
-    """Write the frozen test episodes of a data set for other programs; says what was written."""
+    """Write the frozen test episodes of a data set for other programs; return a summary."""
     prepare_job(job)
     wanted, store = _tested_list(job), open_prepared(job)
     episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
@@ -101,10 +101,10 @@ def export_episodes(job: PrepareJob, file: Path) -> str:
 
 
 def check_episodes(job: PrepareJob, file: Path) -> str:
-    """Check that a file of episodes is whole and fits the prepared data; says whether it is the suite's frozen list.
+    """Check that an episode file is intact and matches the prepared data; return whether it is the suite's frozen list.
 
     Raises:
-        DataError: if it is damaged, or was drawn from other data.
+        DataError: if it is damaged or was drawn from different data.
     """
     prepare_job(job)
     wanted, store = _tested_list(job), open_prepared(job)
@@ -113,13 +113,13 @@ def check_episodes(job: PrepareJob, file: Path) -> str:
     frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
     same = listed.header.episodes_hash == episodes_hash(frozen)
     which = "the frozen list of this suite" if same else "not the frozen list of this suite"
-    return f"{file}: whole, fits {job.name}; {listed.header.episodes} episodes, {which}"
+    return f"{file}: intact, matches {job.name}; {listed.header.episodes} episodes, {which}"
 
 
 def _tested_list(job: PrepareJob) -> EpisodeList:
-    """Return the frozen list of a data set; a suite has one of each data set that it tests on."""
+    """Return the frozen list of a data set; a suite has one per data set it tests on."""
     if not job.lists:
-        raise ParamsError(f"nothing of this suite is tested on {job.name}, so it has no frozen test episodes")
+        raise ParamsError(f"this suite tests nothing on {job.name}, so it has no frozen test episodes")
     return job.lists[0]
 
 
@@ -159,7 +159,7 @@ def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
 
 
 def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
-    """Return, as text, the accuracies of weights from elsewhere in the place of an experiment's own."""
+    """Return, as text, the accuracies of an experiment with external weights instead of its own."""
     prepare_job(job.prepare)
     experiment = job.train.experiment
     devices.limit_threads(plan.params.train.threads)

@@ -1,4 +1,4 @@
-"""What exists of a suite: `fewshot list`. What it does not ask for, moved out of DVC's sight: `fewshot tidy`."""
+"""The state of a suite (`fewshot list`), and moving results of other suites out of `results/` (`fewshot tidy`)."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def job_state(job: Job) -> str:
 
 
 def suite_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Return what is known of each evaluation of a suite, as plain values."""
+    """Return the keys, states, settings and paths of each evaluation of a suite, as plain values."""
     return [
         {
             "experiment": job.name,
@@ -53,7 +53,7 @@ def suite_json(plan: Plan) -> str:
 
 
 def suite_table(plan: Plan) -> str:
-    """Return the experiments of a suite as text: keys, what exists, and how to run one."""
+    """Return the experiments of a suite as text: keys, states, and the commands that run them."""
     by_experiment: dict[str, list[EvaluateJob]] = {}
     for job in plan.evaluate:
         by_experiment.setdefault(job.name, []).append(job)
@@ -65,19 +65,19 @@ def suite_table(plan: Plan) -> str:
     suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
     return "\n".join(
         [
-            f"suite {plan.suite}: {len(plan.train)} experiments, {_counted(plan.train)}; "
-            f"{len(plan.evaluate)} evaluations, {_counted(plan.evaluate)}",
+            f"suite {plan.suite}: {len(plan.train)} experiments, {_count_states(plan.train)}; "
+            f"{len(plan.evaluate)} evaluations, {_count_states(plan.evaluate)}",
             "",
             *lines,
             "",
-            f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'not those of this plan'})",
+            f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'out of date'})",
             f"run one:  snakemake --cores all {example}{suite}",
             f"run all:  snakemake --cores all{suite}",
         ]
     )
 
 
-def _counted(jobs: tuple[Job, ...]) -> str:
+def _count_states(jobs: tuple[Job, ...]) -> str:
     """Return "3 made, 1 begun, 2 missing"."""
     counts = Counter(job_state(job) for job in jobs)
     return ", ".join(f"{counts[state]} {word}" for state, word in STATE_WORDS.items() if counts[state]) or "none"
@@ -87,21 +87,21 @@ def _evaluated(jobs: list[EvaluateJob]) -> str:
     return ", ".join(f"{job.target} {job_state(job)}" for job in jobs)
 
 
-def unwatched_paths(plan: Plan) -> list[str]:
-    """Return files and folders given in `params.yaml` that DVC does not watch: it would not notice a change there."""
+def untracked_paths(plan: Plan) -> list[str]:
+    """Return the paths given in `params.yaml` that DVC does not track, so that it would not notice a change."""
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
-    watched = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
+    tracked = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
     given = [
         job.dataset.settings[field]
         for job in plan.prepare
         for field in getattr(DATASETS[job.dataset.name].settings, "given_paths", ())
         if job.dataset.settings.get(field) is not None
     ]
-    return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in watched]
+    return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in tracked]
 
 
 def tidy_stage(plan: Plan, stage: str) -> list[Path]:
-    """Leave in `results/<stage>` exactly what the suite asks for; everything else stays in `cache/`."""
+    """Leave exactly the results of the suite in `results/<stage>`; all others stay in `cache/`."""
     if stage == "report":
         return _tidy_tables(plan)
     return tidy(plan.results, stage, {job.dir for job in plan.jobs(stage)})

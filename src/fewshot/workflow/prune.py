@@ -1,7 +1,7 @@
-"""What nothing needs any more: `fewshot prune`. Shows first; deletes only when told.
+"""Results that are no longer needed: `fewshot prune` lists them and deletes them only on request.
 
-Needed is what a suite of `params.yaml` asks for with the present code, and what the `dvc.lock` of any branch, tag or
-DVC experiment has recorded: whoever checks that out finds its results in `cache/` and need not compute them again.
+Needed are the results of every suite of `params.yaml` with the current code, and those recorded by the `dvc.lock` of
+any branch, tag or DVC experiment: after a checkout they are restored from `cache/` and not recomputed.
 """
 
 import json
@@ -27,11 +27,11 @@ Key = tuple[str, str, str]  # stage, name of the job, key
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """Files of one job or suite that nothing needs.
+class UnneededFolder:
+    """Files of one job or suite that are no longer needed.
 
     Attributes:
-        kind: "old" (the job has another key now), "orphaned" (no suite knows it), "partial" or "arrays".
+        kind: "old" (the job has a new key), "orphaned" (in no suite), "partial" or "arrays".
         path: folder.
         size: bytes.
     """
@@ -45,7 +45,7 @@ def suite_plans(params: Params, suite: str | None) -> list[Plan]:
     """Return the plans of all suites, or of the one named.
 
     Raises:
-        FewshotError: if one cannot be planned: what it needs is then not known.
+        ParamsError: if one cannot be planned, so that what it needs is unknown.
     """
     plans = []
     for name in [suite] if suite else params.suites:
@@ -53,22 +53,22 @@ def suite_plans(params: Params, suite: str | None) -> list[Plan]:
             plans.append(make_plan(params, name))
         except FewshotError as error:
             raise ParamsError(
-                f"suite {name!r} cannot be planned, so what it needs is not known ({error}); mend it, or name the only "
-                "suite that counts with --suite"
+                f"suite {name!r} cannot be planned, so what it needs is unknown ({error}); fix it, or name the only "
+                "suite to keep with --suite"
             ) from None
     return plans
 
 
 def planned_keys(plans: Iterable[Plan]) -> set[Key]:
-    """Return the jobs that suites ask for."""
+    """Return the keys of all jobs of the suites."""
     return {(job.stage, job.name, job.key) for plan in plans for stage in JOB_STAGES for job in plan.jobs(stage)}
 
 
 def recorded_keys() -> set[Key]:
-    """Return the jobs whose results the `dvc.lock` of the working tree or of any branch, tag or experiment records.
+    """Return the keys of the jobs recorded by the `dvc.lock` of the working tree or of any branch, tag or experiment.
 
     Raises:
-        FewshotError: if a record is not in DVC's cache here, so that its jobs are not known.
+        FewshotError: if a recorded folder is missing from DVC's local cache, so that its jobs are unknown.
     """
     locks = {"the working tree": Path("dvc.lock").read_text(encoding="utf-8")} if Path("dvc.lock").exists() else {}
     for ref in _git("for-each-ref", "--format=%(refname)", *REFS).split():
@@ -78,13 +78,13 @@ def recorded_keys() -> set[Key]:
     folder = _dvc_cache_dir() if locks else Path()
     seen: dict[tuple[str, str], set[Key]] = {}
     for ref, text in locks.items():
-        for stage, md5 in _recorded_folders(text):
+        for stage, md5 in _recorded_outputs(text):
             if (stage, md5) not in seen:
-                seen[stage, md5] = _keys_of(stage, folder / md5[:2] / md5[2:], ref)
+                seen[stage, md5] = _keys_in_listing(stage, folder / md5[:2] / md5[2:], ref)
     return set().union(*seen.values()) if seen else set()
 
 
-def _recorded_folders(lock: str) -> Iterator[tuple[str, str]]:
+def _recorded_outputs(lock: str) -> Iterator[tuple[str, str]]:
     """Yield (stage, md5 of the folder) of a dvc.lock."""
     for stage in (yaml.safe_load(lock) or {}).get("stages", {}).values():
         for out in stage.get("outs", []):
@@ -93,14 +93,14 @@ def _recorded_folders(lock: str) -> Iterator[tuple[str, str]]:
                 yield name, out["md5"]
 
 
-def _keys_of(stage: str, listing: Path, ref: str) -> set[Key]:
-    """Return the jobs in a folder that DVC recorded: files are <name>/<key>/..."""
+def _keys_in_listing(stage: str, listing: Path, ref: str) -> set[Key]:
+    """Return the keys of the jobs in a folder recorded by DVC, whose files are <name>/<key>/..."""
     try:
         files = json.loads(listing.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise FewshotError(
-            f"{ref} records results that are not in DVC's cache here, so what it needs is not known; "
-            "'dvc fetch --all-branches --all-tags' gets them, --ignore-refs leaves all but the suites out of account"
+            f"{ref} records results that are missing from DVC's local cache, so what it needs is unknown; fetch them "
+            "with 'dvc fetch --all-branches --all-tags', or use --ignore-refs to keep only what the suites need"
         ) from None
     parts = (Path(file["relpath"]).parts for file in files)
     return {(stage, part[0], part[1]) for part in parts if len(part) > 2}
@@ -114,39 +114,39 @@ def _git(*arguments: str) -> str:
 def _dvc_cache_dir() -> Path:
     done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise FewshotError(f"'dvc cache dir' failed: {done.stderr.strip()}; --ignore-refs goes without it")
+        raise FewshotError(f"'dvc cache dir' failed: {done.stderr.strip()}; --ignore-refs works without it")
     return Path(done.stdout.strip()) / "files" / "md5"
 
 
-def leftovers(plans: list[Plan], needed: set[Key]) -> list[Leftover]:
-    """Return what lies in `results/`, `cache/`, `data/prepared` and nobody needs, largest first."""
+def find_unneeded(plans: list[Plan], needed: set[Key]) -> list[UnneededFolder]:
+    """Return the folders in `results/`, `cache/` and `data/prepared` that are not needed, largest first."""
     names = {(stage, name) for stage, name, _ in planned_keys(plans)}
-    data_keys = {(job.name, job.data_key) for plan in plans for job in plan.prepare} | _data_keys(needed)
+    data_keys = {(job.name, job.data_key) for plan in plans for job in plan.prepare} | _data_keys_of(needed)
     jobs = [
         ("old" if (stage, folder.parent.name) in names else "orphaned", folder)
         for root in (paths.RESULTS, paths.CACHE)
         for stage in JOB_STAGES
-        for folder in _folders(root / stage, "*/*")
+        for folder in _subfolders(root / stage, "*/*")
         if (stage, folder.parent.name, folder.name) not in needed
     ]
     suites = {plan.suite for plan in plans}
-    tables = [("orphaned", folder) for folder in _folders(paths.CACHE / "tables", "*") if folder.name not in suites]
-    partial = [("partial", folder) for folder in _folders(paths.RESULTS / "partial", "*")]
+    tables = [("orphaned", folder) for folder in _subfolders(paths.CACHE / "tables", "*") if folder.name not in suites]
+    partial = [("partial", folder) for folder in _subfolders(paths.RESULTS / "partial", "*")]
     arrays = [
         ("arrays", folder)
-        for folder in _folders(paths.PREPARED, "*/*")
+        for folder in _subfolders(paths.PREPARED, "*/*")
         if (folder.parent.name, folder.name) not in data_keys
     ]
-    found = [Leftover(kind, folder, _size(folder)) for kind, folder in (*jobs, *tables, *partial, *arrays)]
+    found = [UnneededFolder(kind, folder, _folder_size(folder)) for kind, folder in (*jobs, *tables, *partial, *arrays)]
     return sorted(found, key=lambda item: (-item.size, item.path))
 
 
-def _folders(root: Path, pattern: str) -> list[Path]:
+def _subfolders(root: Path, pattern: str) -> list[Path]:
     return sorted(path for path in root.glob(pattern) if path.is_dir() and not path.name.startswith("."))
 
 
-def _data_keys(needed: set[Key]) -> set[tuple[str, str]]:
-    """Return (data set, key of its arrays) of the prepared data that needed results were made from."""
+def _data_keys_of(needed: set[Key]) -> set[tuple[str, str]]:
+    """Return (data set, key of its arrays) of the prepared data behind the needed results."""
     keys = set()
     for stage, name, key in needed:
         place = Path(stage, name, key)
@@ -157,37 +157,37 @@ def _data_keys(needed: set[Key]) -> set[tuple[str, str]]:
     return keys
 
 
-def delete(items: Iterable[Leftover]) -> tuple[list[Leftover], list[Leftover]]:
-    """Delete leftovers; returns those deleted and those that a running job uses."""
-    deleted, used = [], []
-    for item in items:
+def delete_folders(folders: Iterable[UnneededFolder]) -> tuple[list[UnneededFolder], list[UnneededFolder]]:
+    """Delete folders; return those deleted, and those skipped because a running job uses them."""
+    deleted, in_use = [], []
+    for folder in folders:
         try:
-            with FileLock(item.path / ".lock", timeout=0):
-                shutil.rmtree(item.path)
+            with FileLock(folder.path / ".lock", timeout=0):
+                shutil.rmtree(folder.path)
         except Timeout:
-            used.append(item)
+            in_use.append(folder)
             continue
-        deleted.append(item)
-        if item.path.parent.is_dir() and not any(item.path.parent.iterdir()):
-            item.path.parent.rmdir()
-    return deleted, used
+        deleted.append(folder)
+        if folder.path.parent.is_dir() and not any(folder.path.parent.iterdir()):
+            folder.path.parent.rmdir()
+    return deleted, in_use
 
 
-def described(items: list[Leftover], *, deleted: bool) -> str:
-    """Return leftovers as text: size, kind, path, and the sum."""
-    if not items:
-        return "nothing to delete: all that is here is needed by a suite or recorded in a branch, tag or experiment"
-    lines = [f"{_readable(item.size):>9}  {item.kind:<8}  {item.path}" for item in items]
-    total = f"{_readable(sum(item.size for item in items)):>9}  in {len(items)} folders"
+def summary(folders: list[UnneededFolder], *, deleted: bool) -> str:
+    """Return folders as text: size, kind and path of each, and the total."""
+    if not folders:
+        return "nothing to delete: every result is needed by a suite or recorded in a branch, tag or experiment"
+    lines = [f"{_human_size(folder.size):>9}  {folder.kind:<8}  {folder.path}" for folder in folders]
+    total = f"{_human_size(sum(folder.size for folder in folders)):>9}  in {len(folders)} folders"
     end = "deleted" if deleted else "nothing was deleted; 'fewshot prune --delete' deletes these"
     return "\n".join([*lines, total, end])
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
-def _readable(size: float) -> str:
+def _human_size(size: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.1f} {unit}"

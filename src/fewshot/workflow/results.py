@@ -1,8 +1,8 @@
-"""Finished results: published in one step, kept in `cache/` where no workflow tool deletes, restored from there.
+"""Finished results: published in one step, kept in `cache/`, where no workflow tool deletes, and restored from there.
 
-cache/<stage>/<name>/<key>/partial/       a job's files while it works
+cache/<stage>/<name>/<key>/partial/       files of a job while it runs
 cache/<stage>/<name>/<key>/result/        the finished files, moved there in one step, with their hashes
-results/<stage>/<name>/<key>/             a copy of them, hashes last: what the workflow tools see
+results/<stage>/<name>/<key>/             a copy of them, hashes last; what the workflow tools see
 """
 
 import errno
@@ -28,14 +28,14 @@ IDENTITY = "identity.json"
 
 
 def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
-    """Make the result of a job, or restore it from the cache if it was ever finished.
+    """Compute the result of a job, or restore it from the cache if it was finished before.
 
     The job's identity is recorded with the files of the result.
 
     Args:
         job: the job.
-        work: called with an empty folder for the result's files and a folder for checkpoints, which is kept until the
-            job is finished.
+        work: called with an empty folder for the result files and a folder for checkpoints, which is kept until the job
+            is finished.
 
     Returns:
         "made" or "restored".
@@ -44,11 +44,11 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
         ResourceError: if a folder cannot be written or the disk is full.
     """
     cache, target = job.cache_dir, job.dir
-    with _clear_disk_errors():
+    with _explain_full_disk():
         for folder in (cache, target):
             check_writable(folder)
         with _job_lock(cache / ".lock"):
-            if _is_whole(cache / "result"):
+            if _is_intact(cache / "result"):
                 _copy_result(cache / "result", target)
                 return "restored"
             partial, checkpoints = cache / "partial", cache / "checkpoints"
@@ -57,30 +57,30 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
             checkpoints.mkdir(exist_ok=True)
             work(partial, checkpoints)
             write_json(partial / IDENTITY, job.identity)
-            _finish(partial, cache / "result")
+            _move_to_cache(partial, cache / "result")
             _copy_result(cache / "result", target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
 
 
 def restore_missing(job: Job) -> None:
-    """Bring back from the cache what `results/` lacks of a finished result that a job is about to read.
+    """Restore from the cache the missing files of a finished result that a job is about to read.
 
-    A storage hands over only the files that a rule names, and anybody may delete one.
+    A storage provides only the files that a rule names, and users may delete some.
     """
     kept = job.cache_dir / "result"
-    if not _has_all_files(job.dir) and _is_whole(kept):
+    if not _has_all_files(job.dir) and _is_intact(kept):
         _copy_result(kept, job.dir)
 
 
 @contextmanager
 def _job_lock(path: Path) -> Iterator[None]:
-    """Hold a job's lock; say so if another process, such as one whose Snakemake was killed, has it."""
+    """Hold the lock of a job; report if another process has it, such as a job whose Snakemake was killed."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("another process works on this job; waiting for it to end")
+        say("another process is running this job; waiting for it to finish")
         lock.acquire()
     try:
         yield
@@ -89,7 +89,7 @@ def _job_lock(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and try to write there, so that a read-only place is found before hours of work.
+    """Create a folder and try to write to it, so that a read-only folder is found before hours of work.
 
     Raises:
         ResourceError: if it cannot be written.
@@ -103,13 +103,13 @@ def check_writable(folder: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ResourceError(
-            f"{folder}: cannot be written ({error.strerror}); give yourself write permission there, or remount it"
+            f"{folder}: cannot be written ({error.strerror}); fix its permissions or remount it"
         ) from None
 
 
 @contextmanager
-def _clear_disk_errors() -> Iterator[None]:
-    """Turn "no space left" into an error that says what to do."""
+def _explain_full_disk() -> Iterator[None]:
+    """Turn "no space left on device" into an error that says what to do."""
     try:
         yield
     except OSError as error:
@@ -117,11 +117,11 @@ def _clear_disk_errors() -> Iterator[None]:
             raise
         raise ResourceError(
             f"the disk is full ({error.filename or paths.CACHE}); free some space ('fewshot prune' lists results that "
-            "no suite needs) and start again: finished work is kept and the last checkpoint is taken up"
+            "no suite needs), then rerun: finished work is kept and training resumes from the last checkpoint"
         ) from None
 
 
-def _finish(partial: Path, result: Path) -> None:
+def _move_to_cache(partial: Path, result: Path) -> None:
     """Record the hashes of the files, flush them to disk and move the folder into place."""
     hashes = {file.relative_to(partial).as_posix(): sha256_of(file) for file in _files(partial)}
     (partial / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
@@ -132,18 +132,18 @@ def _finish(partial: Path, result: Path) -> None:
     partial.rename(result)
 
 
-def _is_whole(result: Path) -> bool:
-    """Return whether a finished result lies there with every file as it was written."""
+def _is_intact(result: Path) -> bool:
+    """Return whether every file of a finished result exists and is unchanged."""
     return _check_files(result, lambda file, sha256: sha256_of(file) == sha256)
 
 
 def _has_all_files(result: Path) -> bool:
-    """Return whether every file of a finished result is there, whatever is in it."""
+    """Return whether every file of a finished result exists, regardless of content."""
     return _check_files(result, lambda file, _: file.exists())
 
 
 def _check_files(result: Path, check: Callable[[Path, str], bool]) -> bool:
-    """Return whether a check of (file, recorded sha256) holds for every file that a result's record names."""
+    """Return whether a check of (file, recorded sha256) holds for every recorded file of a result."""
     try:
         hashes = json.loads((result / HASHES).read_text())
         return bool(hashes) and all(check(result / name, value) for name, value in hashes.items())
@@ -152,7 +152,7 @@ def _check_files(result: Path, check: Callable[[Path, str], bool]) -> bool:
 
 
 def _copy_result(result: Path, target: Path) -> None:
-    """Copy a finished result file by file, each appearing whole or not at all."""
+    """Copy a finished result file by file; each file appears complete or not at all."""
     hashes = json.loads((result / HASHES).read_text())
     for name, sha256 in hashes.items():
         if not (target / name).is_file() or sha256_of(target / name) != sha256:
@@ -168,26 +168,26 @@ def _copy_file(source: Path, place: Path) -> None:
 
 
 def tidy(results: Path, stage: str, keep: set[Path]) -> list[Path]:
-    """Move results that the current suite does not ask for out of `results/<stage>`; they stay in the cache.
+    """Move results that are not part of the current suite out of `results/<stage>`; they stay in the cache.
 
-    A result that is not in the cache yet (it came with a pull) goes there; one that lacks files is put aside as
-    `incomplete`, never taken for a result.
+    A result that is not yet in the cache (it was pulled) is moved there; one that lacks files is stored as `incomplete`
+    and never used as a result.
 
     Args:
         results: root folder of results.
         stage: prepare, train or evaluate.
-        keep: result folders to leave.
+        keep: result folders to leave in place.
 
     Returns:
-        The folders that were moved.
+        The moved folders.
     """
     moved = []
     for folder in sorted((results / stage).glob("*/*")):
         if folder in keep or not folder.is_dir():
             continue
         kept = paths.CACHE / folder.relative_to(results)
-        if not _is_whole(kept / "result"):
-            place = kept / ("result" if _is_whole(folder) else "incomplete")
+        if not _is_intact(kept / "result"):
+            place = kept / ("result" if _is_intact(folder) else "incomplete")
             shutil.rmtree(kept / "moving", ignore_errors=True)
             shutil.copytree(folder, kept / "moving")
             shutil.rmtree(place, ignore_errors=True)

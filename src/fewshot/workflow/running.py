@@ -1,8 +1,8 @@
-"""Which Snakemake runs in this folder, and what a killed one left behind.
+"""Whether a Snakemake is running in this folder, and removal of the locks a killed one left behind.
 
-Snakemake notes in `.snakemake/locks` what it works on and takes the notes away when it ends; after SIGKILL or a power
-cut they stay and stop the next run. A lock held by the operating system ends with its process, so it tells the two
-cases apart: every Snakemake of this project shares one while it lives, and only one that is alone tidies up.
+Snakemake writes lock files to `.snakemake/locks` and removes them when it ends; after SIGKILL or a power cut they
+remain and block the next run. A lock held by the operating system ends with its process and so distinguishes the two
+cases: every running Snakemake of this project shares one, and only a Snakemake that is alone removes stale files.
 """
 
 import fcntl
@@ -15,16 +15,16 @@ SNAKEMAKE_DIR = Path(".snakemake")
 
 
 def clear_stale_locks(folder: Path = SNAKEMAKE_DIR) -> tuple[IO[str] | None, int]:
-    """Remove the notes of a killed Snakemake, if no Snakemake lives in this folder.
+    """Remove the lock files of a killed Snakemake, if no Snakemake is running in this folder.
 
-    Nothing is removed where the last run was on another machine (its processes cannot be seen from here) or where the
-    file system has no locks.
+    Nothing is removed if the last run was on another machine (its processes are not visible from here) or if the file
+    system does not support locks.
 
     Args:
         folder: Snakemake's own folder.
 
     Returns:
-        A file to keep open as long as this process works here, and the number of notes removed.
+        A file to keep open while this process runs, and the number of lock files removed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def clear_stale_locks(folder: Path = SNAKEMAKE_DIR) -> tuple[IO[str] | None, int
         return None, 0
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        removed = _remove_notes(folder, file)
+        removed = _remove_lock_files(folder, file)
         fcntl.flock(file, fcntl.LOCK_SH)
     except BlockingIOError:
         removed = 0
@@ -43,15 +43,15 @@ def clear_stale_locks(folder: Path = SNAKEMAKE_DIR) -> tuple[IO[str] | None, int
     return file, removed
 
 
-def _remove_notes(folder: Path, file: IO[str]) -> int:
-    """Remove the notes if the last run was on this machine; sign for the present run."""
+def _remove_lock_files(folder: Path, file: IO[str]) -> int:
+    """Remove the lock files if the last run was on this machine; record this machine as the current one."""
     file.seek(0)
     last, here = file.read().strip(), platform.node()
     stale = sorted((folder / "locks").glob("*.lock"))
     if stale and last not in ("", here):
         return 0
-    for note in stale:
-        note.unlink(missing_ok=True)
+    for lock in stale:
+        lock.unlink(missing_ok=True)
     file.truncate(0)
     file.write(here)
     file.flush()

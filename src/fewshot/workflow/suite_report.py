@@ -1,4 +1,4 @@
-"""Stage report of a suite: what the plan asks for -> the report's entries -> tables. Needs no torch."""
+"""Stage report: plan of a suite -> entries of the report -> tables. Does not import torch."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from fewshot.workflow.tables_state import stamp_file
 
 
 def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
-    """Write the tables, figures and report of a suite; a whole report in its own place gets the plan's stamp."""
+    """Write the tables, figures and report of a suite; a complete one in its default folder is stamped."""
     summary = write_report(suite_report(plan), out, allow_missing=allow_missing)
     if out == plan.tables_dir and not summary.partial:
         stamp_file(plan).touch()
@@ -22,12 +22,12 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 
 
 def suite_report(plan: Plan) -> SuiteReport:
-    """Return what the report is made from."""
+    """Return the inputs of the report."""
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
             restore_missing(job)
-    backbones = _shown_names([job.experiment.backbone for job in plan.train])
-    learners = _shown_names([job.experiment.learner for job in plan.train])
+    backbones = _display_names([job.experiment.backbone for job in plan.train])
+    learners = _display_names([job.experiment.learner for job in plan.train])
     entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
@@ -48,13 +48,13 @@ def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners:
         train_dir=job.train.dir,
         prepare_dir=job.prepare.dir,
         store_dir=job.prepare.store_dir,
-        log=_log_of_what_is_missing(job),
+        log=_log_of_missing_stage(job),
         command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
     )
 
 
-def _log_of_what_is_missing(job: EvaluateJob) -> Path:
-    """Return the log of the first stage of an evaluation whose result is not there."""
+def _log_of_missing_stage(job: EvaluateJob) -> Path:
+    """Return the log of the first stage of an evaluation whose result is missing."""
     for data in (job.train.prepare, job.prepare):
         if not data.outputs["manifest"].exists():
             prepared = log_file("prepare", data.name, data.key)
@@ -64,8 +64,8 @@ def _log_of_what_is_missing(job: EvaluateJob) -> Path:
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
-def _shown_names(choices: Iterable[Choice]) -> dict[str, str]:
-    """Return by label the registered name of a part, or the label where a suite has the part with several settings."""
+def _display_names(choices: Iterable[Choice]) -> dict[str, str]:
+    """Return the registered name of each label, or the label if a suite uses that component with several settings."""
     names = {choice.label: choice.name for choice in choices}
     uses = Counter(names.values())
     return {label: name if uses[name] == 1 else label for label, name in names.items()}

@@ -1,7 +1,7 @@
-"""Whether the tables in `results/tables/<suite>` are those of the present plan.
+"""Whether the tables in `results/tables/<suite>` are those of the current plan.
 
-Tables have a stable place, so their key stands in a file beside them: `.key-<key>`. Git and DVC can restore older
-tables and leave that file behind; a stamp is believed only if the manifest holds its key and describes the tables.
+Tables have a fixed path, so their key is the name of a stamp file next to them: `.key-<key>`. Git and DVC can restore
+older tables and leave that file behind; a stamp is valid only if the manifest has its key and matches the tables.
 """
 
 import json
@@ -14,24 +14,24 @@ MANIFEST = "manifest.json"
 
 
 def stamp_file(plan: Plan) -> Path:
-    """Return the file whose existence says that a suite's tables are up to date."""
+    """Return the file that exists if the tables of a suite are up to date."""
     return plan.tables_dir / f".key-{plan.report_key}"
 
 
 def tables_are_current(plan: Plan) -> bool:
-    """Return whether a suite's tables exist whole and are those of the present plan."""
+    """Return whether the tables of a suite are complete and those of the current plan."""
     stamp = stamp_file(plan)
-    return stamp.exists() and _belongs(stamp)
+    return stamp.exists() and _matches_tables(stamp)
 
 
-def forget_foreign_tables(plan: Plan) -> None:
-    """Remove stamps that lie beside tables they do not belong to; the next run then makes the tables again."""
+def remove_stale_stamps(plan: Plan) -> None:
+    """Remove stamps that do not match the tables next to them, so that the next run rebuilds the tables."""
     for stamp in plan.tables_dir.glob(".key-*"):
-        if not _belongs(stamp):
+        if not _matches_tables(stamp):
             stamp.unlink(missing_ok=True)
 
 
-def _belongs(stamp: Path) -> bool:
+def _matches_tables(stamp: Path) -> bool:
     try:
         manifest = json.loads((stamp.parent / MANIFEST).read_text(encoding="utf-8"))
         whole = all(sha256_of(stamp.parent / name) == sha256 for name, sha256 in manifest["files"].items())

@@ -1,7 +1,7 @@
-"""Loaded by every Python of a test project (it lies on PYTHONPATH): notes each `python -m fewshot <stage>` that starts.
+"""Loaded by every Python of a test project (via PYTHONPATH): records each `python -m fewshot <stage>` that starts.
 
-A count of work that does not depend on what either workflow tool says of itself. At its end a process also notes the
-devices it was shown and when it ran, in FEWSHOT_DEVICES if that is set.
+This counts work independently of what the workflow tools report. If FEWSHOT_DEVICES is set, a process also records
+there, when it ends, the devices visible to it and when it ran.
 """
 
 import atexit
@@ -20,10 +20,10 @@ if "FEWSHOT_STARTED" in os.environ and "-m" in arguments:
         with open(os.environ["FEWSHOT_STARTED"], "a", encoding="utf-8") as file:
             file.write(f"{command[1]} {name}".strip() + "\n")
 
-        def note_devices(began=time.time()):  # noqa: B008 (when the process began)
+        def record_devices(began=time.time()):  # noqa: B008 (when the process began)
             line = {"stage": command[1], "devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "began": began}
             with open(os.environ["FEWSHOT_DEVICES"], "a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, "ended": time.time()}) + "\n")
 
         if "FEWSHOT_DEVICES" in os.environ:
-            atexit.register(note_devices)
+            atexit.register(record_devices)
