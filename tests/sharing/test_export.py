@@ -184,7 +184,7 @@ CHANGES = {
     "another format": ({"format": 99}, "format 99"),
     "format as text": ({"format": "1"}, "format '1'"),
     "unexpected key": ({"code": "import os"}, "unknown key 'code'"),
-    "missing settings": ({"train": {}}, "the key 'dataset' is missing"),
+    "missing settings": ({"train": {}}, "missing key 'dataset'"),
     "unknown backbone": ({"train.backbone": {"name": "conv5"}}, r"unknown backbone 'conv5'.*Did you mean 'conv4'"),
     "learner without a name": ({"train.learner": {"ridge": 1.0}}, r"train\.learner\.name"),
     "module path instead of a name": ({"train.learner": {"name": "os:system"}}, "unknown learner 'os:system'"),
