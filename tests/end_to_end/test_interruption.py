@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 KILLS = int(os.environ.get("FEWSHOT_KILLS", "24"))
@@ -101,6 +102,22 @@ def test_ctrl_c(fresh):
     wait_for_log(fresh, "logs/train/*.log", RESUMED)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+@pytest.mark.slow
+def test_terminated_training_is_reported_as_stopped(fresh):
+    """If only the training process gets SIGTERM, Snakemake says how to resume and writes no partial table."""
+    single(fresh)
+    fresh.edit("epochs: 2\n", "epochs: 400\n")
+    process = fresh.start("snakemake --cores 2")
+    wait_for_log(fresh, "logs/train/*.log", "epoch 3/")
+    children = psutil.Process(process.pid).children(recursive=True)
+    (training,) = [child for child in children if child.cmdline()[1:4] == ["-m", "fewshot", "train"]]
+    training.terminate()
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Stopped. Finished work is kept; rerun the same command to resume" in text
+    assert not (fresh.folder / "results/partial").exists()
 
 
 def test_sigterm_saves_first(made):

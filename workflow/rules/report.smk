@@ -58,9 +58,7 @@ onsuccess:
 
 
 onerror:
-    if "on user request" in Path(log[0]).read_text(
-        encoding="utf-8", errors="replace"
-    ):
+    if was_stopped(Path(log[0]).read_text(encoding="utf-8", errors="replace")):
         print(
             "Stopped. Finished work is kept; rerun the same command to resume from the last checkpoints."
         )
