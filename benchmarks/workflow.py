@@ -1,10 +1,10 @@
-"""How the overhead of the workflow grows with the suite.
+"""How the workflow's overhead grows with the size of the suite.
 
     python -m benchmarks.workflow [experiments ...]        (default: 100 300 1000)
 
-A suite of that many experiments in which everything is up to date; the result files are fakes of a few bytes, so that
-no training runs and the tools see the real number of files. Each command runs three times; the fastest is reported, as
-wall-clock and as processor time. The output of every command is checked to report that everything is up to date.
+A suite of the given size in which everything is made; the result files are placeholders of a few bytes, so nothing is
+trained but the tools see as many files as in a real project. Each command runs three times; the fastest run is shown,
+in wall-clock and in CPU time. Each command's output is checked to say that everything is made.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 def make_project(folder: Path, experiments: int) -> None:
-    """Write a project whose whole suite is finished and recorded."""
+    """Write a project in which the whole suite is made and recorded."""
     for name in COPIED:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,14 +89,14 @@ def make_project(folder: Path, experiments: int) -> None:
 
 
 def seconds(folder: Path, command: str, expected: str) -> tuple[float, float]:
-    """Return wall-clock and processor seconds of a command, the fastest of several rounds."""
+    """Return wall-clock and processor seconds of a command, the fastest of some rounds."""
     found = []
     for _ in range(ROUNDS):
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         text = run(folder, *command.split())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if expected not in text:
-            raise SystemExit(f"{command} did not print {expected!r}:\n{text}")
+            raise SystemExit(f"{command} did not say {expected!r}:\n{text}")
         processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found.append((time.monotonic() - began, processor))
     return min(wall for wall, _ in found), min(processor for _, processor in found)
@@ -125,11 +125,11 @@ def main() -> None:
     loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     write_section(
         "workflow",
-        "Overhead of the workflow by size of the suite",
+        "Workflow overhead by suite size",
         [
             __doc__.split("\n\n", 2)[2].strip(),
-            table(["command", "experiments", "seconds", "processor seconds"], lines),
-            f"Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program: 1).",
+            table(["command", "experiments", "seconds", "CPU seconds"], lines),
+            f"Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program accounts for 1).",
         ],
         ("snakemake", "dvc"),
     )
