@@ -16,7 +16,6 @@ ABSENT = "(none)"
 # How one entry of each section of an identity is labelled.
 ENTRY_NAMES = {
     "settings": "setting",
-    "constants": "constant",
     "modules": "module",
     "lists": "episode list",
     "content": "content of",
