@@ -1,4 +1,4 @@
-"""What the tests of the documents share: the documents, their code blocks, and a copy of the project to run them in."""
+"""Shared by the tests of the documents: their code blocks, and copies of the project in which to run them."""
 
 import os
 import re
@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fewshot.experiments.build import initial_learner
+from fewshot.files import write_json
+from fewshot.weights.checkpoint import save_weights
+from fewshot.workflow.plan import load_plan
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -20,17 +25,20 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def code_blocks():
-    """Return a function that gives the (language, text) of each code block of a document."""
+    """Return a function that gives the (language, text) of each code block of a document, or of one section of it."""
 
-    def of(document: str) -> list[tuple[str, str]]:
-        return BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+    def blocks(document: str, section: str = "") -> list[tuple[str, str]]:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        if section:
+            text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+        return BLOCK.findall(text)
 
-    return of
+    return blocks
 
 
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory):
-    """Return a function that copies package and parameters, with numba's compiled files, into a fresh folder."""
+    """Return a function that copies the package and `params.yaml` into a new folder, with numba's compiled files."""
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("copy")
@@ -42,8 +50,23 @@ def project_copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def copy_with_weights(project_copy):
+    """Return a function that makes a project copy in which an experiment of the default suite has random weights."""
+
+    def make(experiment: str) -> Path:
+        folder = project_copy()
+        job = load_plan(ROOT / "params.yaml", suite="quickstart").find("train", experiment)
+        (folder / job.dir).mkdir(parents=True)
+        save_weights(folder / job.outputs["weights"], initial_learner(job.experiment))
+        write_json(folder / job.outputs["run"], {"data_hash": "d" * 64})
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def run_python():
-    """Return a function that runs Python code with the package of a project copy; gives what it printed."""
+    """Return a function that runs Python with the package of a project copy and returns what it printed."""
 
     def run(folder: Path, *arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""docs/export.md as a reader follows it: export, classify images in class folders, write and read episodes."""
+"""docs/export.md, followed step by step: export, classify images in class folders, write and read episodes."""
 
 import json
 import subprocess
@@ -9,10 +9,6 @@ import pytest
 from PIL import Image
 
 from fewshot.datasets.store import open_store
-from fewshot.experiments.build import initial_learner
-from fewshot.files import write_json
-from fewshot.weights.checkpoint import save_weights
-from fewshot.workflow.plan import load_plan
 
 PAGE = "docs/export.md"
 EXPERIMENT = "glyphs-conv4-ridge-quick-s0"
@@ -25,13 +21,9 @@ def blocks_of(code_blocks, language):
 
 
 @pytest.fixture(scope="module")
-def reader(project_copy, root):
-    """Return the folder of a reader who has an experiment with random weights, and images in class folders."""
-    folder = project_copy()
-    job = load_plan(root / "params.yaml", suite="quickstart").find("train", EXPERIMENT)
-    (folder / job.dir).mkdir(parents=True)
-    save_weights(folder / job.outputs["weights"], initial_learner(job.experiment))
-    write_json(folder / job.outputs["run"], {"data_hash": "d" * 64})
+def folder(copy_with_weights):
+    """Return a project copy with one experiment, which has random weights, and images in class folders."""
+    folder = copy_with_weights(EXPERIMENT)
     for name, number in [(name, number) for name in COLOURS for number in range(3)]:
         labelled = folder / "examples" / name / f"{number}.png"
         path = labelled if number else folder / "sort_these" / f"{name}.jpg"
@@ -41,28 +33,28 @@ def reader(project_copy, root):
     return folder
 
 
-def test_images_in_class_folders_are_sorted(reader, run_python, code_blocks):
+def test_images_in_class_folders_are_sorted(folder, run_python, code_blocks):
     export, command = blocks_of(code_blocks, "sh")[:2]
-    run_python(reader, "-c", RUN_COMMANDS, export.strip())
+    run_python(folder, "-c", RUN_COMMANDS, export.strip())
     program = blocks_of(code_blocks, "python")[0]
     name, *arguments = command.split()[1:]
-    (reader / name).write_text(program, encoding="utf-8")
-    answers = run_python(reader, name, *arguments).splitlines()
+    (folder / name).write_text(program, encoding="utf-8")
+    answers = run_python(folder, name, *arguments).splitlines()
     assert answers == ["cup.jpg cup", "lamp.jpg lamp", "shoe.jpg shoe"]
 
 
 @pytest.mark.slow
-def test_episodes_are_written_checked_and_read(reader, run_python, code_blocks):
-    printed = run_python(reader, "-c", RUN_COMMANDS, *blocks_of(code_blocks, "sh")[2].splitlines())
+def test_episodes_are_written_checked_and_read(folder, run_python, code_blocks):
+    printed = run_python(folder, "-c", RUN_COMMANDS, *blocks_of(code_blocks, "sh")[2].splitlines())
     assert "whole, fits glyphs; 1000 episodes, the frozen list of this suite" in printed
 
-    (manifest,) = (reader / "results" / "prepare" / "glyphs").glob("*/manifest.json")
-    header, first = [json.loads(line) for line in (reader / "episodes.jsonl").read_text("utf-8").splitlines()[:2]]
+    (manifest,) = (folder / "results" / "prepare" / "glyphs").glob("*/manifest.json")
+    header, first = [json.loads(line) for line in (folder / "episodes.jsonl").read_text("utf-8").splitlines()[:2]]
     assert header["episodes_hash"] in json.loads(manifest.read_text())["episode_lists"].values()
-    (store,) = (reader / "data" / "prepared" / "glyphs").glob("[!.]*")
+    (store,) = (folder / "data" / "prepared" / "glyphs").glob("[!.]*")
     split = open_store(store).split("test")
     assert [split.source_ids[row] for row in first["query"]["rows"]] == first["query"]["sources"]
 
     reading = blocks_of(code_blocks, "python")[1]
-    done = subprocess.run([sys.executable, "-c", reading], cwd=reader, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", reading], cwd=folder, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1000
