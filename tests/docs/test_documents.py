@@ -1,4 +1,4 @@
-"""README and docs: every link leads somewhere, every command exists, every page is listed."""
+"""README, CONTRIBUTING, CHANGELOG and docs: every link resolves, every command exists, every page is listed."""
 
 import contextlib
 import io
@@ -13,7 +13,8 @@ from fewshot import __version__
 from fewshot.cli import _parser
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+TOP_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = [*TOP_PAGES, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(```|~~~).*?^\1$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
@@ -26,7 +27,7 @@ def text_of(document):
 
 
 def anchors(text):
-    """Return the names that GitHub gives the headings of a page."""
+    """Return the anchors that GitHub derives from the headings of a page."""
     names = []
     for heading in HEADING.findall(FENCE.sub("", text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
@@ -36,7 +37,7 @@ def anchors(text):
 
 
 def broken_links(document):
-    """Return the relative links of a document that lead nowhere."""
+    """Return the relative links of a document that do not resolve."""
     text = text_of(document)
     broken = []
     for link in LINK.findall(INLINE_CODE.sub("", FENCE.sub("", text))):
@@ -50,41 +51,46 @@ def broken_links(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document):
+def test_links_resolve(document):
     assert broken_links(document) == []
 
 
-def refusal(words):
-    """Return what the command line says against a command; '' if it takes it."""
-    told = io.StringIO()
+def usage_error(words):
+    """Return the usage error that the command line prints for a command; '' if it accepts the command."""
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             _parser().parse_args(words)
     except SystemExit:
-        return told.getvalue()
+        return printed.getvalue()
     return ""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_exist(document):
-    """Each `fewshot ...` is one that the command line takes; `...` stands for further arguments."""
+    """The command line accepts each `fewshot ...`; `...` means further arguments."""
     for line, quoted in COMMAND.findall(text_of(document)):
         words = [word for word in shlex.split(line or quoted, comments=True)[1:] if word != "..."]
-        only_named = quoted and len(words) == 1
-        assert refusal([*words, "--help"] if only_named else words) == "", f"{document}: {line or quoted}"
+        is_name_only = quoted and len(words) == 1
+        assert usage_error([*words, "--help"] if is_name_only else words) == "", f"{document}: {line or quoted}"
 
 
-def test_unknown_command_is_noticed():
-    assert "invalid choice" in refusal(["trains", "x"])
-    assert "invalid choice" in refusal(["trains", "--help"])
-    assert "unrecognized" in refusal(["list", "--fast"])
+def test_unknown_command_is_a_usage_error():
+    assert "invalid choice" in usage_error(["trains", "x"])
+    assert "invalid choice" in usage_error(["trains", "--help"])
+    assert "unrecognized" in usage_error(["list", "--fast"])
 
 
 @pytest.mark.parametrize("folder", ["docs", "docs/benchmarks"])
 def test_index_lists_every_page(folder):
     listed = {link.partition("#")[0] for link in LINK.findall(text_of(f"{folder}/README.md"))}
     pages = {path.name for path in (ROOT / folder).glob("*.md")} - {"README.md"}
-    assert pages - listed == set(), f"give these pages a line in {folder}/README.md"
+    assert pages - listed == set(), f"list these pages in {folder}/README.md"
+
+
+def test_index_lists_the_pages_at_the_top():
+    listed = LINK.findall(text_of("docs/README.md"))
+    assert {f"../{page}" for page in TOP_PAGES} <= set(listed)
 
 
 def test_anchors_are_those_of_github():
