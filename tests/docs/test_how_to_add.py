@@ -1,4 +1,4 @@
-"""docs/how-to-add.md as a reader follows it: the files are written, the entries made, the commands run."""
+"""docs/how-to-add.md, followed step by step: files are written, entries added, commands run."""
 
 import json
 import math
@@ -14,7 +14,7 @@ EXPERIMENTS = ("stars-conv6-neighbors-first_try-filters16-sharpness5.0-s0", "sta
 
 
 def add_entry(text, addition):
-    """Return text with the `+` lines of an addition; its other lines, each the beginning of one line, say where."""
+    """Return text with the `+` lines of an addition; its other lines give the place, each as the start of one line."""
     lines, before, place = text.splitlines(), [], None
     for line in addition.splitlines():
         if line.startswith("+") and place is None:
@@ -31,7 +31,7 @@ def add_entry(text, addition):
 
 @pytest.fixture(scope="module")
 def parts(code_blocks):
-    """Return the (place, text) of every file, and of every entry, on the page."""
+    """Return (path, text) of every file and of every entry on the page."""
     blocks = code_blocks(PAGE)
     files = [(PLACE.match(text)[1], text) for language, text in blocks if language == "python"]
     entries = [(PLACE.match(text)[1], text.partition("\n")[2]) for language, text in blocks if language == "diff"]
@@ -40,7 +40,7 @@ def parts(code_blocks):
 
 @pytest.fixture(scope="module")
 def added(project_copy, run_python, parts, code_blocks):
-    """Return the folder in which the page was followed, what its commands printed, and other suites' keys."""
+    """Return the folder with all parts added, the output of the commands, and other suites' keys before and after."""
     folder = project_copy()
     keys_before = run_python(folder, "-c", RUN_COMMANDS, *LIST)
     files, entries = parts
@@ -60,14 +60,14 @@ def test_each_part_is_one_file_and_one_entry(parts, root):
     assert not [place for place, _ in files if (root / place).exists()]
 
 
-def test_plan_finds_the_parts(added):
+def test_plan_finds_the_new_parts(added):
     _, printed, _ = added
     assert "suite mine: 2 experiments" in printed
     assert all(name in printed for name in EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_parts_are_trained_and_evaluated(added, name):
+def test_new_parts_are_trained_and_evaluated(added, name):
     folder, _, _ = added
     (run,) = (folder / "results" / "train" / name).glob("*/run.json")
     (evaluation,) = (folder / "results" / "evaluate" / name).glob("*/stars.json")
@@ -77,13 +77,13 @@ def test_parts_are_trained_and_evaluated(added, name):
         assert math.isfinite(result["ci95"])
 
 
-def test_new_parts_leave_the_keys_of_other_experiments(added):
+def test_new_parts_do_not_change_the_keys_of_other_experiments(added):
     _, _, (before, after) = added
     assert before == after
 
 
 @pytest.mark.slow
-def test_tests_of_the_families_take_the_new_parts(added, run_python, root, code_blocks):
+def test_registry_tests_cover_the_new_parts(added, run_python, root, code_blocks):
     folder, _, _ = added
     (command,) = [text for language, text in code_blocks(PAGE) if language == "sh" and text.startswith("pytest")]
     families = ["tests/heads", "tests/backbones", "tests/learners"]
