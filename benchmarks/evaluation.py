@@ -1,4 +1,4 @@
-"""Evaluation from cached embeddings against a plain loop that embeds again for each episode, on one core.
+"""Evaluation from embeddings computed once, against a plain loop that embeds again for each episode, on one core.
 
 Run from the root of the repository: python -m benchmarks.evaluation
 """
@@ -53,13 +53,14 @@ def main() -> None:
         "Evaluation",
         [
             f"All episodes of a test list at {SHOTS[0]} and {SHOTS[1]} shots ({N_WAY} ways, {N_QUERY} queries), conv4 "
-            f"with 64 filters, {CLASSES} classes of {IMAGES_PER_CLASS} images of {SIZE} pixels: the images are "
-            "embedded once, then the heads classify many episodes at a time. The plain loop does what the MetaOptNet "
-            "test program does: one episode and one shot at a time, each image through PIL and torchvision transforms, "
-            "embedded again in torch's default layout, gradients enabled; network and allocator are ours.",
+            f"with 64 filters, {CLASSES} classes of {IMAGES_PER_CLASS} images of {SIZE} pixels: each image is embedded "
+            "once, then the heads process many episodes at a time. The plain loop works like the MetaOptNet test "
+            "program: one episode and one shot at a time, each image passed through PIL and torchvision transforms and "
+            "embedded again in torch's default memory layout, with gradients enabled; network and allocator are ours.",
             f"The plain loop was timed on {PAIRS} episode pairs (both shots) between the evaluations and scaled to "
-            "their number: its cost does not depend on previous episodes. Processor time. The last row uses the "
-            "original's solver in the loop, stopped after 3 iterations: a different classifier with other accuracies.",
+            "their number: the cost of a pair does not depend on earlier ones. CPU time. The last row runs the "
+            "original's solver in the loop, stopped after 3 iterations: a different classifier, hence different "
+            "accuracies.",
             table(header, rows),
         ],
         packages=("torchvision", "numba"),

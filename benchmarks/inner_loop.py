@@ -1,7 +1,7 @@
-"""A second-order MAML meta-step against the plain form and the loops of other libraries, on one core.
+"""A second-order MAML outer step against the plain form and the loops of other libraries, on one core.
 
 Run from the root of the repository: python -m benchmarks.inner_loop
-`higher` and `learn2learn` are measured if installed; they are not dependencies of the project.
+`higher` and `learn2learn` are included if they are installed; the project does not depend on them.
 """
 
 import importlib.util
@@ -28,16 +28,16 @@ def main() -> None:
         "inner_loop",
         "Inner loop",
         [
-            f"A meta-step of second-order MAML on conv4_maml: {META_BATCH} tasks of {N_WAY} ways, {N_SHOT} shot, "
+            f"One outer step of second-order MAML on conv4_maml: {META_BATCH} tasks of {N_WAY} ways, {N_SHOT} shot, "
             f"{N_QUERY} queries per class, {INNER_STEPS} inner steps, float32. The plain form runs convolution, batch "
-            "norm, leaky ReLU and max-pool in sequence and keeps the graphs of all tasks until a single backward "
-            "pass, as the published programs do. Ours differentiates task by task and pools before batch norm and "
-            "activation, with hand-written first and second derivatives of pool and moments "
+            "norm, leaky ReLU and max-pool in sequence and keeps the graphs of all tasks for a single backward pass, "
+            "as the published programs do. Ours differentiates task by task and pools before batch norm and "
+            "activation, with hand-written first and second derivatives of pooling and moments "
             "(`fewshot/backbones/pooled_moments.py`).",
-            "Processor time, measured in turns; memory is the peak sum of tensors held at once. Gradients "
-            "of ours and plain are checked to agree to 1e-10 in float64 in the same run. "
+            "CPU time, interleaved; memory is the peak total size of live tensors. In the same run, gradients of ours "
+            "and plain are asserted to agree to 1e-10 in float64. "
             f"Not installed, hence not measured: {', '.join(missing()) or 'none'}.",
-            table(["filters, pixels", "loop", "tasks per second, times plain", "peak memory, of plain"], rows),
+            table(["filters, pixels", "loop", "tasks per second, ratio to plain", "peak memory, ratio to plain"], rows),
         ],
         packages=[name for name in ("numba", "higher", "learn2learn") if importlib.util.find_spec(name)],
     )
