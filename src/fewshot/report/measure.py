@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,6 +51,12 @@ class Run:
         return stats.over_episodes(self.accuracies)
 
 
+def settings_hash(train_settings: Mapping[str, Any]) -> str:
+    """Return a short hash of all training settings except the seed; `expected.yaml` stores hashes of this form."""
+    settings = {key: value for key, value in train_settings.items() if key != "seed"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class Row:
     """The runs of one group (all its seeds) at one target, shot and selection.
@@ -93,9 +99,8 @@ class Row:
 
     @property
     def settings_hash(self) -> str:
-        """Short hash of all training settings except the seed; `expected.yaml` stores hashes of this form."""
-        settings = {key: value for key, value in self.protocol["train"].items() if key != "seed"}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash of all training settings except the seed."""
+        return settings_hash(self.protocol["train"])
 
     @property
     def family(self) -> tuple[str, str, int, int, str]:
