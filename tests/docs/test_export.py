@@ -46,7 +46,7 @@ def test_images_in_class_folders_are_sorted(folder, run_python, code_blocks):
 @pytest.mark.slow
 def test_episodes_are_written_checked_and_read(folder, run_python, code_blocks):
     printed = run_python(folder, "-c", RUN_COMMANDS, *blocks_of(code_blocks, "sh")[2].splitlines())
-    assert "whole, fits glyphs; 1000 episodes, the frozen list of this suite" in printed
+    assert "intact, matches glyphs; 1000 episodes, the frozen list of this suite" in printed
 
     (manifest,) = (folder / "results" / "prepare" / "glyphs").glob("*/manifest.json")
     header, first = [json.loads(line) for line in (folder / "episodes.jsonl").read_text("utf-8").splitlines()[:2]]
