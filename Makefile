@@ -1,4 +1,4 @@
-# `make run` and `make test` are all that a fresh machine needs. Every line below can be run by hand.
+# A fresh machine needs only `make run` or `make test`. Every line below can be run by hand.
 PYTHON ?= python3
 VENV   ?= .venv
 CORES  ?= all
@@ -25,7 +25,7 @@ test-slow: $(READY)
 cloud: $(READY)
 	$(BIN)/python -m pip install -q --no-deps -r requirements-cloud.lock
 
-# S3, Kubernetes on a stand-in (as root), and Slurm if tests/cluster/one_node_slurm.sh starts this.
+# S3, simulated Kubernetes (as root), and Slurm if tests/cluster/one_node_slurm.sh starts this.
 test-clusters: cloud
 	pytest tests/end_to_end/test_s3.py tests/end_to_end/test_kubernetes.py tests/end_to_end/test_slurm.py -n auto --dist loadfile
 
@@ -48,7 +48,7 @@ format: $(READY)
 	fewshot schema --write
 	fewshot evidence
 
-# The environment: exact versions, no resolution (qpth declares an old numpy; it runs with the locked one).
+# The environment: exact versions, no dependency resolution (qpth declares an old numpy but runs with the locked one).
 $(READY): requirements.lock pyproject.toml
 	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), 2 to 5 minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -62,7 +62,7 @@ endif
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
-# Renews the lock files from pyproject.toml and requirements-cloud.in; needs the network and `pip install uv`.
+# Regenerates the lock files from pyproject.toml and requirements-cloud.in; needs the network and `pip install uv`.
 lock:
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
 	uv pip compile pyproject.toml --all-extras --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock

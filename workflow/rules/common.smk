@@ -1,4 +1,4 @@
-# Takes the jobs from the plan. A mistake in params.yaml stops here, before any job starts.
+# Takes the jobs from the plan. A mistake in params.yaml is reported here, before any job starts.
 import re
 import shlex
 import sys
@@ -17,7 +17,7 @@ report: "../report/workflow.rst"
 
 
 def planned():
-    """Parse and plan params.yaml with the overrides of `--config`; any mistake gives one clear error."""
+    """Read params.yaml with the overrides of `--config` and plan it; any mistake gives one clear error."""
     try:
         return load_plan(overrides=config)
     except FewshotError as error:
@@ -37,8 +37,8 @@ FEWSHOT = f"{shlex.quote(sys.executable)} -m fewshot"
 SUITE = PLAN.suite
 GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a cluster
 
-# Executors without a shared folder move results through a storage (profiles/kubernetes). Jobs then work in Snakemake's
-# copy of it, and everything runs remotely: the download too, as part of the job that prepares.
+# Executors without a shared folder move results through remote storage (profiles/kubernetes). Jobs then work in
+# Snakemake's copy of it, and everything runs remotely, including the download, as part of the prepare job.
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
 
@@ -55,7 +55,7 @@ def all_outputs(stage):
 
 
 def was_stopped(log):
-    """Whether Snakemake's log says that it, or every job that failed, was asked to end (exit status 130)."""
+    """Whether Snakemake, or every job that failed, was asked to stop (exit status 130), according to its log."""
     failed = re.findall(r"non-zero exit status (\d+)", log)
     return "on user request" in log or set(failed) == {"130"}
 
@@ -65,7 +65,7 @@ def outputs_of(job):
 
 
 def results_of(stage):
-    """The root folder of results in which a job of a stage reads and writes."""
+    """The root of the results that a job of a stage reads and writes."""
 
     def folder(wildcards, output):
         return f"{output[0].rpartition(f'results/{stage}/')[0]}results"
@@ -85,7 +85,7 @@ def evaluation_inputs(wildcards):
 
 
 def devices_of(wildcards):
-    """Number of processes that share a training, each with its own threads and GPU."""
+    """Number of processes that share a training run, each with its own threads and GPU."""
     return PLAN.find("train", wildcards.experiment).devices
 
 
