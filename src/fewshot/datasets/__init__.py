@@ -27,7 +27,7 @@ class DatasetPart(Part):
 
     Attributes:
         image_size: side of the stored square images, pixels; None if set by the user (`settings.image_size`).
-        splits: by split, the number of classes and the minimum number of images per class; None if unknown in advance.
+        splits: split -> number of classes and minimum number of images per class; None if unknown in advance.
         data_files: class lists in this folder that determine the content; part of the key.
         packages: distributions whose version determines the pixels; part of the key.
     """

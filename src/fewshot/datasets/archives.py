@@ -69,7 +69,7 @@ class ZipFiles(FileSet):
 
 
 def check_overlap(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse a zip whose members share compressed bytes, as zip bombs do."""
+    """Refuse a zip whose members share compressed bytes, as in zip bombs."""
     ordered = sorted(members, key=lambda member: member.header_offset)
     for first, second in itertools.pairwise(ordered):
         if first.header_offset + first.compress_size > second.header_offset:
@@ -77,7 +77,7 @@ def check_overlap(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """A tar header that refuses extended headers (long names, attributes) of excessive size before reading them."""
+    """A tar header that refuses oversized extended headers (long names, attributes) before reading them."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if not self.isreg() and self.size > MAX_HEADER_BYTES:
@@ -202,7 +202,7 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
     """Open files, archives or folders as one set.
 
     Args:
-        paths: each a file, an archive (zip, tar, tar.gz, tar.bz2), a folder of files, or a folder of archives only.
+        paths: files, archives (zip, tar, tar.gz, tar.bz2), folders of files, or folders of archives only.
         scratch: folder for decompressed tars, which are removed afterwards.
         limits: what an archive may contain.
 

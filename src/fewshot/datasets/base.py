@@ -35,7 +35,7 @@ class Dataset(ABC):
         """Yield train, validation and test.
 
         Args:
-            files: downloaded files, or files, archives and folders of the user.
+            files: downloaded files, or the user's own files, archives and folders.
             scratch: an empty folder for temporary files.
 
         Raises:

@@ -69,7 +69,7 @@ def original_folder(files: FileSet) -> PurePosixPath | None:
 
 
 def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
-    """Read the original pickles; both parts together have the 600 images of each class."""
+    """Read the original pickles; the two parts together have the 600 images of each class."""
     meta = str(folder / "meta")
     class_names = dict(enumerate(value_of(read_pickle(files, meta), ["fine_label_names"], meta)))
     images, classes, source_ids = [], [], []
@@ -91,7 +91,7 @@ def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
 def read_split_pickles(files: FileSet, pickles: dict[str, str], lists: ClassLists) -> dict[str, ImageSource]:
     """Read the authors' pickles: `data` (N, 32, 32, 3) and `labels`.
 
-    Labels of CIFAR-100 itself get their class names; others stay numbers, and only their counts can be checked.
+    CIFAR-100's own labels are replaced by class names; others stay numbers, and only their counts can be checked.
     """
     fine_names = dict(enumerate(sorted(name for names in lists.splits.values() for name in names)))
     contents = {split: read_pickle(files, name) for split, name in pickles.items()}

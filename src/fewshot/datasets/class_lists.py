@@ -20,7 +20,7 @@ class ClassLists:
 
     Attributes:
         splits: class names of train, validation and test.
-        images_per_class: images in every class; None if classes differ.
+        images_per_class: images in every class; None if the classes differ in size.
         images_per_split: images in each split; None if not published.
         images_total: images in all splits together; None if not published.
     """
@@ -102,10 +102,10 @@ def read_class_lists(path: Path) -> ClassLists:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises:
-        DataError: if it cannot be read or contains something else.
+        DataError: if it cannot be read or contains anything else.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))

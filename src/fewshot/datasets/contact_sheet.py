@@ -18,7 +18,7 @@ FONT_SIZE = 13
 
 
 def draw_contact_sheet(store: Store, path: Path) -> None:
-    """Draw evenly spread classes and images of every split into a PNG file; byte-identical for the same store."""
+    """Draw evenly spaced classes and images of every split into a PNG file; byte-identical for the same store."""
     blocks = [_draw_split(split) for split in store.splits.values()]
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     top = 0
@@ -54,7 +54,7 @@ def _fit(image: Image.Image) -> Image.Image:
 
 
 def _spread(count: int, shown: int) -> list[int]:
-    """Return at most `shown` evenly spread numbers of 0 .. count - 1."""
+    """Return at most `shown` evenly spaced numbers from 0 .. count - 1."""
     return [i * count // min(count, shown) for i in range(min(count, shown))]
 
 

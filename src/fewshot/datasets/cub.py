@@ -1,7 +1,7 @@
 """CUB-200-2011: 200 bird species, 11,788 photographs (Wah et al. 2011); 100 / 50 / 50 (Chen et al., ICLR 2019).
 
-Read from the original archive or from any folder of class folders with the original names. Whole photographs, not
-cropped to the bounding boxes, resized to 84 x 84 with Pillow's default filter.
+Read from the original archive or from any folder of class folders with the original names. Photographs are not cropped
+to the bounding boxes; they are resized to 84 x 84 with Pillow's default filter.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Cub(FileDataset):
                 f"{files.origin} is not a known form of CUB-200-2011; accepted: the archive CUB_200_2011.tgz, or "
                 f"images in folders named as in it (001.Black_footed_Albatross); found {files.names()[:5]}"
             )
-        # Segmentations and the like are in folders of the same names next to `images`.
+        # Segmentations and the like are in folders with the same names next to `images`.
         photographs = [name for name in images if "images" in PurePosixPath(name).parts] or images
         to_array = partial(resize_square, size=self.image_size)
         source = FileSource(files, photographs, [folder_class(name) for name in photographs], to_array)

@@ -23,7 +23,7 @@ def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
     Args:
         name: an entry of `DATASETS`.
         settings: of the type that the entry names.
-        raw_dir: folder of downloaded files.
+        raw_dir: folder for downloaded files.
 
     Returns:
         The files, in the order of the release, or the path given by the user; empty if none are needed.
@@ -48,7 +48,7 @@ def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
 
 
 def describe_files(name: str, settings: Settings, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the names and sizes of the files and how they were checked, for the record of a store."""
+    """Return the names and sizes of the files and how they were checked, for a store's record."""
     return [
         {
             "file": path.name,

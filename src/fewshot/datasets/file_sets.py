@@ -1,4 +1,4 @@
-"""Named files read as one set, whether they are in a folder, an archive or several of them."""
+"""Named files read as one set, whether they are in one folder, one archive or several."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from fewshot.errors import DataError
 
-# Raised by the standard library on damaged archives; OSError also on files without read permission.
+# Raised by the standard library for damaged archives; OSError also for files without read permission.
 UNREADABLE = (
     *(OSError, EOFError, NotImplementedError, RuntimeError, struct.error, IndexError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
@@ -65,7 +65,7 @@ class FileSet(ABC):
 
 
 class FolderFiles(FileSet):
-    """The files in a folder of the user and its subfolders; links are followed."""
+    """The files in a user's folder and its subfolders; links are followed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -1,6 +1,6 @@
 """`folder`: the user's own images in class folders, or in folders train, validation and test of class folders.
 
-Without split folders the classes are split by a file that lists them, or at random: classes are ordered by a hash of
+Without split folders, the classes are split by a file that lists them, or at random: classes are ordered by a hash of
 the seed and their name, so that adding a class moves few others.
 """
 

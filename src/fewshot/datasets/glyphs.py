@@ -1,8 +1,8 @@
 """`glyphs`: the built-in data set. A class is a character, an image is that character in one typeface.
 
-Made in seconds from pip packages: typefaces (the `fontpkg` packages, and DejaVu and STIX from matplotlib) and two
-photographs (from scikit-learn). 32 x 32 x 3, 60 images per class, each in a different typeface; random pose and colours
-over a crop of a photograph. The splits differ by script: test characters are from alphabets not used in training.
+Generated in seconds from pip packages: typefaces (the `fontpkg` packages, and DejaVu and STIX from matplotlib) and two
+photographs (from scikit-learn). 32 x 32 x 3, 60 images per class, each in a different typeface, in a random pose and
+random colours over a crop of a photograph. The splits differ by script: test alphabets are not used in training.
 
 The pixels depend on the versions of Pillow (FreeType) and of the packages, which are pinned by the lock file.
 Excluded: characters that look alike across scripts or cases (A/Α/А, c/C, 3/З, ß/β, n/η), and I, l, 1, 0, 8.
@@ -227,7 +227,7 @@ def draw_background(rng: np.random.Generator, photograph: np.ndarray, style: Sty
 
 
 def draw_ink(rng: np.random.Generator, background: np.ndarray, style: Style) -> np.ndarray:
-    """Draw a colour, (3,), with enough contrast to the background; black or white if eight draws fail."""
+    """Draw a colour, (3,), with enough contrast to the background; use black or white if eight draws fail."""
     mean = background.mean((0, 1))
     for _ in range(8):
         ink = rng.uniform(0, 255, 3)

@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file is meant to be an image, judged by its suffix."""
+    """Return whether a file should be an image, judged by its suffix."""
     return name.lower().endswith(SUFFIXES)
 
 

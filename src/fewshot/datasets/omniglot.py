@@ -1,9 +1,9 @@
 """Omniglot: 1,623 characters of 50 alphabets, 20 drawings each (Lake et al., Science 2015).
 
-Train and validation are the first 25 and the last 5 of the background alphabets by name, test the 20 evaluation
-alphabets (`splits/omniglot.yaml`). Drawings are inverted (ink 255 on 0) and reduced from 105 to 28 pixels with Pillow's
-Lanczos filter, and stored as three equal channels. `rotations` adds each character rotated by 90, 180 and 270 degrees
-as separate classes, as many papers do.
+Train and validation are the first 25 and the last 5 of the background alphabets by name, test is the 20 evaluation
+alphabets (`splits/omniglot.yaml`). Drawings are inverted (ink 255 on 0), reduced from 105 to 28 pixels with Pillow's
+Lanczos filter, and stored as three identical channels. `rotations` adds each character rotated by 90, 180 and 270
+degrees as separate classes, as in many papers.
 """
 
 from collections.abc import Iterator, Sequence

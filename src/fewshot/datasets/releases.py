@@ -1,6 +1,6 @@
 """Where the published files are available, and their checksums in public programs.
 
-An address has no influence on the content of a store, which is checked by checksum, class lists and counts.
+An address does not affect the content of a store, which is checked by checksum, class lists and counts.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Release:
     Attributes:
         folder: subfolder of the raw files; data sets may share it.
         files: the files, all of which are needed.
-        terms: terms that a user has to accept before a download; None if there are none.
+        terms: terms that the user must accept before a download; None if there are none.
     """
 
     folder: str
@@ -196,6 +196,6 @@ MANUAL_STEPS = {
 
 
 def manual_steps(name: str) -> str:
-    """Return the steps to do by hand when no download works."""
+    """Return the steps to take by hand when no download works."""
     steps = MANUAL_STEPS.get(name, "fetch its files")
     return f"By hand: {steps}; then set prepare.{name}.path in params.yaml to its path."

@@ -1,8 +1,8 @@
 """Untrusted pickles, read without executing them: plain containers, numbers, strings and arrays, nothing else.
 
 Two steps. First the opcodes are scanned without executing them: known opcodes only, no lengths beyond the end of the
-file, no memo of excessive size. Then the standard unpickler builds the values, with every global name resolved from a
-short list of stand-ins of our own, so that no constructor of numpy or of any other library is called.
+file, no oversized memo. Then the standard unpickler builds the values, with every global name resolved from a short
+list of our own stand-ins, so that no constructor of numpy or of any other library is called.
 Strings of Python 2 are decoded as latin-1, as archives of that time require.
 """
 
@@ -68,7 +68,7 @@ class _Array:
 
 
 def _build_array(shape: Any, kind: Any, order: Any, content: Any) -> np.ndarray:
-    """Build an array whose content has exactly the size that its shape and type require."""
+    """Build an array if its content has exactly the size that its shape and type require."""
     if not isinstance(kind, _Type) or not isinstance(shape, tuple):
         raise DataError("an array without a proper shape or type; refused")
     if not all(type(side) is int and 0 <= side < 2**40 for side in shape) or len(shape) > 8:
@@ -249,7 +249,7 @@ def _read_lines(file: BinaryIO, lines: int, limit: int) -> bytes:
 def _resolve(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
     """Return the value with real arrays in place of the stand-ins.
 
-    `done` maps the id of each container to the container (which keeps it alive) and its result, so that parts that a
+    `done` maps the id of each container to the container (to keep it alive) and its result, so that parts that a
     pickle references a thousand times are resolved once.
     """
     if depth > MAX_DEPTH:

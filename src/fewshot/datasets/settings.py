@@ -1,4 +1,4 @@
-"""Settings of the data sets: the entries of section `prepare` of `params.yaml`. Free of numpy and torch."""
+"""Settings of the data sets: the entries of section `prepare` of `params.yaml`. Imports neither numpy nor torch."""
 
 from typing import Annotated, ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""The forms in which few-shot data is distributed, each read as `ImageSource`: classes by row, then images by row."""
+"""The forms in which few-shot data is distributed, all read as `ImageSource`: first classes by row, then images."""
 
 import re
 import tokenize
@@ -168,7 +168,7 @@ def split_of_name(name: str) -> str | None:
 
 
 def files_by_split(files: FileSet, endings: Sequence[str], ignore: Sequence[str] = ()) -> dict[str, str]:
-    """Return by split the file with one of the endings and the split in its name; names with `ignore` are skipped.
+    """Return split -> the file with one of the endings and the split in its name; skip names that contain `ignore`.
 
     Raises:
         DataError: if two files claim the same split.

@@ -1,10 +1,10 @@
-"""One split as files: its images in one array, class by class, and the origin of each image.
+"""The files of one split: its images in one array, class by class, and the origin of each image.
 
     <split>.npy              (N, H, W, C) uint8
     <split>.sources.txt      one line per image: the file, or the row of a file, it came from
 
-Within a class the images are ordered by a hash of their pixels, so that the content, its hash and therefore every
-episode do not depend on the mirror, archive form or file order.
+Within a class the images are ordered by a hash of their pixels, so the content, its hash and therefore every episode
+are independent of the mirror, archive form and file order.
 """
 
 import hashlib
@@ -193,15 +193,15 @@ def prepare_again(directory: Path) -> str:
 
 
 def find_duplicates(directory: Path, digests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Report images with equal pixels.
+    """Report images with identical pixels.
 
     Args:
         directory: folder of the source ids.
         digests: by split, (N, DIGEST_BYTES) uint8.
 
     Returns:
-        `within`: by split, the number of repeated images; `across`: by "a/b", the number of images of split b that are
-        also in split a; `examples`: some of the latter, [source in a, source in b].
+        `within`: split -> number of repeated images; `across`: "a/b" -> number of images in split b that are also in
+        split a; `examples`: some of the latter, [source in a, source in b].
     """
     keys = {name: [row.tobytes() for row in split] for name, split in digests.items()}
     within = {name: len(rows) - len(set(rows)) for name, rows in keys.items()}

@@ -50,7 +50,7 @@ class JoinedImages:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Copy the rows given by an integer, a slice or an integer array (negative: from the end)."""
+        """Return a copy of the rows given by an integer, a slice or an integer array (negative: from the end)."""
         wanted = np.arange(len(self))[rows]
         first, second = self._parts
         flat = wanted.reshape(-1)
@@ -123,7 +123,7 @@ class Store:
         return height, width, channels
 
     def split(self, name: str) -> SplitStore:
-        """Return a split; "trainval" is the union of train and validation, classes of train first.
+        """Return a split; "trainval" is the union of train and validation, with the classes of train first.
 
         Raises:
             DataError: if there is no such split.
@@ -248,7 +248,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
 
 
 def _check_splits(records: dict[str, SplitRecord]) -> None:
-    """Refuse a missing or empty split, and a class that is in two splits."""
+    """Refuse missing or empty splits, and classes that are in two splits."""
     seen: dict[str, str] = {}
     for name in SPLITS:
         if name not in records or not records[name].class_names:

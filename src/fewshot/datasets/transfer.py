@@ -1,4 +1,4 @@
-"""One file over an unreliable network: mirrors in order, resume, retries; a partial file never passes as complete.
+"""One file over an unreliable network: mirrors in order, resuming, retries; a partial file never passes as complete.
 
 During the transfer the file is stored next to its destination as `.<name>.partial`; it is moved into place in one step
 once its length and checksum are verified. Each file is locked, so that two processes do not write the same one.
@@ -139,16 +139,16 @@ def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
 
 
 class PartialFile:
-    """The part of a file that has been received, and a note of what is needed to resume its transfer."""
+    """The received part of a file, and a note of what is needed to resume its transfer."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f".{target.name}.partial")
         self._note = self.path.with_suffix(".json")
 
     def resume(self, address: str) -> tuple[int, dict[str, str]]:
-        """Return the bytes an earlier attempt left and the headers that request the rest.
+        """Return the number of bytes left by an earlier attempt, and the headers that request the rest.
 
-        (0, {}) if there are none, or the server could not verify that its file is unchanged.
+        (0, {}) if there are none, or if the server could not verify that its file is unchanged.
         """
         try:
             note = json.loads(self._note.read_text())
@@ -161,7 +161,7 @@ class PartialFile:
         return 0, {}
 
     def write_note(self, address: str, response: requests.Response) -> None:
-        """Store address and validator of this transfer; weak validators do not qualify."""
+        """Store the address and validator of this transfer; weak validators do not qualify."""
         tag = response.headers.get("ETag", "")
         validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
         self._note.write_text(json.dumps({"address": address, "validator": validator}))

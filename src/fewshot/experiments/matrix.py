@@ -46,7 +46,7 @@ class Choice:
     settings: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Return name and settings as in result files."""
+        """Return name and settings as recorded in result files."""
         return {"name": self.name, **self.settings}
 
 
@@ -55,9 +55,9 @@ class Experiment:
     """One training and its evaluations, fully resolved.
 
     Attributes:
-        variant: recipe and overrides, which distinguish it apart from data set, backbone, learner and seed.
+        variant: recipe and overrides, the part of the name besides data set, backbone, learner and seed.
         image_size: side of the network's input images, pixels.
-        evaluate: the protocol, `shots` resolved to numbers.
+        evaluate: the test protocol.
         targets: data sets it is tested on.
         weights: file of trained weights used instead of training, or None.
     """
@@ -86,12 +86,12 @@ class Experiment:
 
     @property
     def shots(self) -> tuple[int, ...]:
-        """Numbers of shots it is tested at."""
+        """The numbers of shots it is tested with."""
         return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
 
     @property
     def test_form(self) -> EpisodeForm:
-        """Form of a test episode at the largest number of shots."""
+        """Form of a test episode with the largest number of shots."""
         return EpisodeForm(self.evaluate.n_way, max(self.shots), self.evaluate.n_query)
 
     @property

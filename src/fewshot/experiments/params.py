@@ -23,7 +23,7 @@ class Augmentation(Settings):
 
 
 class Validation(Settings):
-    """Selection of the best epoch: accuracy on fixed episodes of the validation classes after each epoch."""
+    """Model selection: accuracy on fixed episodes of the validation classes, measured after each epoch."""
 
     episodes: int = Field(200, ge=0, le=10**6, description="episodes; 0 keeps the last epoch instead of the best")
     n_shot: PositiveInt = Field(5, description="support images per class")
@@ -126,11 +126,11 @@ class Train(Settings):
 class Report(Settings):
     """What the report shows; not part of any training or evaluation key."""
 
-    sheets: bool = Field(True, description="draw test episodes with right and wrong predictions per learner")
+    sheets: bool = Field(True, description="draw a test episode per learner with its correct and wrong predictions")
 
 
 class Matrix(BaseModel):
-    """One block of a suite: every combination of its lists is an experiment, single values apply to all.
+    """One block of a suite: every combination of its lists is an experiment; single values apply to all.
 
     Any field of `Recipe`, and `learner.<setting>`, `backbone.<setting>` or `evaluate.<setting>`, is allowed too.
     """

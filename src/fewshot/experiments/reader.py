@@ -1,4 +1,4 @@
-"""Reads `params.yaml`: YAML 1.2 of plain values, size-limited, with errors that name the file and the line."""
+"""Reads `params.yaml`: YAML 1.2 with plain values only, of limited size; errors name the file and the line."""
 
 import math
 import re
@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Read a number; text with an explicit tag may not be one."""
+        """Read a number; text tagged as a number may not be one."""
         kind, text = node.tag.rpartition(":")[2], str(node.value)
         if not any(name == kind and re.match(pattern, text) for name, pattern, _ in _YAML_1_2):
             raise yaml.constructor.ConstructorError(
@@ -153,12 +153,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _check_plain(value: Any, where: tuple[str, ...], sizes: dict[int, int]) -> int:
-    """Reject non-finite numbers, broken text and exploding anchors; return the number of values.
+    """Reject non-finite numbers, invalid text and exploding anchors; return the number of values.
 
     Args:
         value: the value.
         where: its path.
-        sizes: of the lists and sections seen so far, by identity: anchors repeat them.
+        sizes: number of values of each list and section seen so far, by identity, because anchors repeat them.
     """
     if id(value) in sizes:
         return sizes[id(value)]

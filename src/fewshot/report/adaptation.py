@@ -1,7 +1,7 @@
 """Figures of a learner's internals: inner-loop gradients, gamma, accuracy by step, solver certificates, embeddings.
 
-Each is drawn from arrays that the evaluation stored, and omitted if there are none. Shapes: T episodes, K inner
-steps, L layers (the stages of the backbone, then the head).
+Each is drawn from arrays stored by the evaluation, and omitted if there are none. Shapes: T episodes, K inner steps, L
+layers (the stages of the backbone, then the head).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,7 +194,7 @@ def certificates(stored: Mapping[str, Mapping[str, np.ndarray]], target: str) ->
 
 
 def embedding_map(entry: ReportEntry, arrays: Mapping[str, np.ndarray], label: str) -> Picture:
-    """Draw the arrays of `fewshot.evaluation.embedding_map`."""
+    """Draw the arrays computed by `fewshot.evaluation.embedding_map`."""
     points, labels = arrays["embedding_map/points"], arrays["embedding_map/labels"]
     figure = Figure(figsize=(5.5, 5.0), layout="constrained")
     axis = figure.subplots()

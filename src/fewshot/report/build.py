@@ -34,7 +34,7 @@ def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) 
     Args:
         suite: the entries to show.
         out: folder of the report.
-        allow_missing: make a partial report from the results that exist, and list what is missing.
+        allow_missing: write a partial report from the results that exist, and list what is missing.
 
     Raises:
         DataError: if results are missing and not `allow_missing`, or a result is damaged.
@@ -86,7 +86,7 @@ def _write_tables(contents: Contents, out: Path) -> None:
 
 
 def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table of equal records; one without records has the column "experiment" alone."""
+    """Write a table of records with the same keys; without records it has only the column "experiment"."""
     columns = list(records[0]) if records else ["experiment"]
     pandas.DataFrame(list(records), columns=columns, dtype=object).to_csv(path, index=False, lineterminator="\n")
 

@@ -48,7 +48,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: one method at several shots.
+    """A line of a table: one method at several numbers of shots.
 
     Attributes:
         backbone: name of the backbone.
@@ -87,12 +87,12 @@ class Block:
 
     @property
     def has_published(self) -> bool:
-        """Whether any number of the table has a published counterpart."""
+        """Whether any number in the table has a published counterpart."""
         return any(cell.verdict.number for cell in self.cells)
 
     @property
     def counterpart(self) -> str:
-        """Heading of the numbers compared with; see `counterpart`."""
+        """Heading of the numbers in comparison; see the function `counterpart`."""
         return counterpart(self.cells)
 
 
@@ -121,7 +121,7 @@ class Contents:
 
     @property
     def trainings(self) -> tuple[ReportEntry, ...]:
-        """One finished entry per experiment, whatever its target: they share the training."""
+        """One finished entry per experiment: its targets share the training run."""
         return tuple({entry.experiment: entry for entry in self.finished}.values())
 
     @property
@@ -161,7 +161,7 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
 
 
 def describe_missing(missing: Sequence[ReportEntry]) -> str:
-    """Return a line per missing result: the last line of its log, where the log is, and the command that makes it."""
+    """Return a line per missing result: the last line of its log, the log's path, and the command to compute it."""
     return "\n".join(
         f"  {entry.experiment} on {entry.target}: {_end_of_log(entry.log)}; run: {entry.command}" for entry in missing
     )
@@ -177,7 +177,7 @@ def _end_of_log(log: Path | None) -> str:
 
 
 def table_blocks(cells: Sequence[Cell]) -> list[Block]:
-    """Lay numbers out as the papers do: one table per data set and target, a line per method, a column per shot."""
+    """Lay numbers out as in the papers: one table per data set and target, a line per method, a column per shot."""
     tables: dict[str, dict[tuple[str, str, str], dict[int, Cell]]] = {}
     for cell in cells:
         line = (cell.row.entry.group, cell.row.entry.backbone, cell.method)

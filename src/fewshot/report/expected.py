@@ -2,9 +2,9 @@
 
     python -m fewshot.report.expected results/tables/quickstart/results.csv --title "glyphs, 3 seeds" --version 0.1.0
 
-The file has `source` (title, version, address) and `numbers`, a list of the fields of `published.Published`. A later
-run is matched with its expected number like with a published one, and compared by the same rule; its settings must be
-equal (`settings_hash`). Several seeds give the deviation between runs (`run_sd_pct`), unknown to a run with one seed.
+The file has `source` (title, version, address) and `numbers`, each with the fields of `published.Published`. A later
+run is matched with its expected number as with a published one, and compared by the same rule; its settings must be
+equal (`settings_hash`). Several seeds give the deviation between runs (`run_sd_pct`), which one run cannot estimate.
 """
 
 import argparse

@@ -94,7 +94,7 @@ def _published_mark(axis: Axes, cell: Cell, y: float) -> None:
 
 
 def learning_curves(contents: Contents) -> Picture | None:
-    """Draw validation accuracy over epochs, one panel per data set and backbone; None if nothing was trained."""
+    """Draw validation accuracy against epochs, one panel per data set and backbone; None if nothing was trained."""
     panels: dict[str, dict[str, list[History]]] = defaultdict(lambda: defaultdict(list))
     for entry in contents.trainings:
         if history := read_history(entry):
@@ -138,7 +138,7 @@ def _number(record: dict[str, str], column: str) -> float:
 
 
 def shots_curve(blocks: Sequence[Block]) -> Picture:
-    """Draw accuracy over the number of shots."""
+    """Draw accuracy against the number of shots."""
     wide = [block for block in blocks if len(block.shots) > 2]
     figure = Figure(figsize=(7.5, 3.0 * len(wide)), layout="constrained")
     for axis, block in zip(figure.subplots(len(wide), 1, squeeze=False)[:, 0], wide, strict=True):
@@ -161,7 +161,7 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
 
 
 def difference_matrices(contents: Contents) -> Iterator[Picture]:
-    """Yield one matrix per family of two rows or more; names that would repeat are numbered."""
+    """Yield one matrix per family of two or more rows; names that would repeat are numbered."""
     drawn: Counter[str] = Counter()
     for comparison in contents.comparisons:
         if 1 < len(comparison.rows) <= MAX_MATRIX:
@@ -210,7 +210,7 @@ def _difference_text(axis: Axes, value: float, significant: bool, limit: float, 
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:
-    """Yield one matrix per shot of the models tested on several targets, if there are any."""
+    """Yield one matrix per number of shots, for the models tested on several targets, if any."""
     targets_of: dict[str, set[str]] = defaultdict(set)
     for cell in contents.cells:
         targets_of[cell.row.entry.group].add(cell.row.entry.target)

@@ -1,4 +1,4 @@
-"""Input of a report, one entry per evaluated model and target as the plan describes it, and the summary it returns."""
+"""Input of a report, one entry per evaluated model and target as described by the plan, and the summary it returns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ class ReportEntry:
         experiment: name with the seed, "glyphs-conv4-ridge-s0".
         group: name without the seed; the seeds of a group are averaged.
         recipe: name of the training settings.
-        variant: what else differs from the other experiments of the suite; "" if nothing.
+        variant: what else differs from the other experiments in the suite; "" if nothing.
         dataset: trained on.
         target: tested on.
         backbone: registered name.

@@ -63,7 +63,7 @@ def _table(block: Block) -> str:
 
 
 def _cell(cell: Cell | None) -> list[str]:
-    """Return our number, and the published number with the verdict's sign."""
+    """Return our number, and the published number with the sign of the verdict."""
     if cell is None:
         return ["--", ""]
     mean = f"\\textbf{{{cell.accuracy_pct:.2f}}}" if cell.mark == "best" else f"{cell.accuracy_pct:.2f}"

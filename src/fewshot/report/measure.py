@@ -24,7 +24,7 @@ class Run:
         entry: where it comes from.
         protocol: the evaluation file without its results: settings, hashes, versions.
         shot: support images per class.
-        selection: "single" or "ensemble" of checkpoints.
+        selection: "single" checkpoint or "ensemble" of checkpoints.
         accuracies: (E,), 0..1, one per test episode.
         unconverged: episodes whose solver did not reach its tolerance.
         max_kkt_residual: largest relative residual of the solver; None for closed forms.
@@ -59,7 +59,7 @@ def settings_hash(train_settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one group (all its seeds) at one target, shot and selection.
+    """The runs of one group (all its seeds) with one target, shot and selection.
 
     Attributes:
         runs: at least one, in the order of the seeds.

@@ -1,4 +1,4 @@
-"""The numbers published in papers (`published.yaml`), and those this project expects of itself (`expected.yaml`).
+"""The numbers published in papers (`published.yaml`), and those this project expects of its own runs (`expected.yaml`).
 
 `published.yaml` follows the papers: a table has rows (methods) and columns (data set and shot). Numbers are matched
 with experiments by data set, target, backbone, learner, ways and shots, never by an experiment's name.
@@ -59,7 +59,7 @@ class Source(Settings):
 
 
 class _TableRow(BaseModel):
-    """A row of a published table; further keys override the table's protocol."""
+    """A row of a published table; additional keys override the table's protocol."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

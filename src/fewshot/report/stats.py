@@ -40,7 +40,7 @@ class Estimate:
     Attributes:
         mean: the estimate.
         parts: independent sources of error. Their half widths add in quadrature. Adding variances first and pooling the
-            degrees of freedom (Welch-Satterthwaite) covers 88 % where two or three seeds are added to hundreds of
+            degrees of freedom (Welch-Satterthwaite) covers 88 % when two or three seeds are combined with hundreds of
             episodes; this rule covers 93-97 % (tests/report/test_stats.py).
     """
 
@@ -125,8 +125,8 @@ def over_both(accuracies: np.ndarray) -> Estimate:
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     """Estimate the mean of ours - theirs on the same episodes.
 
-    Pairing removes the difficulty of the episodes, which is most of the variance. If a side has several seeds, its seed
-    part is added, so that the result is about the learners; with one seed each it is about two trained models.
+    Pairing removes the difficulty of the episodes, most of the variance. If a side has several seeds, its seed part is
+    added, so that the result is about the learners; with one seed each, it is about two trained models.
 
     Args:
         ours: (S, E) or (E,).

@@ -20,7 +20,7 @@ def percent(cell: Cell) -> str:
 
 
 def protocol_text(row: Row) -> str:
-    """Return one line on how a number was obtained."""
+    """Return one line describing how a number was obtained."""
     protocol, recipe = row.protocol, row.recipe
     devices = recipe.get("devices", 1)
     inductive = "transductive" if protocol["batch_norm"] == "transductive" else "inductive"
@@ -65,7 +65,7 @@ def _is_closed_form(row: Row) -> bool:
 
 
 def result_record(cell: Cell) -> dict[str, Any]:
-    """Return a row of results.csv: one group of seeds at one target, shot and selection."""
+    """Return a row of results.csv: one group of seeds with one target, shot and selection."""
     row, number, gap = cell.row, cell.verdict.number, cell.verdict.difference
     runs = stats.run_deviation(row.accuracies)
     return {
@@ -96,7 +96,7 @@ def result_record(cell: Cell) -> dict[str, Any]:
 
 
 def run_record(run: Run) -> dict[str, Any]:
-    """Return a row of runs.csv: one trained model at one target, shot and selection."""
+    """Return a row of runs.csv: one trained model with one target, shot and selection."""
     predictions = len(run.accuracies) * run.protocol["n_way"] * run.protocol["n_query"]
     originals = {
         f"ci95_{name}_pct": decimal(100 * formula(run.accuracies, predictions))
@@ -203,7 +203,7 @@ def published_text(cell: Cell) -> str:
 
 
 def difference_text(cell: Cell) -> str:
-    """Return ours - published in percentage points with its half width; "" without a published number."""
+    """Return our number minus the published one in percentage points, with its half width; "" if none is published."""
     gap = cell.verdict.difference
     return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
 

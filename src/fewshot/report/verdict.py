@@ -1,4 +1,4 @@
-"""Compare our numbers with published ones by the rule of docs/protocol.md.
+"""Compare our numbers with published ones by the rule in docs/protocol.md.
 
 1. Find the published numbers of the same data set, target, backbone, learner, ways and shots; an untrained learner has
    none.
@@ -67,7 +67,7 @@ def _word(gap: Estimate, reasons: Sequence[str]) -> Word:
 def is_same_cell(row: Row, number: Published) -> bool:
     """Return whether a published number has the same data set, target, backbone, learner, ways and shots.
 
-    An untrained learner is no published method; it can only have an expected number.
+    An untrained learner is not a published method; it can only have an expected number.
     """
     train = row.protocol["train"]
     if number.settings_hash is None and not row.is_trained:
@@ -114,7 +114,7 @@ def _other_settings(part: str, ours: Mapping[str, Any], published: Mapping[str, 
 
 
 def _other_training(recipe: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
-    """Compare the recipe values that the source states; fewer training episodes are one reason, not three."""
+    """Compare the recipe values stated by the source; fewer training episodes are one reason, not three."""
     seen, stated = _training_episodes(recipe), _training_episodes(published)
     if seen < stated:
         return [f"reduced training: {seen:,} of {stated:,} episodes".replace(",", " ")]
@@ -136,11 +136,11 @@ def _effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(row: Row, number: Published) -> Estimate:
-    """Return ours - published, 0..1: both errors, and the deviation between runs if one side is a single run.
+    """Return ours - published, 0..1, with both errors, and the deviation between runs if one side is a single run.
 
-    Several seeds of ours show how much single runs scatter; a published number is a single run, so that scatter is
-    added once more. With one seed, the scatter is known only if the published number includes it (`run_sd_pct`);
-    otherwise the verdict is about two single runs.
+    Several of our seeds show how much single runs vary; a published number is a single run, so that variation is added
+    once more. With one seed, it is known only if the published number includes it (`run_sd_pct`); otherwise the verdict
+    is about two single runs.
     """
     runs = stats.run_deviation(row.accuracies)
     if runs is None and number.run_sd_pct is not None:

@@ -1,4 +1,4 @@
-"""A trained few-shot classifier in a program: loads a folder written by `fewshot export` and classifies images."""
+"""A trained few-shot classifier for use in programs: loads a folder written by `fewshot export`, classifies images."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -173,7 +173,7 @@ def load(folder: str | Path) -> Classifier:
         )
     try:
         experiment = _experiment(record)
-        with torch.random.fork_rng():  # building draws weights; the random state of the calling program is kept
+        with torch.random.fork_rng():  # building draws weights; keep the caller's random state
             learner = initial_learner(experiment)
     except (ParamsError, DataError) as error:
         raise CheckpointError(f"{folder / 'model.json'}: {error}") from None

@@ -1,4 +1,4 @@
-"""Frozen episodes as a text file that any language can read: JSON Lines, a header, then one line per episode.
+"""Frozen episodes as a text file for any language: JSON Lines with a header, then one line per episode.
 
 Header (first line):
     format, version     "fewshot-episodes", 1
@@ -9,7 +9,7 @@ Header (first line):
     episodes_hash       sha256 of classes and images, as in the evaluation files for these shots
     sha256              of all bytes after the first line
 
-Each further line is an episode:
+Each subsequent line is an episode:
     id                  the index it was drawn with
     classes             class numbers; the j-th class has label j in this episode
     support, query      {"labels": [...], "rows": [...], "sources": [...]}, class by class; a source identifies the
@@ -70,7 +70,7 @@ class Images(Settings):
 
 
 class Episode(Settings):
-    """Any further line of a file."""
+    """Any subsequent line of a file."""
 
     id: Annotated[int, Field(ge=0, lt=2**63)]
     classes: tuple[Number, ...]

@@ -1,7 +1,7 @@
 """Writes a trained learner as a self-contained folder; `fewshot.sharing.classifier` loads it again.
 
 <folder>/weights.safetensors   the selected state
-<folder>/model.json            how to build it: learner, backbone, recipe, image preparation; sha256 of the weights
+<folder>/model.json            how to build it: learner, backbone, recipe, preprocessing; sha256 of the weights
 <folder>/README.md             model card with the results of its evaluations
 """
 

@@ -1,1 +1,1 @@
-"""Training: the loop that trains any learner, model selection, resumable state, and the devices it runs on."""
+"""Training: the loop that trains any learner, model selection, resumable state, and devices."""

@@ -1,9 +1,9 @@
 """Makes the C library's allocator keep the memory that torch frees between forward passes.
 
-By default glibc returns every large block to the system at once, and the next pass pays for each of its pages again.
-With conv4 in float32 on one core (AMD EPYC, family 26) that took 40 % of a training step of 8 episodes at 32 pixels and
-of 2 episodes at 84, and up to 70 % of an embedding pass over 256 images. Results do not change; peak memory grows by up
-to a third, because freed blocks of different sizes are not merged.
+By default glibc returns every large block to the system at once, and the next pass faults in each page again. With
+conv4 in float32 on one core (AMD EPYC, family 26) that took 40 % of a training step of 8 episodes at 32 pixels or 2
+episodes at 84 pixels, and up to 70 % of an embedding pass over 256 images. Results do not change; peak memory grows by
+up to a third, because freed blocks of different sizes are not merged.
 """
 
 import ctypes

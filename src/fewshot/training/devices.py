@@ -33,13 +33,13 @@ def claim_devices(
 ) -> tuple[list[torch.device], object]:
     """Claim several devices for one job, all different (on a CPU: all the same); return them and their locks.
 
-    Only one job at a time collects several GPUs: two that each hold some and wait for the rest would wait forever.
+    Only one job at a time claims several GPUs: two jobs that each hold some and wait for the rest would deadlock.
 
     Args:
         wanted: "cpu", "cuda" or "auto" (GPUs if there are any).
         count: number of devices.
         jobs_per_gpu: how many jobs may share one GPU.
-        folder: where the locks are; by default the machine's.
+        folder: where the locks are; by default the folder shared by all jobs on the machine.
 
     Raises:
         ResourceError: if "cuda" is wanted and torch sees no GPU, or there are fewer GPUs than `count`.
@@ -92,7 +92,7 @@ def _uses_gpu(wanted: str) -> bool:
 def claim_slot(
     pool: list[str], jobs_per_device: int, folder: Path | None = None, taken: Collection[str] = ()
 ) -> tuple[str, FileLock]:
-    """Wait for a free slot of the pool and lock it; idle devices come before second slots of busy ones.
+    """Wait for a free slot in the pool and lock it; idle devices come before second slots of busy ones.
 
     The locks are stored in the machine's temporary folder, where jobs of all projects and users see each other; a lock
     is released when its process ends, however it ends.
@@ -100,7 +100,7 @@ def claim_slot(
     Args:
         pool: devices as this process numbers them.
         jobs_per_device: slots per device.
-        folder: where the locks are; by default the machine's.
+        folder: where the locks are; by default the folder shared by all jobs on the machine.
         taken: devices of the pool that this job already holds.
     """
     folder = folder or _lock_folder()
@@ -137,7 +137,7 @@ def physical_names(pool: list[str]) -> list[str]:
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Let only one job at a time collect several GPUs."""
+    """Let only one job at a time claim several GPUs."""
     lock = FileLock(path, mode=0o666)
     try:
         lock.acquire(timeout=0)

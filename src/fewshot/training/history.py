@@ -1,4 +1,4 @@
-"""The training history: one row per epoch, written as history.csv. Free of torch, because the report reads it too."""
+"""The training history: one row per epoch, written as history.csv. It needs no torch, because the report reads it."""
 
 import csv
 import io

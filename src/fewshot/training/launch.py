@@ -1,8 +1,7 @@
-"""Starts the processes (ranks) of a training on several devices, supervises them and reports how they ended.
+"""Starts the processes (ranks) of a training run on several devices, supervises them and reports how they ended.
 
 The processes find each other through a file in the job's checkpoint folder, so no port or host name is needed and any
-number of such trainings can run at once. The parent computes nothing: it passes on signals and ends all ranks if one
-fails.
+number of such runs can coexist. The parent computes nothing: it forwards signals and ends all ranks if one fails.
 """
 
 import json
@@ -51,7 +50,7 @@ class _SharedTraining:
         devices: one per rank.
         threads: CPU threads of each rank.
         timeout: how long one rank may keep the others waiting.
-        folder: for the rendezvous and the reports of the ranks.
+        folder: for the rendezvous file and the reports of the ranks.
     """
 
     experiment: Experiment
@@ -120,7 +119,7 @@ def train_on_devices(
 
 
 def _run_rank(rank: int, training: _SharedTraining) -> None:
-    """Train as one of the ranks; rank 0 reports the outcome."""
+    """Train as one of the ranks; rank 0 also reports the outcome."""
     if rank > 0:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     devices, rendezvous = training.devices, training.folder / "rendezvous"
@@ -137,7 +136,7 @@ def _run_rank(rank: int, training: _SharedTraining) -> None:
 
 
 def _outcome(training: _SharedTraining, processes: ProcessGroup) -> dict[str, Any]:
-    """Return the facts of the run, or why it stopped."""
+    """Return the facts about the run, or why it stopped."""
     store = open_store(training.store)
     try:
         return {"facts": train(training.experiment, store, training.out, training.checkpoints, processes)}
@@ -146,7 +145,7 @@ def _outcome(training: _SharedTraining, processes: ProcessGroup) -> dict[str, An
 
 
 def _supervise(training: _SharedTraining, stopped: Callable[[], str | None]) -> dict[str, Any]:
-    """Start the ranks and return the facts of the run, or raise what ended it; no rank outlives this call."""
+    """Start the ranks and return the facts about the run, or raise what ended it; no rank outlives this call."""
     context = start_processes(_run_rank, (training,), len(training.devices), join=False)
     processes: list[BaseProcess] = context.processes
     try:
@@ -169,7 +168,7 @@ def _supervise(training: _SharedTraining, stopped: Callable[[], str | None]) -> 
 def _exit_codes(processes: Sequence[BaseProcess], stopped: Callable[[], str | None], outcome: Path) -> dict[int, int]:
     """Wait until all ranks have ended, or until `GRACE_S` after the first failure; return their exit codes.
 
-    A signal is passed on to rank 0, and through it to the others: all stop after the same step. A rank that ends before
+    A signal is forwarded to rank 0, and through it to the others: all stop after the same step. A rank that ends before
     there is an outcome has failed, whatever its exit code.
     """
     codes: dict[int, int] = {}
@@ -186,7 +185,7 @@ def _exit_codes(processes: Sequence[BaseProcess], stopped: Callable[[], str | No
 
 
 def _failure(training: _SharedTraining, codes: dict[int, int]) -> Exception:
-    """Return the most informative error: one meant for the user, then a rank that was killed, then a defect."""
+    """Return the most informative error: one meant for the user, else a killed rank, else an unexpected error."""
     records = [json.loads(file.read_text()) for rank in codes if (file := training.failure(rank)).exists()]
     for record in records:
         kind = getattr(errors, record["kind"], None)

@@ -1,4 +1,4 @@
-"""Memory of an outer step: refused before the first step if a GPU cannot hold it, explained if it runs out later."""
+"""Memory of an outer step: a training run is refused if its GPU cannot hold one; running out later is explained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ MIB = 2**20
 
 
 def check_memory(experiment: Experiment, step_bytes: int | None, device: torch.device) -> None:
-    """Refuse a training whose outer step cannot fit in the memory of its GPU.
+    """Refuse a training run whose outer step cannot fit in the memory of its GPU.
 
     Args:
         experiment: named in the error, with the settings to lower.
-        step_bytes: the learner's estimate for one outer step, right within a factor of 2; None if unknown.
+        step_bytes: the learner's estimate for one outer step, correct to within a factor of 2; None if unknown.
         device: where the step is computed; only GPUs are checked, because a CPU's memory is shared with other jobs.
 
     Raises:
@@ -56,7 +56,7 @@ def memory_errors(experiment: Experiment) -> Iterator[None]:
 
 
 def _advice(experiment: Experiment) -> str:
-    """Return which settings lower the memory of a step; only learners with a head run in bfloat16."""
+    """Return which settings reduce the memory of a step; only learners with a head run in bfloat16."""
     recipe, section = experiment.recipe, f"recipes.{experiment.recipe_name}"
     precision = (
         f"set {section}.precision: bfloat16 (learners with a head), or " if recipe.precision == "float32" else ""

@@ -1,4 +1,4 @@
-"""One outer step: draw a meta-batch, sum the gradients of its chunks of episodes, move the weights once."""
+"""One outer step: draw a meta-batch, sum the gradients over its chunks of episodes, update the weights once."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 
 
 class OuterStep:
-    """Takes the outer steps of one training.
+    """Takes the outer steps of one training run.
 
     Args:
         experiment: what is trained.
@@ -37,7 +37,7 @@ class OuterStep:
         self.optimizer = build_optimizer(self.recipe, learner)
 
     def take(self, step: int) -> tuple[float, float]:
-        """Take outer step `step` (from 0); return its loss and its accuracy (0..1), means over the meta-batch.
+        """Take outer step `step` (from 0); return its mean loss and accuracy (0..1) over the meta-batch.
 
         Raises:
             NumericalError: if a loss is not finite.
@@ -75,13 +75,13 @@ class OuterStep:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def estimate_bytes(self) -> int | None:
-        """Return about how much memory a step needs, bytes; None if the learner cannot say."""
+        """Return roughly how much memory a step needs, bytes; None if the learner has no estimate."""
         return self.learner.estimate_step_bytes(
             n_shot=self.recipe.n_shot, n_query=self.recipe.n_query, episodes=self.episodes_at_once
         )
 
     def check_weights(self, steps_done: int) -> None:
-        """Refuse weights that the last step spoiled: its loss was computed before it moved them.
+        """Refuse weights that the last step made non-finite: its loss was computed before the update.
 
         Raises:
             NumericalError: if a parameter or buffer is not finite.
@@ -92,7 +92,7 @@ class OuterStep:
 
     @contextmanager
     def divergence(self, steps_done: int) -> Iterator[None]:
-        """Add the usual cause to errors about values that are not finite."""
+        """Add the usual cause to errors about non-finite values."""
         try:
             yield
         except NumericalError as error:
@@ -119,7 +119,7 @@ def training_batch(experiment: Experiment, split: SplitStore, step: int) -> Epis
 
 
 def build_optimizer(recipe: Recipe, learner: Learner) -> torch.optim.Optimizer:
-    """Return the outer optimiser of all parameters of a learner."""
+    """Return the outer optimiser over all parameters of a learner."""
     parameters = list(learner.parameters())
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)

@@ -1,12 +1,12 @@
-"""One training shared by several processes, each on its own device: how they exchange gradients and statistics.
+"""One training run shared by several processes, each on its own device: how they exchange gradients and statistics.
 
 Every process (rank) holds the whole learner and takes its share of the episodes of each meta-batch. After the backward
 pass the gradients are summed, so all ranks take the same outer step and their weights stay bit-identical. The gradients
-are those of one process that computes the same shares one after the other.
+equal those of a single process that computes the same shares one after the other.
 
 Differences from one process that embeds the whole meta-batch at once:
   * Batch norm normalises each rank's images by their own statistics (as `episodes_per_backward` does).
-  * Running statistics are averaged over the ranks after every step: the order of the ranks does not matter.
+  * Running statistics are averaged over the ranks after every step, so the order of the ranks does not matter.
   * Each rank draws its own random numbers for dropout; augmentation depends on the episode alone.
 """
 
@@ -38,7 +38,7 @@ class LostContactError(ResourceError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The ranks of a training, as one of them sees them; by default a single process, which sends nothing.
+    """The ranks of a training run, as seen by one of them; by default a single process, which sends nothing.
 
     Attributes:
         rank: number of this process, from 0.
@@ -57,7 +57,7 @@ class ProcessGroup:
 
     @property
     def batch_norm_statistics(self) -> str:
-        """Which statistics normalise an image in training, as run.json describes it."""
+        """Which statistics normalise an image in training, as described in run.json."""
         alone = "of the images embedded together"
         return alone if self.size == 1 else f"{alone} on one device; running statistics: mean over {self.size} devices"
 
@@ -75,14 +75,14 @@ class ProcessGroup:
         self._reduce_together(statistics, divisor=self.size)
 
     def sum(self, *values: float) -> list[float]:
-        """Return the sum over the ranks of each value."""
+        """Return each value summed over the ranks."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         return self._reduced(total, dist.ReduceOp.SUM).tolist()
 
     def agree_to_stop(self, name: str | None) -> str | None:
-        """Return the name of a signal that any of the ranks received, so that all stop after the same step."""
+        """Return the name of a signal that any rank has received, so that all stop after the same step."""
         if self.size == 1:
             return name
         number = torch.tensor(signal.Signals[name] if name else 0, device=self.device)
@@ -135,7 +135,7 @@ SINGLE_PROCESS = ProcessGroup()
 def joined(
     rank: int, size: int, device: torch.device, rendezvous: Path, timeout: timedelta = TIMEOUT
 ) -> Iterator[ProcessGroup]:
-    """Join the other ranks; at the end of the block all wait for each other.
+    """Join the other ranks; at the end of the `with` block all wait for each other.
 
     If the block fails, the process is expected to end without waiting for ranks that may never answer.
 

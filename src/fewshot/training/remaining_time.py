@@ -1,4 +1,4 @@
-"""How long a training will take, said once, after its first steps."""
+"""How long a training run will take, printed once, after its first steps."""
 
 import time
 

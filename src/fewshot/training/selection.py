@@ -54,7 +54,7 @@ def publish(out: Path, state: TrainingState, *, ensemble: bool) -> None:
     Args:
         out: folder that gets weights.safetensors, history.csv and ensemble/epoch-<n>.safetensors.
         state: of the finished training.
-        ensemble: whether to write all kept states too.
+        ensemble: whether to write all kept states as well.
     """
     write_history(out / "history.csv", state.progress.history)
     files = [state.checkpoints.kept_state(epoch) for _, epoch in state.progress.kept]

@@ -1,4 +1,4 @@
-"""The state of a training: its progress, and the checkpoint it is saved to and resumed from."""
+"""The state of a training run: its progress, and the checkpoint it is saved to and resumed from."""
 
 import math
 import time
@@ -67,8 +67,8 @@ class Checkpoints:
 
     Attributes:
         folder: holds the checkpoint and the kept states; an existing checkpoint is resumed.
-        seconds: between checkpoints within an epoch, the most work that a kill can lose; one is written after every
-            epoch in any case.
+        seconds: between checkpoints within an epoch, so the most work that a kill can lose; one is also written after
+            every epoch.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Checkpoints:
 
     @property
     def file(self) -> Path:
-        """Checkpoint that a training resumes from."""
+        """Checkpoint that a training run resumes from."""
         return self.folder / "checkpoint.pt"
 
     def kept_state(self, epoch: int) -> Path:
@@ -85,13 +85,13 @@ class Checkpoints:
 
 
 class TrainingState:
-    """Everything a resumed training needs: weights, optimiser state and progress.
+    """Everything a resumed training run needs: weights, optimiser state and progress.
 
     Args:
         learner: with its initial weights.
         optimizer: of the learner.
         checkpoints: where and how often to save.
-        writes: whether this process saves; of several processes only one does, all resume.
+        writes: whether this process saves; with several processes only one does, but all resume.
     """
 
     def __init__(

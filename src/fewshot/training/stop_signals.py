@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT and SIGTERM end a training after the current step, with its state saved."""
+"""Stopping on request: SIGINT and SIGTERM end a training run after the current step, with its state saved."""
 
 import signal
 from collections.abc import Callable, Iterator

@@ -37,14 +37,14 @@ def train(
         store: the prepared data set.
         out: folder that gets weights.safetensors, history.csv and, for an ensemble, ensemble/epoch-<n>.safetensors.
         checkpoints: where and how often to save the state of the run.
-        processes: those that share the training, and the device of this one; the first of them writes the files.
+        processes: those that share the training, and the device of this one; the first one writes the files.
 
     Returns:
         Facts about the run for run.json (times among them).
 
     Raises:
         NumericalError: if a loss is not finite.
-        ResourceError: if memory is short; names the setting to lower.
+        ResourceError: if memory is short; names the settings to lower.
         CheckpointError: if a checkpoint is damaged.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
@@ -116,14 +116,14 @@ class _Run:
         )
 
     def _validate(self) -> tuple[float, float] | None:
-        """Return accuracy and interval on the validation episodes; only one of the processes computes them."""
+        """Return accuracy and interval on the validation episodes; only one process computes them."""
         if not self.processes.leads:
             return None
         with self.outer_step.divergence(self.state.progress.step):
             return validate(self.experiment, self.store, self.learner, self.processes.device)
 
     def announce(self) -> None:
-        """Print what will be trained, and refuse it if the device cannot hold a step.
+        """Print what will be trained; refuse it if the device cannot hold a step.
 
         Raises:
             ResourceError: if the memory of the GPU cannot hold an outer step.
@@ -139,11 +139,11 @@ class _Run:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained values."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
     def facts(self) -> dict[str, Any]:
-        """Return what run.json records of the run."""
+        """Return what run.json records about the run."""
         kept = self.state.progress.kept
         return {
             "resumed_at_step": self.first_step,

@@ -1,1 +1,1 @@
-"""Weights: a learner's tensors on disk, this project's and other programs', read without executing code."""
+"""Weights: a learner's tensors on disk, from this project and other programs, read without executing code."""

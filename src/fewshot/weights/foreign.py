@@ -1,5 +1,5 @@
-"""Weights from elsewhere: exports of this project and checkpoints of the original MetaOptNet program; none of their
-code is executed."""
+"""Weights from elsewhere, exports of this project and checkpoints of the original MetaOptNet program, read without
+executing code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def load_foreign_weights(path: Path, learner: nn.Module) -> None:
 
     Args:
         path: a .safetensors file written by `fewshot export`, or a torch file with the original program's state
-            dictionaries `embedding` and `head`, with or without the prefix `module.`.
+            dictionaries `embedding` and `head`; their keys may have the prefix `module.`.
         learner: built from the experiment that the weights belong to.
 
     Raises:
@@ -37,7 +37,7 @@ def load_foreign_weights(path: Path, learner: nn.Module) -> None:
 
 
 def _read_original(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint of the original program, by this project's names."""
+    """Return the tensors of a checkpoint of the original program, under this project's names."""
     content = _read_torch(path)
     if not all(section in content for section in ORIGINAL_SECTIONS):
         raise CheckpointError(
@@ -62,7 +62,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
 
 
 def _renamed(path: Path, section: str, state: Any, prefix: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a section by this project's names: the originals with a prefix in place of `module.`."""
+    """Return the tensors of a section under this project's names: `prefix` in place of `module.`."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: its {section} is not a dictionary of tensors")
     renamed = {prefix + str(name).removeprefix("module."): value for name, value in state.items()}

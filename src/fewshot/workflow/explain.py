@@ -28,7 +28,7 @@ ENTRY_NAMES = {
 
 
 def explain_experiment(plan: Plan, name: str) -> str:
-    """Return, as text, the facts that determine the keys of an experiment, and those that changed.
+    """Return, as text, the facts that determine the keys of an experiment, and those that have changed.
 
     Args:
         plan: the plan of the suite.
@@ -42,7 +42,7 @@ def explain_experiment(plan: Plan, name: str) -> str:
 
 
 def facts(identity: Identity) -> dict[str, Any]:
-    """Return an identity as one flat table: 'setting recipe.n_shot', 'module fewshot.heads.ridge', ... -> value."""
+    """Return an identity as a flat dictionary: 'setting recipe.n_shot', 'module fewshot.heads.ridge', ... -> value."""
     flat: dict[str, Any] = {}
     for section, content in identity.items():
         if section == "data":
@@ -79,7 +79,7 @@ def _shown(value: Any) -> str:
 def last_recorded(job: Job) -> tuple[Path, Identity] | None:
     """Return the newest recorded result of a job's name (and target) that has another key, and its identity."""
     files: dict[str, Path] = {}
-    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache last: no checkout changes its times
+    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache wins: checkouts leave its times alone
         for folder in (root / job.stage / job.name).glob("*"):
             if folder.name != job.key and (folder / inner / IDENTITY).is_file():
                 files[folder.name] = folder / inner / IDENTITY

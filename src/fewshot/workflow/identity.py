@@ -1,8 +1,8 @@
 """The code part of a key: which modules a job uses, each with a digest of its meaning, and package versions.
 
 A module's meaning is its syntax tree: comments, docstrings and layout do not count. The modules of a job are those
-that its registry entries name, the common loop of its stage, and every module of this package that these import, at
-any depth of their text. Modules that cannot change a number are left out:
+that its registry entries name, the common loop of its stage, and every module of this package that these import,
+inside functions too. Modules that cannot change a number are left out:
 
 * `__init__` files, which hold registries and exports. Their top-level imports are followed, and a name imported from
   one is followed to the module that defines it.
@@ -25,7 +25,7 @@ PACKAGE = "fewshot"
 
 
 def module_digests(modules: Iterable[str]) -> dict[str, str]:
-    """Return the digest of each module that the given ones use, themselves included, by name."""
+    """Return, by name, the digest of each given module and of every module they use."""
     return _digests_of(tuple(dict.fromkeys(modules)))
 
 
@@ -35,7 +35,7 @@ def _digests_of(modules: tuple[str, ...]) -> dict[str, str]:
 
 
 def imported_modules(modules: Iterable[str]) -> list[str]:
-    """Return the modules and all modules of this package that they import, sorted, without the neutral ones."""
+    """Return the modules and those of this package that they import, at any depth, sorted, without neutral ones."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -50,7 +50,7 @@ def imported_modules(modules: Iterable[str]) -> list[str]:
 
 
 def is_neutral(module: str) -> bool:
-    """Return whether no number can depend on a module's text: an `__init__`, or listed in its package's `NEUTRAL`."""
+    """Return whether a module cannot change a number: an `__init__`, or listed in its package's `NEUTRAL`."""
     return _is_package(module) or _is_listed_neutral(module)
 
 
@@ -61,7 +61,7 @@ def _is_listed_neutral(module: str) -> bool:
 
 @cache
 def neutral_names(package: str) -> tuple[str, ...]:
-    """Return the constant `NEUTRAL` of a package's `__init__`, or ()."""
+    """Return the constant `NEUTRAL` in a package's `__init__`, or ()."""
     for node in _tree(package).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "NEUTRAL" for t in node.targets):
             return tuple(ast.literal_eval(node.value))
@@ -89,7 +89,7 @@ def _is_module(name: str) -> bool:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Return the modules of this package that a module imports; of an `__init__` only at its top level."""
+    """Return the modules of this package that a module imports; for an `__init__`, only at its top level."""
     tree = _tree(module)
     found: list[str] = []
     for node in tree.body if _is_package(module) else ast.walk(tree):
@@ -125,7 +125,7 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
 
 @cache
 def _exported_from(package: str, name: str) -> tuple[str, ...]:
-    """Return the modules from which a package's `__init__` takes an exported name, eagerly or lazily."""
+    """Return the modules from which a package's `__init__` exports a name, eagerly or lazily."""
     found: list[str] = []
     for node in ast.walk(_tree(package)):
         if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
@@ -148,7 +148,7 @@ def _meaning(module: str) -> str:
 
 
 def _tokens(node: Any) -> Iterator[str]:
-    """Yield a syntax tree as text. Empty fields are left out, so that newer Pythons with more fields agree."""
+    """Yield a syntax tree as text, without empty fields, so that Python versions with more fields agree."""
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         body_start = 1 if _has_docstring(node) else 0
@@ -172,5 +172,5 @@ def _has_docstring(node: ast.AST) -> bool:
 
 @cache
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed versions of packages whose version determines the pixels."""
+    """Return the installed versions of the packages that determine the pixels."""
     return {name: importlib.metadata.version(name) for name in packages}

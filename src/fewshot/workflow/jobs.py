@@ -43,10 +43,10 @@ def download_job(job: PrepareJob) -> None:
 
 
 def open_prepared(job: PrepareJob) -> Store:
-    """Open the store of a data set; missing or damaged arrays are rebuilt first.
+    """Open the store of a data set, after rebuilding missing or damaged arrays.
 
     Raises:
-        DataError: if a rebuilt store differs from the one the recorded manifest describes.
+        DataError: if a rebuilt store differs from the one that the recorded manifest describes.
     """
     store = build_store(job.dataset.name, dataset_settings(job), job.raw_dir, job.store_dir)
     manifest = job.outputs["manifest"]
@@ -117,7 +117,7 @@ def check_episodes(job: PrepareJob, file: Path) -> str:
 
 
 def _tested_list(job: PrepareJob) -> EpisodeList:
-    """Return the frozen list of a data set; a suite has one per data set it tests on."""
+    """Return the frozen list of a data set; a suite has one for each data set it tests on."""
     if not job.lists:
         raise ParamsError(f"this suite tests nothing on {job.name}, so it has no frozen test episodes")
     return job.lists[0]

@@ -88,7 +88,7 @@ def _evaluated(jobs: list[EvaluateJob]) -> str:
 
 
 def untracked_paths(plan: Plan) -> list[str]:
-    """Return the paths given in `params.yaml` that DVC does not track, so that it would not notice a change."""
+    """Return the paths given in `params.yaml` that DVC does not track, so that it would miss a change."""
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
     tracked = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
     given = [
@@ -101,7 +101,7 @@ def untracked_paths(plan: Plan) -> list[str]:
 
 
 def tidy_stage(plan: Plan, stage: str) -> list[Path]:
-    """Leave exactly the results of the suite in `results/<stage>`; all others stay in `cache/`."""
+    """Keep only the results of the suite in `results/<stage>`; all others stay in `cache/`."""
     if stage == "report":
         return _tidy_tables(plan)
     return tidy(plan.results, stage, {job.dir for job in plan.jobs(stage)})

@@ -1,7 +1,7 @@
 """Experiments -> jobs with keys and paths. The Snakefile, the command line and the tests all use this module.
 
-A key is the digest of everything that determines a job's result, its identity; it is part of the path, so "up to date"
-means "the file exists". Importing or making a plan writes nothing and imports neither torch nor pandas.
+A key is the digest of a job's identity: everything that determines its result. It is part of the path, so "up to date"
+means "the file exists". Importing this module or planning writes nothing and imports neither torch nor pandas.
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,7 +51,7 @@ class EpisodeList:
         return f"episodes-{self.split}-{self.form.n_way}way-{self.form.n_query}query-seed{self.seed}.npz"
 
     def joined(self, other: "EpisodeList") -> "EpisodeList":
-        """Return the list of which this one and `other`, of the same file name, are prefixes."""
+        """Return the shortest list of which this one and `other`, with the same file name, are prefixes."""
         form = replace(self.form, n_shot=max(self.form.n_shot, other.form.n_shot))
         return replace(self, form=form, episodes=max(self.episodes, other.episodes))
 
@@ -395,6 +395,6 @@ def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:
 
 
 def part_modules(experiment: Experiment) -> tuple[str, ...]:
-    """Return the modules that the registry entries of an experiment's learner and backbone name."""
+    """Return the modules named by the registry entries of an experiment's learner and backbone."""
     learner, backbone = LEARNERS[experiment.learner.name], BACKBONES[experiment.backbone.name]
     return tuple(dict.fromkeys([*learner.modules, *backbone.modules]))

@@ -1,7 +1,7 @@
 """Results that are no longer needed: `fewshot prune` lists them and deletes them only on request.
 
-Needed are the results of every suite of `params.yaml` with the current code, and those recorded by the `dvc.lock` of
-any branch, tag or DVC experiment: after a checkout they are restored from `cache/` and not recomputed.
+The results needed are those of every suite in `params.yaml` with the current code, and those recorded by the `dvc.lock`
+of any branch, tag or DVC experiment: after a checkout they are restored from `cache/`, not recomputed.
 """
 
 import json
@@ -31,7 +31,7 @@ class UnneededFolder:
     """Files of one job or suite that are no longer needed.
 
     Attributes:
-        kind: "old" (the job has a new key), "orphaned" (in no suite), "partial" or "arrays".
+        kind: "old" (the job has a new key), "orphaned" (its job is in no suite), "partial" or "arrays".
         path: folder.
         size: bytes.
     """
@@ -45,7 +45,7 @@ def suite_plans(params: Params, suite: str | None) -> list[Plan]:
     """Return the plans of all suites, or of the one named.
 
     Raises:
-        ParamsError: if one cannot be planned, so that what it needs is unknown.
+        ParamsError: if a suite cannot be planned, so that what it needs is unknown.
     """
     plans = []
     for name in [suite] if suite else params.suites:
@@ -85,7 +85,7 @@ def recorded_keys() -> set[Key]:
 
 
 def _recorded_outputs(lock: str) -> Iterator[tuple[str, str]]:
-    """Yield (stage, md5 of the folder) of a dvc.lock."""
+    """Yield (stage, md5 of the folder) for each result folder in a dvc.lock."""
     for stage in (yaml.safe_load(lock) or {}).get("stages", {}).values():
         for out in stage.get("outs", []):
             name = Path(out["path"]).name
@@ -174,7 +174,7 @@ def delete_folders(folders: Iterable[UnneededFolder]) -> tuple[list[UnneededFold
 
 
 def summary(folders: list[UnneededFolder], *, deleted: bool) -> str:
-    """Return folders as text: size, kind and path of each, and the total."""
+    """Return as text the size, kind and path of each folder, and the total size."""
     if not folders:
         return "nothing to delete: every result is needed by a suite or recorded in a branch, tag or experiment"
     lines = [f"{_human_size(folder.size):>9}  {folder.kind:<8}  {folder.path}" for folder in folders]

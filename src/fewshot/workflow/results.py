@@ -1,4 +1,4 @@
-"""Finished results: published in one step, kept in `cache/`, where no workflow tool deletes, and restored from there.
+"""Finished results: published in one step, and kept in `cache/`, which no workflow tool touches, to be restored later.
 
 cache/<stage>/<name>/<key>/partial/       files of a job while it runs
 cache/<stage>/<name>/<key>/result/        the finished files, moved there in one step, with their hashes
@@ -122,7 +122,7 @@ def _explain_full_disk() -> Iterator[None]:
 
 
 def _move_to_cache(partial: Path, result: Path) -> None:
-    """Record the hashes of the files, flush them to disk and move the folder into place."""
+    """Record the hashes of the files, flush the files to disk and move the folder into place."""
     hashes = {file.relative_to(partial).as_posix(): sha256_of(file) for file in _files(partial)}
     (partial / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
     for file in _files(partial):

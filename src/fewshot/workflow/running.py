@@ -1,8 +1,8 @@
 """Whether a Snakemake is running in this folder, and removal of the locks a killed one left behind.
 
 Snakemake writes lock files to `.snakemake/locks` and removes them when it ends; after SIGKILL or a power cut they
-remain and block the next run. A lock held by the operating system ends with its process and so distinguishes the two
-cases: every running Snakemake of this project shares one, and only a Snakemake that is alone removes stale files.
+remain and block the next run. A lock of the operating system ends with its process and so distinguishes the two cases:
+all running Snakemakes of this project share one, and only a Snakemake that runs alone removes stale files.
 """
 
 import fcntl
