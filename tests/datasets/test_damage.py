@@ -1,4 +1,4 @@
-"""Damaged sources and stores: each kind is refused with a message that says what to do."""
+"""Damaged sources and stores: each kind of damage is refused with a message that says what to do."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Downloads from a local web server that truncates, resets, redirects, sends web pages and ignores ranges."""
+"""Downloads from a local web server that truncates, resets, redirects, sends web pages or ignores ranges."""
 
 import hashlib
 import socket
@@ -168,7 +168,7 @@ def server():
 
 @pytest.fixture
 def fetch(server, tmp_path, monkeypatch):
-    """Return a function that fetches from addresses given by the server's words, 10,000 bytes at a time."""
+    """Return a function that fetches from addresses named by the server's behaviours, 10,000 bytes at a time."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 10_000)
 
     def run(*words, checksum=SHA256):

@@ -209,7 +209,7 @@ class Project:
 
 
 def draw_images(folder: Path) -> None:
-    """Class folders of small images: a patch with the colour and position of the class, with noise."""
+    """Class folders of small images: a noisy patch with the colour and position of its class."""
     random = np.random.default_rng(0)
     for split, classes in (("train", 4), ("validation", 3), ("test", 3)):
         for number in range(classes):
@@ -241,7 +241,7 @@ def _new_project(folder: Path) -> Project:
 
 
 def _template(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Project:
-    """Make a project once for all processes of a test run."""
+    """Create a project once for all processes of a test run."""
     root = factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "workflow" / name
     folder.parent.mkdir(exist_ok=True)
@@ -262,7 +262,7 @@ def fresh_template(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_template(fresh_template, tmp_path_factory):
-    """A project whose suite was run by `snakemake`; not yet recorded by DVC."""
+    """A project whose suite was run by `snakemake` but not yet recorded by DVC."""
 
     def make(folder):
         project = fresh_template.copy(folder)
@@ -300,7 +300,7 @@ def recorded(recorded_template, tmp_path):
 
 @pytest.fixture
 def bucket():
-    """A bucket on a local S3 server, with the name in profiles/kubernetes."""
+    """A bucket on a local S3 server, with the name given in profiles/kubernetes."""
     boto3, moto_server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

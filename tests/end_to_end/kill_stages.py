@@ -1,7 +1,7 @@
 """Kills stages at random moments. In a project folder: kill_stages.py <kills> <seed> <experiment> <dataset>.
 
-Imports the heavy modules once and forks for each process, so that a kill costs a fraction of a second. Prints as JSON
-how each killed process ended.
+Imports the heavy modules once and forks each process, so that a kill takes a fraction of a second. Prints as JSON how
+each killed process ended.
 """
 
 import json

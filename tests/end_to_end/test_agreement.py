@@ -1,6 +1,6 @@
-"""The two workflow tools agree: neither repeats work of the other, and the tables are correct.
+"""The two workflow tools agree: neither repeats the other's work, and the tables are correct.
 
-The contents of tables are compared, not the status that a tool reports.
+The contents of tables are compared, not the status reported by a tool.
 """
 
 import pytest

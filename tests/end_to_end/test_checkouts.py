@@ -1,4 +1,4 @@
-"""Checkouts, clones and experiments of git and DVC restore old states; tables stay correct and nothing is lost."""
+"""Checkouts, clones and experiments of git and DVC restore old states: tables stay correct and nothing is lost."""
 
 import json
 import shutil

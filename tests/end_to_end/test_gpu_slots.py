@@ -52,7 +52,7 @@ def test_a_killed_process_frees_its_device(tmp_path):
 
 
 def test_visible_devices_are_the_pool(tmp_path, monkeypatch):
-    """Two processes that see GPUs 2, 3 and 3, 2 number both 0 and 1, and still never share one."""
+    """Processes that see GPUs 2, 3 and 3, 2 both number them 0 and 1, and still never share one."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert physical_names(["0", "1"]) == ["2", "3"]
     first, lock = claim_slot(["0", "1"], 1, tmp_path)

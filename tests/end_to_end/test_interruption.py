@@ -40,7 +40,7 @@ def wait_for_log(project, pattern, text, seconds=120):
 
 @pytest.mark.slow
 def test_stages_killed_at_random_moments(fresh, made):
-    """With SIGKILL and SIGTERM in every stage, all results equal those of an uninterrupted run."""
+    """After SIGKILL and SIGTERM in every stage, all results equal those of an uninterrupted run."""
     single(fresh)
     driver = Path(__file__).with_name("kill_stages.py")
     ends = json.loads(
@@ -58,7 +58,7 @@ def test_stages_killed_at_random_moments(fresh, made):
 
 @pytest.mark.slow
 def test_both_tools_killed_in_turn(fresh, made):
-    """Each tool continues from what the other left when killed; stale locks do not block either."""
+    """Each tool continues from where the other was killed; stale locks block neither."""
     chance = random.Random(SEED)
     fresh.edit("train: {device: cpu}", "train: {device: cpu, checkpoint_seconds: 0.0}")
     for command, number, group in (

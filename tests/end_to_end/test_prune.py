@@ -1,4 +1,4 @@
-"""`fewshot prune` lists results that are not needed, and deletes exactly those on request."""
+"""`fewshot prune` lists results that are not needed, and on request deletes only those."""
 
 import pytest
 

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_push_and_pull(recorded, bucket, tmp_path):
-    """A clone pulls the models and tables another one pushed, and has nothing left to run."""
+    """A clone pulls the models and tables that another clone pushed, and has nothing left to run."""
     recorded.run(f"dvc remote add -q -d shelf s3://{bucket.name}/results")
     recorded.run(f"dvc remote modify -q shelf endpointurl {bucket.meta.client.meta.endpoint_url}")
     recorded.variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.skipif("FEWSHOT_SLURM" not in os.environ, reason="run tests/cluster/one_node_slurm.sh"),
 ]
 
-# what the small cluster lacks: accounting, other users, a slow file system
+# options for what the small cluster lacks: accounting, other users, a slow file system
 SMALL = (
     "--slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 "
     "--seconds-between-status-checks 2 --latency-wait 15 --default-resources mem_mb=1000 runtime=10 "

@@ -1,4 +1,4 @@
-"""An edit of the source changes exactly the keys of the results it can change."""
+"""An edit to the source changes only the keys of the results it can change."""
 
 import pytest
 

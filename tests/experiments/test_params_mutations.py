@@ -1,4 +1,4 @@
-"""Hundreds of mutations of params.yaml: each is valid or gives one clear error that fits a screen."""
+"""Hundreds of mutations of params.yaml: each is valid or gives one clear error that fits on a screen."""
 
 import copy
 import random
@@ -32,7 +32,7 @@ def places(values, place=()):
 
 
 def misspell(word, chance):
-    """Return the word with a letter dropped, doubled or replaced, or the case changed."""
+    """Return the word with a letter dropped, doubled or replaced, or with its case changed."""
     at = chance.randrange(len(word))
     wrong = (word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], word[:at] + "x" + word[at + 1 :])
     return chance.choice([*wrong, word.upper(), f"{word} ", f"{word}é", f"-{word}"])

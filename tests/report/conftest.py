@@ -63,7 +63,7 @@ class SuiteMaker:
         arrays: dict[str, np.ndarray] | None = None,
         history: bool = True,
     ) -> ReportEntry:
-        """Write one evaluation with a mean accuracy near `accuracy`, 10 points higher at each further shot."""
+        """Write one evaluation with a mean accuracy near `accuracy`, 10 points higher per further shot."""
         target, backbone = target or dataset, backbone or {"name": "conv4", "filters": 64}
         group = f"{dataset}-{backbone['name']}-{learner}-{recipe_name}"
         entry = ReportEntry(

@@ -45,7 +45,7 @@ def test_results_csv_has_the_documented_columns_and_correct_numbers(maker: Any, 
 
 
 def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) -> None:
-    """Both numbers of a line have the same reasons and so share one note; differences are ours - published."""
+    """The two numbers of a line have the same reasons and so share one note; differences are ours - published."""
     maker.add("prototype", 0.5, dataset="cifar_fs", learner_settings={"divide_by_dimension": False})
     write_report(maker.suite(), tmp_path / "out")
     text = (tmp_path / "out" / "results.md").read_text()

@@ -1,4 +1,4 @@
-"""A training on several devices claims that many different GPUs; here GPUs are only numbers."""
+"""A training run on several devices claims as many different GPUs; here GPUs are only numbers."""
 
 import threading
 

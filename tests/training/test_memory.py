@@ -1,4 +1,4 @@
-"""A step that cannot fit on the GPU is refused before the first step; running out of memory names what to lower."""
+"""Training is refused if a step cannot fit on the GPU; an out-of-memory error names the settings to lower."""
 
 from types import SimpleNamespace
 

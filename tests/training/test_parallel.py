@@ -1,4 +1,4 @@
-"""A training on several devices has the gradients and weights of one process, ends cleanly and never hangs."""
+"""Training on several devices gives the gradients and weights of one process, ends cleanly and never hangs."""
 
 import csv
 import json
@@ -140,13 +140,13 @@ def test_running_statistics_are_the_mean_over_the_devices(steps, tiny_experiment
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Return the folder for the trainings of this file."""
+    """Return the folder for the training runs of this module."""
     return tmp_path_factory.mktemp("trainings")
 
 
 @pytest.fixture(scope="module")
 def run_on_two(tiny_store, root):
-    """Return a function that trains on two processes; it returns the folder of results and the facts."""
+    """Return a function that trains with two processes and returns the folder of results and the facts."""
 
     def train_in(experiment, name="run", checkpoint_seconds=NEVER, timeout=timedelta(minutes=5)):
         out, checkpoints = root / name / "out", root / name / "checkpoints"

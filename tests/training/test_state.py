@@ -1,4 +1,4 @@
-"""The state of a training: running totals become history rows; checkpoints are written when due, by one process."""
+"""The state of a training run: totals become history rows; checkpoints are written when due, by one process."""
 
 import math
 

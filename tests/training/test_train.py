@@ -44,7 +44,7 @@ def run(tiny_store, tmp_path):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Return a function that makes something happen once, within a given outer step (from 0)."""
+    """Return a function that makes something happen once, during a given outer step (from 0)."""
 
     def arrange(number, happening):
         def drawn(experiment, split, step):

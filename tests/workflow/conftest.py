@@ -23,7 +23,7 @@ def forget_source():
 
 @pytest.fixture
 def source(tmp_path, monkeypatch, forget_source):
-    """Return a copy of the package that can be edited; keys are those of the copy."""
+    """Return a copy of the package that a test may edit; keys are computed from the copy."""
     copy = tmp_path / "fewshot"
     shutil.copytree(Path(identity.PACKAGE_DIR), copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(identity, "PACKAGE_DIR", copy)
@@ -34,7 +34,7 @@ def source(tmp_path, monkeypatch, forget_source):
 
 @pytest.fixture
 def edit(source, forget_source):
-    """Return a function that replaces a text once in a file of the copied package, or appends it."""
+    """Return a function that replaces a text once in a file of the copied package, or appends text to it."""
 
     def change(name, old, new=None):
         path = source / name

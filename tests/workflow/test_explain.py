@@ -1,4 +1,4 @@
-"""`fewshot explain` names the setting, module or data by which a key differs from the last recorded one."""
+"""`fewshot explain` names the setting, module or data in which a job differs from its last recorded result."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Exporting from a plan: what the trained experiment and its finished evaluations give to the folder."""
+"""Exporting from a plan: the folder describes the trained experiment and its finished evaluations."""
 
 import pytest
 

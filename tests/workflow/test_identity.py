@@ -1,4 +1,4 @@
-"""A key changes exactly if the result can: with settings, code by meaning, data; not with text, layout or order."""
+"""A key changes if and only if the result can: with settings, code by meaning, data; not with layout or order."""
 
 import ast
 import json
@@ -362,7 +362,7 @@ def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp
 
 
 def test_only_the_registry_imports_by_name():
-    """Other imports are statements, which are found; what the registry loads is in `Part.target` and `Part.uses`."""
+    """All other imports are statements, which keys follow; the registry loads what `Part.target` and `.uses` name."""
     texts = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE}
     by_name = {
         name for name, text in texts.items() if re.search(r"import_module|__import__", ast.dump(ast.parse(text)))
@@ -373,7 +373,7 @@ def test_only_the_registry_imports_by_name():
 
 @pytest.mark.parametrize("package", [path.parent for path in PACKAGE if path.name == "__init__.py"])
 def test_package_files_compute_nothing(package):
-    """A key leaves `__init__` files out, so they must not hold what needs an array library."""
+    """Keys leave out `__init__` files, so these must contain nothing that needs an array library."""
     tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
