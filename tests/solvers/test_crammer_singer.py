@@ -347,7 +347,7 @@ def test_two_threads_at_once(draw_features):
         ({"labels": torch.zeros(2, 5, dtype=torch.int64)}, ValueError, r"labels has shape \(2, 5\)"),
         ({"labels": torch.zeros(2, 6)}, ValueError, "labels .* allowed: integers"),
         ({"labels": torch.tensor([[0, 1, 2, 0, 1, 3]] * 2)}, ValueError, r"labels holds 0 .. 3; allowed: 0 .. 2"),
-        ({"labels": torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 0, 1, 0]])}, ValueError, "problem 1 has no .* class 2"),
+        ({"labels": torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 0, 1, 0]])}, ValueError, "problem 1 lack class 2"),
         ({"n_way": 1}, ValueError, "n_way is 1; allowed: 2 or more"),
         ({"bound": 0.0}, ValueError, "bound is 0.0; allowed: greater than 0"),
         ({"bound": -1.0}, ValueError, "bound is -1.0; allowed"),
@@ -360,8 +360,8 @@ def test_two_threads_at_once(draw_features):
             "labels is empty",
         ),
         ({"backend": "cuda"}, ValueError, "backend is 'cuda'; allowed: 'auto', 'numba', 'torch'"),
-        ({"kernel": torch.full((2, 6, 6), torch.nan)}, FloatingPointError, "kernel has .* not finite"),
-        ({"kernel": torch.full((2, 6, 6), torch.inf)}, FloatingPointError, "kernel has .* not finite"),
+        ({"kernel": torch.full((2, 6, 6), torch.nan)}, FloatingPointError, "kernel has non-finite entries"),
+        ({"kernel": torch.full((2, 6, 6), torch.inf)}, FloatingPointError, "kernel has non-finite entries"),
     ],
 )
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,6 @@
 """Heads (base learners): support and query embeddings -> scores. One file per head; register it here.
 
-Settings types are here and not in the heads' files, so that the plan can read them without loading torch.
+The settings types are defined here, not in the heads' files, so that the plan can read them without importing torch.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,14 +40,14 @@ class HeadSettings(Settings):
         1.0,
         gt=0,
         le=1000,
-        description="initial learnable factor of the scores (Lee et al. 2019: 1, learned by SGD at rate 0.1)",
+        description="initial value of the learnable factor of the scores (Lee et al. 2019: 1, SGD at rate 0.1)",
     )
 
 
 class CertifiedSettings(HeadSettings):
     """Settings of every head with an iterative solver."""
 
-    allow_unconverged: bool = Field(False, description="train on even where the solver did not converge")
+    allow_unconverged: bool = Field(False, description="continue training if the solver did not converge")
 
 
 class PrototypeSettings(HeadSettings):
@@ -63,7 +63,7 @@ class RidgeSettings(HeadSettings):
 
     ridge: float = Field(50.0, gt=0, description="lambda, weight of the squared norm (Lee et al. 2019, released code)")
     target_scale: float = Field(
-        2.0, gt=0, description="factor of the one-hot targets (2 in the released code, 1 in its paper's Eq. 11)"
+        2.0, gt=0, description="factor of the one-hot targets (2 in the released code, 1 in Eq. 11 of the paper)"
     )
 
 
@@ -81,18 +81,22 @@ class SvmSettings(CertifiedSettings):
         1.0, ge=0, description="added to the diagonal of the kernel (1 in the released code, 0 in Eq. 10)"
     )
     solver: Literal["exact", "qpth", "truncated"] = Field(
-        "exact", description="the optimum, or qpth as released, or qpth's iterates computed without it (both slow)"
+        "exact", description="the optimum, qpth as released, or qpth's iterates computed without qpth (both slow)"
     )
     backend: Literal["auto", "numba", "torch"] = Field(
-        "auto", description="of solver exact: compiled for the CPU, batched torch, or by device"
+        "auto", description="backend of solver exact: numba (CPU), torch (batched, any device), or auto (by device)"
     )
-    max_iterations: int = Field(15, ge=1, description="of solvers qpth and truncated in training (released code)")
-    max_iterations_evaluation: int = Field(3, ge=1, description="of the same in evaluation (released test script)")
+    max_iterations: int = Field(
+        15, ge=1, description="iterations of solvers qpth and truncated in training (released code)"
+    )
+    max_iterations_evaluation: int = Field(
+        3, ge=1, description="iterations of the same solvers in evaluation (released test script)"
+    )
     solver_precision: Literal["float32", "float64"] = Field(
-        "float32", description="arithmetic of solvers qpth and truncated; exact always uses float64"
+        "float32", description="precision of solvers qpth and truncated; exact always uses float64"
     )
     allow_unconverged: bool = Field(
-        False, description="train on even where solver exact did not converge; evaluation counts such episodes"
+        False, description="continue training if solver exact did not converge; evaluation counts such episodes"
     )
 
 
@@ -130,7 +134,7 @@ def build_head(name: str, **settings: Any) -> "Head":
         settings: fields of the entry's settings type; missing ones take their defaults.
 
     Raises:
-        ParamsError: if the name or a setting is unknown or a value is out of range; a `ValueError`.
+        ParamsError: a `ValueError`, if the name or a setting is unknown or a value is out of range.
 
     >>> build_head("r2d2", ridge=10.0)
     R2D2Head(ridge=10.0, initial_scale=1.0)

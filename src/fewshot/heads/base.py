@@ -23,9 +23,9 @@ class Head(nn.Module):
     The settings are the keyword arguments of the subclass.
 
     Attributes:
-        settings: as given, with defaults; frozen.
-        scale: learnable factor of the scores, scalar (gamma in Lee et al., CVPR 2019, Eq. 12); `initial_scale` at the
-            start.
+        settings: the given values, completed with defaults; frozen.
+        scale: learnable factor of the scores, scalar (gamma in Lee et al., CVPR 2019, Eq. 12); starts at
+            `initial_scale`.
     """
 
     settings: HeadSettings
@@ -41,7 +41,7 @@ class Head(nn.Module):
         """Take settings as keywords.
 
         Raises:
-            ParamsError: if a setting is unknown or out of range; a `ValueError`.
+            ParamsError: a `ValueError`, if a setting is unknown or out of range.
         """
         super().__init__()
         self.settings = parse_as(self.settings_type, settings, where="")
@@ -54,11 +54,11 @@ class Head(nn.Module):
         )
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, *, n_way: int | None = None) -> Tensor:
-        """Score query images by a classifier fitted on the support images of the same episode.
+        """Score query images with a classifier fitted to the support images of the same episode.
 
         Args:
             support: embeddings, (T, S, d), rows in any order; (S, d) for a single episode.
-            support_labels: class of each row, integers 0 .. M - 1, (T, S) or (S,); every class occurs.
+            support_labels: class of each row, integers 0 .. M - 1, (T, S) or (S,); every class must occur.
             query: embeddings, (T, Q, d) or (Q, d).
             n_way: M, number of classes; one more than the largest label if None.
 
@@ -67,8 +67,8 @@ class Head(nn.Module):
             likely.
 
         Raises:
-            ValueError: if shapes, dtypes or labels do not fit.
-            NumericalError: if an embedding is not finite, or in training a solver did not converge.
+            ValueError: if shapes, dtypes or labels are invalid.
+            NumericalError: if an embedding is not finite or if, in training, a solver did not converge.
         """
         check_shapes(support, support_labels, query)
         single = support.dim() == 2
@@ -85,24 +85,24 @@ class Head(nn.Module):
         return scores.squeeze(0) if single else scores
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Return the scores before `scale`, (T, Q, M); arguments as in `forward`, already checked."""
+        """Return the scores before `scale`, (T, Q, M); arguments as in `forward`, already validated."""
         raise NotImplementedError
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return what the solver reported per episode evaluated since the last call: name -> (episodes,)."""
+        """Return the solver's report on each episode evaluated since the last call: name -> (episodes,)."""
         return {}
 
     def _finite_scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Return `scores`; if a fit fails or they are not finite, name the embedding that is not.
+        """Return `scores`; if the fit fails or the scores are not finite, raise an error that names the cause.
 
-        A non-finite embedding always shows in the kernel or in the scores, which are far smaller.
+        Embeddings are checked only then: non-finite ones always show in the kernel or the scores, which are smaller.
         """
         try:
             scores = self.scores(support, support_labels.long(), query, n_way)
-            finite = isfinite(scores.detach().sum())  # one operation; only finite numbers can sum to one
+            finite = isfinite(scores.detach().sum())  # a single operation; a finite sum implies finite terms
             if not (finite or torch.isfinite(scores.detach()).all()):
                 raise NumericalError(
-                    "scores are not finite although the embeddings are: products overflow; scale them down"
+                    "scores are not finite although the embeddings are: products overflow; scale the embeddings down"
                 )
         except (NumericalError, FloatingPointError) as error:
             for name, value in (("support", support), ("query", query)):
@@ -122,7 +122,7 @@ def _own_first(settings_type: type[HeadSettings]) -> inspect.Signature:
 
 
 def check_shapes(support: Tensor, support_labels: Tensor, query: Tensor) -> None:
-    """Raise `ValueError` unless the tensors are those of T episodes, or of a single one."""
+    """Raise `ValueError` unless the shapes and dtypes are those of T episodes or of a single one."""
     for name, value in (("support", support), ("query", query)):
         if value.dim() not in (2, 3) or not value.is_floating_point():
             raise ValueError(
@@ -146,7 +146,7 @@ def check_labels(labels: Tensor, n_way: int | None) -> int:
     """Return n_way, by default one more than the largest of `labels` (T, S).
 
     Raises:
-        ValueError: unless n_way is 2 or more and each row holds every class 0 .. n_way - 1 and nothing else.
+        ValueError: unless n_way is 2 or more and each row contains every class 0 .. n_way - 1 and no other label.
     """
     if labels.numel() == 0:
         raise ValueError(f"support_labels is empty, shape {tuple(labels.shape)}; allowed: at least one image per class")
@@ -170,11 +170,11 @@ def check_labels(labels: Tensor, n_way: int | None) -> int:
 
 
 def check_finite(name: str, value: Tensor) -> None:
-    """Raise `NumericalError` that names the first non-finite entry of `value`."""
+    """Raise a `NumericalError` naming the first non-finite entry of `value`, if there is one."""
     wrong = (~torch.isfinite(value)).nonzero()
     if len(wrong):
         place = tuple(wrong[0].tolist())
         raise NumericalError(
-            f"{name}{list(place)} is {value[place].item()}; allowed: finite numbers. {len(wrong)} such entries; a too "
-            "large learning rate is the usual cause"
+            f"{name}{list(place)} is {value[place].item()}; allowed: finite numbers. {len(wrong)} such entries; the "
+            "usual cause is too large a learning rate"
         )

@@ -11,10 +11,10 @@ from fewshot.heads.base import Head
 
 
 class CertifiedHead(Head):
-    """Head that records how exact each episode's classifier is.
+    """Head that records how exact the classifier of each episode is.
 
-    In training an episode that did not converge is an error, unless allowed; in evaluation the certificates are kept
-    until `take_certificates` returns them.
+    In training, an episode that did not converge raises an error unless allowed; in evaluation, the certificates are
+    kept until `take_certificates` returns them.
     """
 
     settings: CertifiedSettings
@@ -25,14 +25,14 @@ class CertifiedHead(Head):
 
     @property
     def allow_unconverged(self) -> bool:
-        """Whether training continues where the solver did not converge."""
+        """Whether training continues if the solver did not converge."""
         return self.settings.allow_unconverged
 
     def certify(self, kkt_residual: Tensor, converged: Tensor) -> None:
-        """Record the residuals (T,) and flags (T,) of a batch of episodes.
+        """Record the residuals (T,) and convergence flags (T,) of a batch of episodes.
 
         Raises:
-            NumericalError: in training, if an episode did not converge and this is not allowed.
+            NumericalError: in training, if an episode did not converge and `allow_unconverged` is false.
         """
         if not self.training:
             self._certificates.append((kkt_residual.cpu().numpy(), converged.cpu().numpy()))

@@ -1,12 +1,12 @@
-"""Scores of a classifier that sees the support images only through their kernel, as one autograd function.
+"""Scores of a classifier that depends on the support images only through their kernel, as one autograd function.
 
-Shapes: T episodes, M ways, S support images, Q query images in all, d features. With X the support, Z the query
-embeddings and A the coefficients (S, M) that a fit returns for the kernel K = X X^T:
+Shapes: T episodes, M ways, S support images, Q query images in all, d features. Let X be the support embeddings, Z the
+query embeddings and A (S, M) the coefficients that a fit returns for the kernel K = X X^T:
 
     weights  W = A^T X  (M, d)          scores = Z W^T  (Q, M), plus the sums of A over S if the kernel has a bias
 
-Neither Z X^T nor any (S, Q, M) product is formed. For the gradient G = d loss / d A the fit's adjoint gives, from the
-factors it kept, V and B (S, R) with d loss / d K = -(V B^T + B V^T) / 2; B is A itself in the usual case. So, for
+Neither Z X^T nor any (S, Q, M) product is formed. For the gradient G = d loss / d A, the fit's adjoint uses its stored
+factors to compute V and B (S, R) with d loss / d K = -(V B^T + B V^T) / 2; usually B is A itself. Hence, with
 g = d loss / d scores,
 
     dZ = g W      dW = g^T Z      G = X dW^T      dX = A dW - B V^T X - V B^T X
@@ -21,20 +21,20 @@ from torch import Tensor
 from fewshot.heads.thin_products import gram, inner_products
 
 Adjoint = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
-"""Gradient of the coefficients (T, S, M) -> V (T, S, R), or V and B where B is not the coefficients."""
+"""Gradient of the coefficients (T, S, M) -> V (T, S, R), or V and B if B differs from the coefficients."""
 
 Fit = Callable[[Tensor], tuple[Tensor, Adjoint]]
 """Kernel (T, S, S) -> coefficients (T, S, M) and their adjoint."""
 
 
 def kernel_scores(support: Tensor, query: Tensor, fit: Fit, *, bias: bool = False) -> Tensor:
-    """Return the scores (T, Q, M) of embeddings (T, S, d) and (T, Q, d) by the classifier that `fit` finds.
+    """Return the scores (T, Q, M) that the classifier found by `fit` gives the query images.
 
     Args:
-        support: X.
-        query: Z.
-        fit: is given K without a bias; may add 1 to it.
-        bias: add the sums of the coefficients over the support images, as for the kernel K + 1.
+        support: X, (T, S, d).
+        query: Z, (T, Q, d).
+        fit: called with K without a bias; may add 1 to it.
+        bias: add the sum of the coefficients over the support images, as the kernel K + 1 does.
     """
     scores: Tensor = _KernelScores.apply(support, query, fit, bias)
     return scores

@@ -1,6 +1,6 @@
 """Nearest class mean (prototypical networks).
 
-Source: Snell, Swersky, Zemel, NeurIPS 2017, Eq. 1-2; distances divided by d as in the released code of
+Source: Snell, Swersky, Zemel, NeurIPS 2017, Eq. 1-2, with distances divided by d as in the released code of
 Lee et al., CVPR 2019.
 """
 

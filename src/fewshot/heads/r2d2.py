@@ -1,4 +1,4 @@
-"""Ridge regression head of R2D2, without its learned bias and its learned lambda.
+"""Ridge regression head of R2D2, without the learned bias and learned lambda.
 
 Source: Bertinetto et al., ICLR 2019, Eq. 4-5 (Woodbury form); lambda fixed at 50 as in Lee et al., CVPR 2019.
 """

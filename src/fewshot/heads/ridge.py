@@ -1,7 +1,7 @@
 """Ridge regression head, MetaOptNet-RR.
 
-Source: Lee et al., CVPR 2019, Eq. 11. The printed equation has one-hot targets; the released code, which gave the
-published numbers, doubles them (the authors call the equation a typo), hence `target_scale` = 2.
+Source: Lee et al., CVPR 2019, Eq. 11. The printed equation has one-hot targets; the released code, which produced the
+published numbers, doubles them (the authors call the equation a typo), hence the default `target_scale` of 2.
 """
 
 from torch import Tensor

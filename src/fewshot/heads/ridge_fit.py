@@ -21,7 +21,7 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
         Coefficients (T, S, M) and the function G -> (K + ridge I)^-1 G, both float64.
 
     Raises:
-        NumericalError: if K + ridge I is not positive definite to rounding (non-finite or far too large embeddings).
+        NumericalError: if K + ridge I is not numerically positive definite (non-finite or far too large embeddings).
     """
     matrix = kernel.double()
     if matrix is kernel:
@@ -30,7 +30,7 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.any():
         raise NumericalError(
-            f"the support kernel + {ridge} I of an episode cannot be factorised: embeddings are not finite or too "
+            f"the support kernel + {ridge} I of an episode cannot be factorised: the embeddings are not finite or too "
             f"large (largest kernel entry {kernel.abs().max().item():.3g})"
         )
     targets = torch.zeros(*labels.shape, n_way, dtype=torch.float64, device=kernel.device)

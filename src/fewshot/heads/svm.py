@@ -1,8 +1,8 @@
 """Crammer-Singer support vector machine head, MetaOptNet-SVM.
 
-Source: Lee et al., CVPR 2019, Eq. 10. From the released code, not in the paper: the dual is that of the kernel K + I
+Source: Lee et al., CVPR 2019, Eq. 10. From the released code, not in the paper: the dual uses the kernel K + I
 (`diagonal_shift`), while the scores use K. The released code stops its solver after 15 iterations in training and
-validation and after 3 in testing, which gives a classifier other than the optimum; `solver` selects one.
+validation and after 3 in testing, so its classifier is not the optimum; `solver` selects which of the two to compute.
 """
 
 import torch
@@ -19,7 +19,7 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 class SvmHead(CertifiedHead):
-    """Scores Z X^T alpha with alpha the dual optimum.
+    """Scores Z X^T alpha, where alpha is the dual optimum.
 
     >>> head = SvmHead(bound=0.5).requires_grad_(False)
     >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
@@ -31,7 +31,7 @@ class SvmHead(CertifiedHead):
 
     @property
     def allow_unconverged(self) -> bool:
-        """Whether training continues where the solver did not converge; the other solvers are stopped on purpose."""
+        """Whether training continues if the solver did not converge; always true for solvers stopped by design."""
         return self.settings.allow_unconverged or self.settings.solver != "exact"
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -51,7 +51,7 @@ class SvmHead(CertifiedHead):
         return kernel_scores(support, query, fit)
 
     def _scores_by_qpth(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Return the scores by plain automatic differentiation around qpth."""
+        """Return the scores with qpth, differentiated by plain autograd."""
         problem = self._problem(torch.bmm(support, support.mT), labels, n_way)
         solution = by_qpth(problem, self._max_iterations, PRECISIONS[self.settings.solver_precision])
         self.certify(solution.kkt_residual, solution.converged)

@@ -1,8 +1,8 @@
 """Simplified multi-class support vector machine head ("SVM-He"), corrected.
 
 Source: He et al., "A simplified multi-class support vector machine with reduced dual optimization", Pattern Recognition
-Letters 2012, as named in the released code of Lee et al., CVPR 2019. That code multiplies integer labels where one-hot
-rows are needed and regroups support rows as if classes alternated; here rows come in any order.
+Letters 2012, cited by the released code of Lee et al., CVPR 2019. That code multiplies integer labels where one-hot
+rows are needed and regroups support rows as if the classes alternated; here rows may be in any order.
 """
 
 import torch
@@ -17,8 +17,8 @@ from fewshot.solvers.box import box_program
 class SvmHeHead(CertifiedHead):
     """One dual variable per support image: minimise 1/2 a^T (K o V V^T) a - sum a, 0 <= a <= bound.
 
-    V (S, M) is 1 for an image's class and -1 / (M - 1) for the others; the score of class m is the sum of a_i <x_i, z>
-    over the images of class m.
+    V (S, M) is 1 for an image's own class and -1 / (M - 1) for the others; the score of class m is the sum of
+    a_i <x_i, z> over the images of class m.
 
     >>> head = SvmHeHead(bound=0.5).requires_grad_(False)
     >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])

@@ -1,7 +1,7 @@
 """Weston-Watkins support vector machine head, symmetrised.
 
-Source: Weston and Watkins, ESANN 1999, as in the released code of Lee et al., CVPR 2019. The matrix of that code is not
-symmetric (solvers then solve a different problem from the one intended); its symmetric part is used here.
+Source: Weston and Watkins, ESANN 1999, as in the released code of Lee et al., CVPR 2019. The matrix in that code is not
+symmetric (so solvers solve a different problem from the one intended); its symmetric part is used here.
 """
 
 import torch
@@ -13,14 +13,14 @@ from fewshot.heads.kernel_scores import Adjoint, kernel_scores
 from fewshot.solvers.box import box_program
 
 COUPLING = 2 - 1e-4
-"""Weight of the coupling term; 2 in the derivation, a little less in the released code to keep the matrix definite."""
+"""Weight of the coupling term: 2 in the derivation, slightly less in the released code to keep the matrix definite."""
 
 
 class SvmWwHead(CertifiedHead):
-    """Dual variables a (S, M), 0 <= a <= bound, zero for an image's own class; kernel K + 1, so that there is a bias.
+    """Dual variables a (S, M), 0 <= a <= bound, zero for an image's own class; the kernel K + 1 adds a bias.
 
-    Coefficients c_im = [y_i = m] sum_k a_ik - a_im; score of class m: sum_i c_im (<x_i, z> + 1). As variables of the
-    box-constrained program they are ordered class by class.
+    Coefficients c_im = [y_i = m] sum_k a_ik - a_im; score of class m: sum_i c_im (<x_i, z> + 1). The variables of the
+    box-constrained program are ordered class by class.
 
     >>> head = SvmWwHead(bound=0.5).requires_grad_(False)
     >>> support, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
@@ -54,7 +54,7 @@ class SvmWwHead(CertifiedHead):
 
 
 def _variables(values: Tensor) -> Tensor:
-    """Return values (T, S, M) as variables m * S + i of the program, (T, M S)."""
+    """Return values (T, S, M) as the program's variables, (T, M S), ordered by m * S + i."""
     return values.mT.flatten(1)
 
 
@@ -73,7 +73,7 @@ def _coefficients(dual: Tensor, members: Tensor) -> Tensor:
 
 
 def _dual_matrix(kernel: Tensor, members: Tensor) -> Tensor:
-    """Return the symmetric part of the quadratic matrix, (T, M S, M S), of variables m * S + i."""
+    """Return the symmetric part of the quadratic matrix, (T, M S, M S), for variables ordered by m * S + i."""
     n_problems, n_samples, n_way = members.shape
     classes = torch.eye(n_way, dtype=kernel.dtype, device=kernel.device)
     same_class = (members @ members.mT) * kernel

@@ -1,14 +1,14 @@
 """Inner products of a few long rows: a handful of images or classes, thousands of features.
 
-On the CPU they are compiled loops that take one episode after another, so that each stays in the processor's cache;
-elsewhere they are `torch.bmm`. Sums are in the inputs' dtype.
+On the CPU, compiled loops process one episode at a time, so that it stays in the processor's cache; other devices use
+`torch.bmm`. Sums are accumulated in the inputs' dtype.
 
 Speed relative to `torch.bmm`, 5 to 75 rows, float32, one thread, torch 2.14: 2 to 5 on AMD EPYC (family 26) at 1,600
 and 16,000 features; on Intel Xeon (family 6, model 167) 1.1 to 1.7 for the Gram matrix of 25 or more rows of 1,600 or
-more features, 0.3 to 1.3 for other products. A whole head on the Xeon is up to 12 % faster with the loops at 1,600 or
-more features and 4 to 8 % slower at 128. Weighted sums of the rows (A X) are `torch.bmm` on every device: compiled
-loops for them ran at 0.7 to 1.5 of its speed on the EPYC and at 0.23 to 1.2 on the Xeon, where a whole head is 3 to
-18 % faster without them.
+more features, 0.3 to 1.3 for other products. On the Xeon, a whole head is up to 12 % faster with the loops at 1,600 or
+more features and 4 to 8 % slower at 128. Weighted sums of rows (A X) use `torch.bmm` on every device: compiled loops
+ran at 0.7 to 1.5 times its speed on the EPYC and 0.23 to 1.2 times on the Xeon, where a whole head is 3 to 18 % faster
+without them.
 
 Shapes: T episodes, R and S rows, d features.
 """
@@ -22,10 +22,10 @@ from torch import Tensor
 # NaN and infinity must reach the result, so the flags "nnan" and "ninf" are omitted.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 _compile = numba.njit(cache=True, **_OPTIONS)
-_inline = numba.njit(forceinline=True, **_OPTIONS)  # see `pivoting_numba`: the same bits with a cold and a warm cache
+_inline = numba.njit(forceinline=True, **_OPTIONS)  # see `pivoting_numba`: identical bits with a cold or warm cache
 
 FEATURES_AT_ONCE = 2048
-"""Features of a block of inner products; the rows of a 25-image episode then fit in a second-level cache."""
+"""Features per block of inner products, chosen so that the rows of a 25-image episode fit in the L2 cache."""
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -75,11 +75,11 @@ def _inner_products(left: Any, right: Any, symmetric: bool, result: Any) -> None
 
 @_inline
 def _add_tile(left: Any, right: Any, t: int, i: int, j: int, start: int, stop: int, result: Any) -> None:
-    """Add the inner products of four rows with four, all sixteen in registers; past the end, repeat the last."""
+    """Add the inner products of four rows with four, all sixteen in registers; past the end, repeat the last row."""
     last_i, last_j = left.shape[1] - 1, right.shape[1] - 1
     i1, i2, i3 = min(i + 1, last_i), min(i + 2, last_i), min(i + 3, last_i)
     j1, j2, j3 = min(j + 1, last_j), min(j + 2, last_j), min(j + 3, last_j)
-    # Slices of the last axis only: numba then knows that their entries are adjacent, and vectorises.
+    # Slices along the last axis only: numba then knows that the entries are contiguous, and vectorises.
     a0, a1 = left[t, i, start:stop], left[t, i1, start:stop]
     a2, a3 = left[t, i2, start:stop], left[t, i3, start:stop]
     b0, b1 = right[t, j, start:stop], right[t, j1, start:stop]

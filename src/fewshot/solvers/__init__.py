@@ -1,6 +1,6 @@
-"""Convex solvers with certificates and gradients: the Crammer-Singer support vector machine, box-constrained programs.
+"""Differentiable convex solvers with certificates: Crammer-Singer support vector machines, box-constrained programs.
 
-The folder imports nothing of the package around it: `pyproject.toml` here builds it as a distribution of its own.
+This folder imports nothing from the surrounding package; its own `pyproject.toml` builds it as a separate distribution.
 """
 
 from .box import box_program

@@ -1,11 +1,11 @@
-"""Quadratic programs with box constraints, solved to rounding by block principal pivoting, with their adjoint.
+"""Quadratic programs with box constraints, solved to rounding error by block principal pivoting, with their adjoint.
 
 For T problems of N variables with symmetric, positive definite H (N, N):
 
     minimise over x   1/2 x^T H x - q^T x      subject to 0 <= x <= u
 
 Every entry is at its lower bound, free, or at its upper bound. All infeasible entries move at once; when their number
-stops falling, one per round does (Murty's rule). Source: Judice and Pires, Comput. Oper. Res. 1994.
+stops falling, only one moves per round (Murty's rule). Source: Judice and Pires, Comput. Oper. Res. 1994.
 """
 
 import torch
@@ -20,19 +20,20 @@ MAX_ROUNDS = 200
 
 
 def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
-    """Solve T box-constrained programs, or a single one, from "everything at its upper bound".
+    """Solve T box-constrained programs, or a single one, starting with every entry at its upper bound.
 
-    The residual is the largest |x - clip(x - (H x - q) / s)| / max |x|, with s the largest diagonal entry of H, and 1
-    for max |x| where x is zero; inf where x is not finite. Converged: no entry infeasible and residual at most 1e-9.
+    The residual is the largest |x - clip(x - (H x - q) / s)| / max |x|, where s is the largest diagonal entry of H and
+    max |x| is replaced by 1 if x is zero; it is inf if x is not finite. A program has converged if no entry is
+    infeasible and the residual is at most 1e-9.
 
     Args:
-        matrix: H, (T, N, N), float32 or float64; float64 is used inside. (N, N) for a single program.
+        matrix: H, (T, N, N), float32 or float64; computed in float64. (N, N) for a single program.
         linear: q, (T, N) or (N,).
         upper: u >= 0, (T, N) or (N,); 0 fixes an entry.
 
     Returns:
-        The solution with alpha = x, (T, N), dtype of the matrix, without a graph: `adjoint` gives derivatives.
-        `iterations` counts the rounds of the whole batch.
+        The solution with alpha = x, (T, N), in the dtype of the matrix and detached from the graph: use `adjoint` for
+        derivatives. `iterations` counts the rounds of the whole batch.
 
     Raises:
         ValueError: if an argument has a wrong shape, dtype or value.
@@ -50,7 +51,7 @@ def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
 
 
 def _check(matrix: Tensor, linear: Tensor, upper: Tensor) -> None:
-    """Raise `ValueError` that names the first argument that does not fit."""
+    """Raise a `ValueError` naming the first invalid argument."""
     if not is_square(matrix) or matrix.numel() == 0:
         raise ValueError(
             f"matrix has shape {tuple(matrix.shape)} and dtype {matrix.dtype}; allowed: float32 or float64 of shape "
@@ -67,7 +68,7 @@ def _check(matrix: Tensor, linear: Tensor, upper: Tensor) -> None:
 
 
 def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
-    """Solve T programs without checking them."""
+    """Solve T programs without validating them."""
     matrix, linear, upper = (value.detach().double() for value in (given, linear, upper))
     state = torch.where(upper > 0, UPPER, LOWER)
     count = upper.shape[1] + 1
@@ -96,7 +97,7 @@ def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
 
 
 def _solve_free(matrix: Tensor, linear: Tensor, fixed: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return x with the given entries fixed, and the factors of the matrix on the free ones (identity elsewhere)."""
+    """Return x with all but the free entries fixed, and the factors of the matrix on these (identity elsewhere)."""
     mask = free.to(matrix.dtype)
     masked = matrix * mask.unsqueeze(2) * mask.unsqueeze(1)
     masked.diagonal(dim1=1, dim2=2).add_(1 - mask)
@@ -110,7 +111,7 @@ def _solve(factors: tuple[Tensor, Tensor], right: Tensor) -> Tensor:
 
 
 def _feasible_state(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor, state: Tensor) -> Tensor:
-    """Return where each entry should be: free ones outside the box at that bound, bound ones pulled inwards free."""
+    """Return the new state: free entries outside the box go to that bound, bound entries pulled inwards become free."""
     gradient = (matrix @ x.unsqueeze(2)).squeeze(2) - linear
     tolerance = 1e-12 * linear.abs().amax(1, keepdim=True).clamp(min=1.0)
     margin = 1e-12 * x.abs().amax(1, keepdim=True)

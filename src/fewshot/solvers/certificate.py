@@ -1,4 +1,4 @@
-"""How far a point is from the optimum of the Crammer-Singer dual, computed from the point alone."""
+"""Distance of a point from the optimum of the Crammer-Singer dual, computed from the point alone."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from .problem import Problem
 def kkt_residual(
     kernel: Tensor, labels: Tensor, alpha: Tensor, bound: float = 0.1, diagonal_shift: float = 1.0
 ) -> Tensor:
-    """Return the relative KKT residual of dual variables, however they were found; inf where alpha is not finite.
+    """Return the relative KKT residual of dual variables from any source; inf where alpha is not finite.
 
-    With G = (K + shift I) alpha and one-hot labels Y, the multiplier of the upper bound that goes with alpha is
-    mu_im = max_k (G - Y)_ik - (G - Y)_im >= 0. At the optimum alpha <= bound Y, the sum over classes is zero, and of
-    the slack bound Y - alpha and mu one is zero in each entry. The residual is the largest violation of any of these,
-    slack and sums in units of max |alpha|, multipliers in units of max(1, max |G|).
+    With G = (K + shift I) alpha and one-hot labels Y, the multiplier of the upper bound implied by alpha is
+    mu_im = max_k (G - Y)_ik - (G - Y)_im >= 0. At the optimum, alpha <= bound Y, alpha sums to zero over the classes,
+    and in each entry either the slack bound Y - alpha or mu is zero. The residual is the largest violation of these
+    conditions: slacks and sums in units of max |alpha|, multipliers in units of max(1, max |G|).
 
     Args:
         kernel: K, (T, S, S), or (S, S) for a single problem.
-        labels: class of each sample, integers 0 .. M - 1, (T, S) or (S,); every class occurs.
+        labels: class of each sample, integers 0 .. M - 1, (T, S) or (S,); every class must occur.
         alpha: (T, S, M) or (S, M), floating point.
         bound: C, greater than 0.
         diagonal_shift: added to the diagonal of K, 0 or more.
@@ -47,7 +47,7 @@ def kkt_residual(
 
 
 def relative_residual(problem: Problem, alpha: Tensor) -> Tensor:
-    """Return `kkt_residual` (T,) of alpha (T, M, S) without checking anything."""
+    """Return `kkt_residual` (T,) of alpha (T, M, S) without validating anything."""
     alpha, matrix = alpha.detach().double(), problem.kernel.detach().double()
     targets = torch.zeros_like(alpha).scatter_(1, problem.labels.unsqueeze(1), 1.0)
     product = alpha @ (0.5 * (matrix + matrix.mT)) + problem.diagonal_shift * alpha

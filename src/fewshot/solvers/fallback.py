@@ -1,6 +1,6 @@
-"""What to try when block principal pivoting cycles: better free sets to start it from, problem by problem.
+"""Fallbacks when block principal pivoting cycles: better free sets to start from, one problem at a time.
 
-Cycling was seen only with more samples than features and kernels far larger than the diagonal shift.
+Cycling was observed only with more samples than features and kernels far larger than the diagonal shift.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from .interior_point import interior_point
 from .problem import Problem
 
 Pivot = Callable[..., Any]
-"""The `pivot` of a back end: problem, max_rounds, free set to start from or None -> its state."""
+"""The `pivot` of a backend: problem, max_rounds, initial free set or None -> the backend's `Pivots`."""
 
 INTERIOR_ITERATIONS = (12, 16, 20)
 """Iteration counts at which the active set is read; later the slacks underflow."""
 
 CONTINUATION_FACTOR = 1.5
-"""Factor by which the extra shift shrinks from stage to stage; 2 and 4 failed on problems that 1.5 solved."""
+"""Factor by which the extra shift shrinks per stage; 2 and 4 failed on problems that 1.5 solved."""
 
 
 def solve_again(pivot: Pivot, pivots: Any, problem: Problem, max_rounds: int) -> Any:
-    """Try each fallback on the unsolved problems; return the state with the results.
+    """Try each fallback on the unsolved problems; return the state updated in place.
 
     Args:
-        pivot: the back end.
-        pivots: its state, which knows what is unsolved.
+        pivot: the backend's `pivot`.
+        pivots: its state after the first attempt.
         problem: all T problems.
-        max_rounds: linear solves per call of `pivot`.
+        max_rounds: linear solves per call to `pivot`.
     """
     for attempt in (_from_interior_point, _by_continuation):
         unsolved = torch.nonzero(~torch.as_tensor(pivots.solved)).flatten().tolist()
@@ -53,7 +53,7 @@ def _from_interior_point(pivot: Pivot, problem: Problem, max_rounds: int) -> Any
 
 
 def _by_continuation(pivot: Pivot, problem: Problem, max_rounds: int) -> Any:
-    """Pivot one problem with an extra shift that falls to zero; each stage starts from the previous free set."""
+    """Pivot one problem with an extra shift that shrinks to zero; each stage starts from the previous free set."""
     kernel, shift = problem.kernel, problem.diagonal_shift
     extra = kernel.diagonal(dim1=1, dim2=2).mean().item() * kernel.shape[1] / problem.n_way / 1e3
     last = 0.02 * shift if shift else 1e-12 * extra
@@ -72,7 +72,7 @@ def _fill_empty(free: Tensor, slack: Tensor) -> Tensor:
 
 
 def _replace(pivots: Any, problem: int, single: Any) -> None:
-    """Overwrite problem `problem` of a state with the only problem of another; rounds add up."""
+    """Overwrite problem `problem` of a state with a state of one problem, adding up the rounds."""
     rounds = pivots.rounds[problem] + single.rounds[0]
     for array, replacement in zip(pivots, single, strict=True):
         array[problem] = replacement[0]

@@ -1,12 +1,12 @@
 """A fixed number of interior-point steps for the Crammer-Singer dual, with the iterates of qpth.
 
-Two uses: the published results come from qpth stopped after 15 (training) and 3 (test) iterations, and its last point
-gives an active set from which pivoting can start when it cycles. Steps, start and choice of the returned point follow
-Amos and Kolter, "OptNet", ICML 2017, as implemented in qpth 0.0.18 (Mehrotra's predictor-corrector; the point of
-smallest residual is returned, and the point computed in the last iteration is never considered). There are two
-differences. The problem is solved in its structured form, M systems of size S instead of one of size S M. And the
-problems of a batch are independent: qpth stops once no problem of the batch has improved three times, and its step
-length may depend on other problems.
+It has two uses: the published results come from qpth stopped after 15 (training) and 3 (test) iterations, and the
+returned point gives an active set from which pivoting can start when it cycles. The steps, the starting point and the
+choice of the returned point follow Amos and Kolter, "OptNet", ICML 2017, as implemented in qpth 0.0.18 (Mehrotra's
+predictor-corrector; the point with the smallest residual is returned, and the point computed in the last iteration is
+never considered). There are two differences. The problem is solved in its structured form, as M systems of size S
+instead of one of size S M. And the problems of a batch are independent: qpth stops once no problem of the batch has
+improved three times, and its step length may depend on other problems.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from torch import Tensor
 from .saddle import SaddleFactors, inverse_blocks
 
 MULTIPLIER_FLOOR = 1e-8
-"""Smallest slack and multiplier in the system of the backward pass (qpth)."""
+"""Lower limit of slacks and multipliers in the system of the backward pass (as in qpth)."""
 
 
 class InteriorPoint(NamedTuple):
-    """A point of T problems: alpha, slack of the upper bound, its multiplier (T, M, S); equality multiplier (T, S)."""
+    """A point for T problems: alpha, slack and multiplier of the upper bound, (T, M, S); equality multiplier (T, S)."""
 
     alpha: Tensor
     slack: Tensor
@@ -40,13 +40,13 @@ class InteriorPoint(NamedTuple):
 
 
 def interior_point(matrix: Tensor, targets: Tensor, bound: float, max_iterations: int) -> InteriorPoint:
-    """Return the best of the first `max_iterations` iterates for T problems; dtype of the arguments throughout.
+    """Return the best of the first `max_iterations` iterates of T problems, computed in the dtype of the arguments.
 
     Args:
-        matrix: kernel plus shift, (T, S, S), positive definite.
+        matrix: kernel plus shift times identity, (T, S, S), positive definite.
         targets: one-hot Y, (T, M, S).
         bound: C.
-        max_iterations: iterations as qpth counts them; 1 gives the starting point.
+        max_iterations: iterations as counted by qpth; 1 gives the starting point.
     """
     point = _start(matrix, targets, bound)
     best, best_score = point, torch.full_like(point.alpha[:, 0, 0], torch.inf)
@@ -66,7 +66,7 @@ def interior_point(matrix: Tensor, targets: Tensor, bound: float, max_iterations
 
 
 def _start(matrix: Tensor, targets: Tensor, bound: float) -> InteriorPoint:
-    """Solve the system with unit weights, then shift slacks and multipliers so that the smallest is 1."""
+    """Solve the system with unit weights, then raise slacks and multipliers to at least 1 if any is negative."""
     alpha, nu = inverse_blocks(matrix, torch.ones_like(targets)).solve((1 + bound) * targets)
     slack = bound * targets - alpha
     return InteriorPoint(alpha, _lift(slack), _lift(-slack), nu)
@@ -78,7 +78,7 @@ def _lift(values: Tensor) -> Tensor:
 
 
 def _residuals(point: InteriorPoint, matrix: Tensor, targets: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the residuals of stationarity (T, M, S), the bound equation (T, M, S) and the sums over classes (T, S)."""
+    """Return the residuals of stationarity (T, M, S), of the bounds (T, M, S) and of the sums over classes (T, S)."""
     stationarity = point.alpha @ matrix - targets + point.multiplier + point.nu.unsqueeze(1)
     return stationarity, point.alpha + point.slack - bound * targets, point.alpha.sum(1)
 
@@ -116,7 +116,7 @@ def _advance(point: InteriorPoint, matrix: Tensor, residuals: tuple[Tensor, Tens
 
 
 def _longest_step(point: InteriorPoint, direction: InteriorPoint) -> Tensor:
-    """Return the largest step that keeps slack and multiplier positive, (T, 1, 1)."""
+    """Return the longest step that keeps slacks and multipliers positive, (T, 1, 1)."""
     lengths = [
         torch.where(change < 0, -value / change, torch.inf).amin((1, 2), keepdim=True)
         for value, change in ((point.slack, direction.slack), (point.multiplier, direction.multiplier))

@@ -1,20 +1,20 @@
-"""The dual of the Crammer-Singer multi-class support vector machine, solved to rounding and differentiable.
+"""The dual of the Crammer-Singer multi-class support vector machine: differentiable, solved to rounding error.
 
 For T problems with S samples, M classes, one-hot labels Y (S, M) and a positive semi-definite kernel K (S, S):
 
     minimise over alpha (S, M)   1/2 tr(alpha^T (K + shift I) alpha) - <Y, alpha>
     subject to                   alpha <= bound Y,   sum over classes of alpha = 0
 
-Source: Crammer and Singer, JMLR 2001; in the form of Lee et al., CVPR 2019, Eq. 10.
+Source: Crammer and Singer, JMLR 2001, in the form of Lee et al., CVPR 2019, Eq. 10.
 
-Method. If the entries strictly inside their bound (the free set) were known, alpha would follow from linear equations;
-these have one (S, S) block per class and one Schur complement (`saddle`). Block principal pivoting starts with
-everything free, which is the ridge solution, solves, moves all infeasible entries across at once and repeats; when
-nothing is infeasible, alpha is the optimum to rounding. That takes 1 to 12 solves, and the factors of the last one are
-those of the backward pass. Source: Judice and Pires, Comput. Oper. Res. 1994; equivalent to a semismooth Newton method.
+Method. If the entries strictly below their bound (the free set) were known, alpha would follow from linear equations
+with one (S, S) block per class and one Schur complement (`saddle`). Block principal pivoting starts with all entries
+free (the ridge solution), solves, moves all infeasible entries across at once and repeats; once nothing is infeasible,
+alpha is optimal to rounding error. This takes 1 to 12 solves, and the backward pass reuses the factors of the last one.
+Source: Judice and Pires, Comput. Oper. Res. 1994; equivalent to a semismooth Newton method.
 
-Where pivoting cycles (more samples than features and large scale), an interior point gives a free set to start from,
-then a continuation in the shift does; a problem that stays unsolved is reported, never returned as if it were solved.
+Where pivoting cycles (more samples than features and a large scale), the initial free set is taken from an interior
+point and then from a continuation in the shift; a problem that remains unsolved is reported as not converged.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ from .solution import Solution, by_class
 Backend = Literal["auto", "numba", "torch"]
 
 MAX_ROUNDS = 50
-"""Linear solves before the fallbacks are tried on a problem; 3 to 12 are usual, plain cycling never ends."""
+"""Linear solves before the fallbacks are tried on a problem; 3 to 12 are typical, and a cycle never ends."""
 
 
 def crammer_singer(
@@ -47,12 +47,12 @@ def crammer_singer(
 ) -> Solution:
     """Solve T Crammer-Singer duals, or a single one.
 
-    `alpha` is differentiable in the kernel. Its gradient is that of the optimum in the symmetric part of the kernel;
-    where an entry has slack and multiplier both zero it is one-sided. There is no second derivative.
+    `alpha` is differentiable with respect to the kernel, of which only the symmetric part is used. Where the slack and
+    the multiplier of an entry are both zero, the derivative is one-sided. There is no second derivative.
 
     Args:
-        kernel: K, (T, S, S), float32 or float64; float64 is used inside. (S, S) for a single problem.
-        labels: class of each sample, integers 0 .. n_way - 1, (T, S) or (S,); every class occurs.
+        kernel: K, (T, S, S), float32 or float64; computed in float64. (S, S) for a single problem.
+        labels: class of each sample, integers 0 .. n_way - 1, (T, S) or (S,); every class must occur.
         n_way: M, number of classes.
         bound: C, greater than 0.
         diagonal_shift: added to the diagonal of K, 0 or more.
@@ -61,11 +61,11 @@ def crammer_singer(
         tolerance: largest relative KKT residual of a converged problem.
 
     Returns:
-        The solution with alpha (T, S, M), dtype of the kernel; residuals as defined in `kkt_residual`.
+        The solution with alpha (T, S, M) in the dtype of the kernel; residuals as defined in `kkt_residual`.
 
     Raises:
         ValueError: if an argument has a wrong shape, dtype or value.
-        FloatingPointError: if the kernel is not finite.
+        FloatingPointError: if the kernel has non-finite entries.
 
     >>> features = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
     >>> labels = torch.tensor([0, 0, 1, 1])
@@ -92,12 +92,12 @@ def crammer_singer(
 def solve(
     problem: Problem, backend: Backend = "auto", max_rounds: int = MAX_ROUNDS, tolerance: float = 1e-9
 ) -> Solution:
-    """Solve without recording a graph and without checking the problem; see `crammer_singer`."""
+    """Solve without recording a graph or validating the problem; see `crammer_singer`."""
     back_end = choose_backend(backend, problem.kernel)
     pivots = back_end.pivot(problem, max_rounds)
     if not bool(pivots.solved.all()):
         if not bool(torch.isfinite(problem.kernel).all()):
-            raise FloatingPointError("kernel has entries that are not finite; allowed: finite numbers")
+            raise FloatingPointError("kernel has non-finite entries; allowed: finite numbers")
         pivots = solve_again(back_end.pivot, pivots, problem, max_rounds)
     residual = torch.as_tensor(pivots.residual)
     converged = torch.as_tensor(pivots.solved) & (residual <= tolerance)
@@ -106,7 +106,7 @@ def solve(
 
 
 def choose_backend(backend: str, kernel: Tensor) -> Any:
-    """Return the module whose `pivot` solves: `pivoting_numba` or `pivoting_torch`.
+    """Return the module whose `pivot` to use: `pivoting_numba` or `pivoting_torch`.
 
     Raises:
         ValueError: if the name is unknown, or is "numba" on an accelerator.

@@ -1,7 +1,7 @@
-"""Block principal pivoting for the Crammer-Singer dual, compiled for CPU, one problem after another.
+"""Block principal pivoting for the Crammer-Singer dual, compiled for the CPU, one problem at a time.
 
-`multiclass_svm` describes the method. Here each class keeps the inverse of the matrix on its free samples only, packed
-without gaps, and recomputes it only in rounds in which its free set changed. Everything is float64 inside.
+`multiclass_svm` describes the method. Each class keeps the inverse of the matrix on its free samples only, packed
+without gaps, and recomputes it only when its free set has changed. All computation is in float64.
 """
 
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from .problem import Problem
 
-# NaN must stay visible to the pivot tests, so the flags "nnan" and "ninf" are omitted.
+# The pivot tests must detect NaN, so the flags "nnan" and "ninf" are omitted.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 _compile = numba.njit(cache=True, **_OPTIONS)
-# Inlined, because a called function exists twice, compiled alone and within its caller, with sums in different orders:
+# Inlined, because otherwise a function is compiled twice, alone and within its caller, with sums in different orders:
 # the process that fills the cache would use one, later processes the other, and results would differ in the last bits.
 _inline = numba.njit(forceinline=True, **_OPTIONS)
 
 PATIENCE = 5
-"""Rounds without fewer infeasible entries after which one entry per round is flipped (Murty's rule, which ends)."""
+"""Rounds without progress before switching to one flipped entry per round (Murty's rule, which terminates)."""
 
 
 class Pivots(NamedTuple):
@@ -29,13 +29,13 @@ class Pivots(NamedTuple):
 
     Attributes:
         alpha: (T, M, S), dtype of the kernel.
-        free: (T, M, S) uint8, 1 where an entry is strictly inside its bound.
+        free: (T, M, S) uint8, 1 where an entry is strictly below its bound.
         rounds: (T,) int64, linear solves done.
         solved: (T,) bool, no entry infeasible.
         residual: (T,) relative KKT residual, defined in `certificate.kkt_residual`.
         inverses: (T, M, S * S) packed inverses on the free samples.
         rows: (T, M, S) int32, the free samples of each class, in order.
-        counts: (T, M) int32, how many.
+        counts: (T, M) int32, number of free samples of each class.
         schur: (T, S, S) upper Cholesky factor of the sum of the inverses.
     """
 
@@ -58,12 +58,12 @@ class Pivots(NamedTuple):
 
 
 def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivots:
-    """Pivot T problems from the given free set, or from "everything free" (the ridge solution).
+    """Pivot T problems from the given free set, or with all entries free (the ridge solution).
 
     Args:
-        problem: on the CPU.
-        max_rounds: linear solves after which a problem is given up.
-        free: (T, M, S) bool, the free set to start from.
+        problem: T problems on the CPU.
+        max_rounds: linear solves before giving up on a problem.
+        free: initial free set, (T, M, S) bool.
     """
     shape = n_problems, n_way, n_samples = problem.shape
     dtype = np.float32 if problem.kernel.dtype == torch.float32 else np.float64
@@ -115,7 +115,7 @@ def _pivot_one(
     inverses: Any, rows: Any, counts: Any, schur: Any, gradient: Any, right: Any, nu: Any, scratch: Any,
     infeasible: Any, changed: Any,
 ) -> tuple[int, bool]:  # fmt: skip
-    """Solve one problem; return the number of linear solves and whether nothing is infeasible."""
+    """Solve one problem; return the number of linear solves and whether no entry is infeasible."""
     n_way, n_samples = alpha.shape
     fewest, patience = n_way * n_samples + 1, PATIENCE
     changed[:] = 1
@@ -158,7 +158,7 @@ def _pivot_one(
 
 @_inline
 def _solve_ridge(matrix: Any, labels: Any, alpha: Any, nu: Any, inverse: Any, scratch: Any) -> bool:
-    """Set alpha and nu to the solution with everything free, and `inverse` to that of the matrix; False if singular."""
+    """Set alpha and nu to the solution with all entries free, and `inverse` to the matrix's; False if singular."""
     n_way, n_samples = alpha.shape
     inverse[:] = matrix
     if not _invert(inverse, scratch):
@@ -251,7 +251,7 @@ def _solve_free(
 def _solve_saddle(
     right: Any, inverses: Any, rows: Any, counts: Any, schur: Any, solution: Any, nu: Any, scratch: Any
 ) -> None:
-    """Set the free entries of `solution` to Z_m (right_m - nu); on entry nu holds minus the wanted row sums."""
+    """Set the free entries of `solution` to Z_m (right_m - nu); on entry nu holds minus the required row sums."""
     n_way = right.shape[0]
     for m in range(n_way):
         count = counts[m]
@@ -282,7 +282,7 @@ def _refine(
     matrix: Any, labels: Any, alpha: Any, inverses: Any, rows: Any, counts: Any, schur: Any,
     product: Any, right: Any, nu: Any, scratch: Any,
 ) -> None:  # fmt: skip
-    """Correct alpha once by the residual of its own linear equations; product = matrix alpha is recomputed."""
+    """Refine alpha once with the residual of its linear equations, and recompute product = matrix alpha."""
     n_way, n_samples = alpha.shape
     change, nu_change = product, np.zeros(n_samples)
     for m in range(n_way):
@@ -299,7 +299,7 @@ def _refine(
 
 @_inline
 def _multiply(matrix: Any, alpha: Any, product: Any) -> None:
-    """Set product_m = matrix alpha_m; alpha has many zeros."""
+    """Set product_m = matrix alpha_m, skipping the many zeros of alpha."""
     n_way, n_samples = alpha.shape
     for m in range(n_way):
         row = product[m]
@@ -316,7 +316,7 @@ def _multiply(matrix: Any, alpha: Any, product: Any) -> None:
 def _find_infeasible(
     labels: Any, bound: float, free: Any, alpha: Any, product: Any, nu: Any, infeasible: Any
 ) -> tuple[int, int, int]:
-    """Mark free entries above their bound and bound entries with a negative multiplier; return count and the last."""
+    """Mark free entries above their bound and bound ones with negative multiplier; return their count and the last."""
     n_way, n_samples = alpha.shape
     largest, scale = 0.0, 1.0
     for m in range(n_way):
@@ -366,7 +366,7 @@ def _residual(labels: Any, bound: float, alpha: Any, product: Any) -> float:
 
 @_compile
 def _adjoints(gradient: Any, inverses: Any, rows: Any, counts: Any, schur: Any, adjoint: Any) -> None:
-    """Solve the saddle system for the gradient of alpha, problem by problem."""
+    """Solve the saddle system for the gradient of alpha, one problem at a time."""
     n_problems, n_way, n_samples = gradient.shape
     right, solution = np.empty((n_way, n_samples)), np.empty((n_way, n_samples))
     nu, scratch = np.empty(n_samples), np.empty((2, n_samples))
@@ -382,7 +382,7 @@ def _adjoints(gradient: Any, inverses: Any, rows: Any, counts: Any, schur: Any, 
 def _invert(matrix: Any, scratch: Any) -> bool:
     """Invert a symmetric positive definite matrix in place by Gauss-Jordan sweeps; False if a pivot is not positive.
 
-    Two pivots per sweep halve the memory traffic of one; scratch is (2, n) or larger.
+    Taking two pivots per sweep halves the memory traffic; scratch is (2, n) or larger.
     """
     n = matrix.shape[0]
     for k in range(0, n - 1, 2):

@@ -1,8 +1,7 @@
 """Block principal pivoting for the Crammer-Singer dual in batched torch, on any device.
 
-`multiclass_svm` describes the method. All problems of a batch take each round together. On the CPU solved problems
-leave the batch; on an accelerator they stay, being fixed points, so that the first rounds need no device-to-host
-synchronisation.
+`multiclass_svm` describes the method. All problems of a batch advance together. On the CPU, solved problems leave the
+batch; on an accelerator they stay, being fixed points, and the first rounds need no device-to-host synchronisation.
 """
 
 from typing import NamedTuple
@@ -15,10 +14,10 @@ from .problem import Problem
 from .saddle import SaddleFactors, free_blocks, on_host
 
 PATIENCE = 5
-"""Rounds without fewer infeasible entries after which one entry per round is flipped (Murty's rule, which ends)."""
+"""Rounds without progress before switching to one flipped entry per round (Murty's rule, which terminates)."""
 
 BLIND_ROUNDS = 8
-"""Rounds on an accelerator before the host first reads whether all problems are solved."""
+"""Rounds on an accelerator before the host first checks whether all problems are solved."""
 
 
 class Pivots(NamedTuple):
@@ -26,7 +25,7 @@ class Pivots(NamedTuple):
 
     Attributes:
         alpha: (T, M, S) float64.
-        free: (T, M, S) bool, where an entry is strictly inside its bound.
+        free: (T, M, S) bool, where an entry is strictly below its bound.
         rounds: (T,) int64, linear solves done.
         solved: (T,) bool, no entry infeasible.
         residual: (T,) relative KKT residual.
@@ -99,13 +98,13 @@ def _solve_free(
 
 
 def _refine(factors: SaddleFactors, alpha: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
-    """Correct alpha once by the residual of its own linear equations; the equality multiplier cancels out of them."""
+    """Refine alpha once with the residual of its linear equations, from which the equality multiplier cancels."""
     change, _ = factors.solve(targets - alpha @ matrix, -alpha.sum(1))
     return alpha + change
 
 
 def _last_only(infeasible: Tensor) -> Tensor:
-    """Return a mask of the last marked entry of each problem."""
+    """Return a mask with only the last infeasible entry of each problem."""
     flat = infeasible.flatten(1)
     from_last = flat.flip(1).cumsum(1).flip(1)
     return (flat & (from_last == 1)).view_as(infeasible)

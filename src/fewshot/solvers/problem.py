@@ -1,7 +1,7 @@
-"""The Crammer-Singer dual as data: T problems of one size, and the checks on them.
+"""The data of T Crammer-Singer duals of equal size, and its validation.
 
-Functions take and return dual variables as alpha (T, S, M): T problems, S samples, M classes. Inside the solvers arrays
-are stored class by class, (T, M, S), because each class has a linear system of its own.
+The public functions take and return dual variables as alpha (T, S, M): T problems, S samples, M classes. Internally,
+arrays are stored class by class, (T, M, S), because each class has its own linear system.
 """
 
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """T problems, or a single one until `batched`.
+    """T problems, or a single one before `batched`.
 
     Attributes:
         kernel: K, (T, S, S) or (S, S), float32 or float64, positive semi-definite; only the symmetric part is used.
-        labels: class of each sample, integers 0 .. n_way - 1, (T, S) or (S,); every class occurs.
+        labels: class of each sample, integers 0 .. n_way - 1, (T, S) or (S,); every class must occur.
         n_way: M, number of classes, 2 or more.
         bound: C, greater than 0.
         diagonal_shift: added to the diagonal of K, 0 or more.
@@ -29,7 +29,7 @@ class Problem:
     diagonal_shift: float = 1.0
 
     def __getitem__(self, problem: int) -> "Problem":
-        """Return one of the problems, as a batch of one."""
+        """Return one problem as a batch of one."""
         chosen = slice(problem, problem + 1)
         return replace(self, kernel=self.kernel[chosen], labels=self.labels[chosen])
 
@@ -51,13 +51,13 @@ class Problem:
         return targets.scatter_(1, self.labels.unsqueeze(1), 1.0)
 
     def batched(self) -> "Problem":
-        """Return the problems with the problem axis and int64 labels, which all methods but `check` need."""
+        """Return the problems with a problem axis and int64 labels, as every method except `check` requires."""
         single = self.kernel.dim() == 2
         kernel, labels = (value.unsqueeze(0) if single else value for value in (self.kernel, self.labels))
         return replace(self, kernel=kernel, labels=labels.long())
 
     def check(self) -> None:
-        """Raise `ValueError` that names the first argument that does not fit, what was found and what is allowed."""
+        """Raise a `ValueError` that names the first invalid argument, its value and the values allowed."""
         kernel = self.kernel
         if not is_square(kernel):
             raise ValueError(
@@ -89,7 +89,7 @@ class Problem:
         if len(missing):
             problem, label = missing[0].tolist()
             raise ValueError(
-                f"labels of problem {problem} has no sample of class {label}; allowed: at least one of each class"
+                f"labels of problem {problem} lack class {label}; allowed: at least one sample of each class"
             )
 
 
@@ -97,10 +97,10 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def is_float(tensor: Tensor) -> bool:
-    """Return whether the solvers take tensors of this dtype."""
+    """Return whether the solvers accept tensors of this dtype."""
     return tensor.dtype in (torch.float32, torch.float64)
 
 
 def is_square(tensor: Tensor) -> bool:
-    """Return whether a tensor is one square matrix or a batch of them, of a dtype that the solvers take."""
+    """Return whether a tensor is a square matrix or a batch of them, in a dtype that the solvers accept."""
     return tensor.dim() in (2, 3) and tensor.shape[-1] == tensor.shape[-2] and is_float(tensor)

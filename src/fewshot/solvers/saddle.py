@@ -4,7 +4,7 @@ Shapes: T problems, S samples, M classes. For each class m a positive semi-defin
 
     x_m = Z_m (r_m - nu)  for every class m,      sum_m x_m = c
 
-so nu solves the Schur complement system (sum_m Z_m) nu = sum_m Z_m r_m - c. Nothing larger than (S, S) is factorised.
+so nu solves the Schur complement system (sum_m Z_m) nu = sum_m Z_m r_m - c. No matrix larger than (S, S) is factorised.
 """
 
 from typing import NamedTuple
@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 
 PACK_FROM = 40
-"""Samples from which packing the free entries pays on the CPU (measured; below, indexing costs more than it saves)."""
+"""Fewest samples at which packing the free entries pays off on the CPU (measured; below, indexing costs too much)."""
 
 PACK_BELOW = 0.8
-"""Largest share of free entries at which packing pays."""
+"""Share of free entries below which packing pays off."""
 
 
 class SaddleFactors(NamedTuple):
-    """Blocks Z (T, M, S, S) and the lower Cholesky factor (T, S, S) of their sum over the classes."""
+    """Blocks Z (T, M, S, S) and the lower Cholesky factor (T, S, S) of their sum over classes."""
 
     blocks: Tensor
     schur: Tensor
 
     def solve(self, right: Tensor, row_sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x (T, M, S) and nu (T, S) for r (T, M, S) and c (T, S), zero if None."""
+        """Return x (T, M, S) and nu (T, S) for r = `right` (T, M, S) and c = `row_sums` (T, S), zero if None."""
         product = (self.blocks @ right.unsqueeze(3)).squeeze(3)
         total = product.sum(1) if row_sums is None else product.sum(1) - row_sums
         nu = torch.cholesky_solve(total.unsqueeze(2), self.schur)
         return product - (self.blocks @ nu.unsqueeze(1)).squeeze(3), nu.squeeze(2)
 
     def adjoint(self, gradient: Tensor) -> Tensor:
-        """Return V (T, M, S) with d loss / d kernel = -(V^T A + A^T V) / 2, for the gradient (T, M, S) of A = alpha."""
+        """Return V (T, M, S) with d loss / d kernel = -(V^T A + A^T V) / 2 for the gradient (T, M, S) of A = alpha."""
         return self.solve(gradient.to(self.blocks.dtype))[0]
 
 
@@ -50,7 +50,7 @@ def inverse_blocks(matrix: Tensor, diagonal: Tensor) -> SaddleFactors:
 def free_blocks(matrix: Tensor, free: Tensor) -> SaddleFactors:
     """Return the factors with Z_m = inverse of matrix (T, S, S) on the free entries (T, M, S), zero elsewhere."""
     n_samples = matrix.shape[1]
-    if on_host(matrix):  # elsewhere these two reads would synchronise
+    if on_host(matrix):  # on an accelerator these two reads would synchronise
         if bool(free.all()):
             return _finish(_invert(matrix).unsqueeze(1).expand(-1, free.shape[1], -1, -1))
         widest = int(free.sum(2).max())
@@ -70,7 +70,7 @@ def _masked_inverses(matrices: Tensor, free: Tensor) -> Tensor:
 
 
 def _packed_inverses(matrix: Tensor, free: Tensor, widest: int) -> Tensor:
-    """Return the same, computed at the size of the largest free set; factorising costs the cube of the size."""
+    """Return the same, computed at the size of the largest free set, since factorising is cubic in the size."""
     rows = free.to(torch.uint8).argsort(dim=2, descending=True, stable=True)[:, :, :widest]
     problem = torch.arange(len(matrix), device=matrix.device)[:, None, None, None]
     way = torch.arange(free.shape[1], device=matrix.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""What a solver returns."""
+"""The result of a solver."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ Adjoint = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Solution:
-    """Optima of T problems; of a single problem, the same without the first axis.
+    """Optima of T problems; for a single problem, the same without the first axis.
 
     Attributes:
-        alpha: dual variables; (T, S, M) of a Crammer-Singer dual, (T, N) of a box-constrained program.
-        kkt_residual: (T,) float64, how far alpha is from the optimum, relative; the solver's docstring defines it.
-        iterations: (T,) int64, linear solves.
-        converged: (T,) bool, no entry was infeasible at the end and the residual is at most the tolerance.
-        adjoint: gradient of alpha -> V, both shaped as alpha, with
+        alpha: dual variables; (T, S, M) for a Crammer-Singer dual, (T, N) for a box-constrained program.
+        kkt_residual: (T,) float64, relative distance of alpha from the optimum, as defined by the solver.
+        iterations: (T,) int64, linear solves or, for a truncated solver, its iterations.
+        converged: (T,) bool, no entry is infeasible and the residual is at most the tolerance.
+        adjoint: gradient of alpha -> V, both shaped like alpha, with
             d loss / d matrix = -(V alpha^T + alpha V^T) / 2 for the kernel K or the matrix H of the program.
     """
 

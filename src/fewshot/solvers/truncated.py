@@ -1,6 +1,6 @@
-"""The Crammer-Singer dual as the published results solved it: an interior point stopped after a few iterations.
+"""The Crammer-Singer dual solved as for the published results: an interior-point method stopped after few iterations.
 
-Both functions are slow and plain. They serve to reproduce and compare; `crammer_singer` is the solver to use.
+Both functions are slow and exist for reproduction and comparison only; otherwise use `crammer_singer`.
 """
 
 import torch
@@ -12,15 +12,15 @@ from .problem import Problem
 from .solution import Adjoint, Solution, by_class
 
 CONVERGED = 1e-9
-"""Largest relative KKT residual of a converged problem, as for the exact solver."""
+"""Largest relative KKT residual of a converged problem, as in the exact solver."""
 
 
 def truncated(problem: Problem, max_iterations: int, precision: torch.dtype) -> Solution:
-    """Return qpth's point after `max_iterations`, computed without qpth; `adjoint` is the one qpth uses there.
+    """Return qpth's point after `max_iterations`, computed without qpth; `adjoint` matches qpth's at that point.
 
     Args:
         problem: T problems.
-        max_iterations: as qpth counts them; 1 gives the starting point.
+        max_iterations: iterations as counted by qpth; 1 gives the starting point.
         precision: dtype of the arithmetic.
     """
     matrix = problem.matrix().to(precision)
@@ -35,10 +35,10 @@ def by_qpth(problem: Problem, max_iterations: int, precision: torch.dtype) -> So
 
     Args:
         problem: T problems.
-        max_iterations: the most iterations qpth makes.
+        max_iterations: maximum number of qpth iterations.
         precision: dtype of the arithmetic.
     """
-    from qpth.qp import QPFunction  # here, because its import loads cvxpy (a second)
+    from qpth.qp import QPFunction  # imported here because it loads cvxpy, which takes a second
 
     n_problems, n_way, n_samples = problem.shape
     kernel, size = problem.kernel, n_samples * n_way
