@@ -224,7 +224,7 @@ def test_unusable_settings_are_refused(name, settings, key):
 )
 def test_evaluation_steps_without_parameters_are_refused(name, settings):
     with pytest.raises(
-        ValidationError, match="evaluation_steps 7: parameters are learned for each of the inner_steps 5"
+        ValidationError, match=r"evaluation_steps 7: this learner has parameters for each of its inner_steps \(5\)"
     ):
         ADAPTIVE_LEARNERS[name].settings(evaluation_steps=7, **settings)
 

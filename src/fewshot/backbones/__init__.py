@@ -27,7 +27,7 @@ __getattr__ = lazy_exports(
     },
 )
 
-# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
+# Modules whose code cannot affect results (workflow/identity.py): settings enter the key by their values.
 NEUTRAL = ("settings",)
 
 BACKBONES: dict[str, Part] = {
@@ -40,7 +40,7 @@ BACKBONES: dict[str, Part] = {
 
 
 def build_backbone(name: str, *, image_size: int, **settings: Any) -> "Backbone":
-    """Return a backbone by name.
+    """Build a backbone by name.
 
     Args:
         name: an entry of `BACKBONES`.

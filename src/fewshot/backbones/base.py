@@ -17,7 +17,7 @@ class Backbone(nn.Module):
     embedding_size: int
 
     def __init__(self, image_size: int, *, smallest: int = 1) -> None:
-        """Raise `ParamsError` if `image_size` is below `smallest`, where no pixel would be left after pooling."""
+        """Raise `ParamsError` if `image_size` is below `smallest`, which would leave no pixel after pooling."""
         super().__init__()
         if image_size < smallest:
             raise ParamsError(
@@ -36,19 +36,19 @@ class Backbone(nn.Module):
             )
 
     def set_step(self, step: int) -> None:
-        """Set the global outer step (from 0) of schedules such as DropBlock's, before the forward passes of a step."""
+        """Set the global outer step (from 0) for schedules such as DropBlock's; called before each step's forward."""
 
 
 @torch.no_grad()
 def embedding_size(backbone: nn.Module, image_size: int) -> int:
-    """Return d: the attribute `embedding_size` of the backbone, or the width of its embedding of two blank images.
+    """Return d: the backbone's attribute `embedding_size`, or the width of its embeddings of two blank images.
 
     Args:
         backbone: (N, 3, H, W) -> (N, d).
         image_size: side of the square images, pixels.
 
     Raises:
-        ParamsError: if the backbone has no such attribute and does not embed images of this size.
+        ParamsError: if the backbone has no such attribute and cannot embed images of this size.
     """
     known = getattr(backbone, "embedding_size", None)
     if known is not None:
@@ -59,7 +59,7 @@ def embedding_size(backbone: nn.Module, image_size: int) -> int:
     try:
         embeddings = backbone.eval()(images)
         if embeddings.ndim != 2:
-            raise ValueError(f"the result has the shape {tuple(embeddings.shape)}, not (N, d)")
+            raise ValueError(f"the result has shape {tuple(embeddings.shape)}, not (N, d)")
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ParamsError(
             f"{type(backbone).__name__} does not embed images (N, 3, {image_size}, {image_size}): {error}; set "

@@ -1,6 +1,6 @@
-"""Conv4, the four-layer network of Prototypical Networks (Snell et al., NeurIPS 2017) as MetaOptNet uses it.
+"""Conv4, the four-layer network of Prototypical Networks (Snell et al., NeurIPS 2017), as used by MetaOptNet.
 
-Parameters are named and ordered as in the MetaOptNet release, so that its checkpoints fit.
+Parameters are named and ordered as in the MetaOptNet release, so its checkpoints can be loaded.
 """
 
 from collections import OrderedDict
@@ -11,9 +11,9 @@ from fewshot.backbones.base import Backbone
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return 3x3 convolution without bias, batch norm, 2x2 max-pool, ReLU.
+    """Return a 3x3 convolution without bias, batch norm, 2x2 max-pool, ReLU.
 
-    The paper applies ReLU before the pool; both orders give the same numbers and gradients, this one is cheaper.
+    The paper applies ReLU before pooling; both orders give the same values and gradients, and this one is cheaper.
     """
     convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.normal_(convolution.weight, std=(2 / (9 * out_channels)) ** 0.5)
@@ -22,9 +22,9 @@ def _block(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class Conv4(Backbone):
-    """Four equal blocks; the flattened last map is the embedding (no global pooling).
+    """Four identical blocks; the flattened last map is the embedding (no global pooling).
 
-    Weights start from N(0, 2 / (9 * filters)), batch norm at 1 and 0.
+    Convolution weights are initialised from N(0, 2 / (9 * filters)), batch-norm weights to 1 and biases to 0.
 
     Args:
         image_size: side of the square images, pixels; at least 16.

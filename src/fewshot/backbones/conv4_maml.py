@@ -1,11 +1,11 @@
 """Conv4 of the gradient-based learners: MAML (Finn et al., ICML 2017), MAML++, ALFA and CxGrad (WACV 2022).
 
 Details the papers leave open, and where each choice comes from:
-  * The activation is a leaky ReLU of slope 0.01 in the MAML++, ALFA and CxGrad programs, where the papers say ReLU.
-  * Batch norm follows each convolution and always uses the statistics of the current batch, also at test time
-    (Nichol et al. 2018 call this transductive); the inner loop selects it through `statistics`.
+  * The activation is a leaky ReLU with slope 0.01 in the released code of MAML++, ALFA and CxGrad; the papers say ReLU.
+  * Batch norm follows each convolution and, in that code, always uses the statistics of the current batch, even at test
+    time (called transductive by Nichol et al. 2018); here the inner loop selects them through `statistics`.
   * CxGrad has no convolution bias; MAML++ and ALFA have one, which batch norm cancels.
-  * Parameters are ordered as in those programs: convolution weight, [bias], batch-norm bias, batch-norm weight.
+  * Parameters are ordered as in that code: convolution weight, [bias], batch-norm bias, batch-norm weight.
 
 Shapes: N images, C x H x W, F filters, K inner steps, d features.
 """
@@ -26,12 +26,12 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose statistics the caller chooses, optionally with a weight and bias for each inner step.
+    """Batch norm with statistics chosen by the caller, and optionally a weight and bias for each inner step.
 
     Args:
         channels: C.
         n_steps: K sets of weight and bias, selected by `inner_step` (MAML++); None for one set.
-        running_statistics: keep running means and variances, as ordinary backbones do.
+        running_statistics: keep running means and variances, as in ordinary backbones.
     """
 
     running_mean: Tensor | None
@@ -50,9 +50,9 @@ class BatchNorm(nn.Module):
 
         Args:
             maps: feature maps.
-            statistics: which mean and variance; "running" as usual (the batch's in training, running ones in
-                evaluation), "batch": of all N maps, "image": of each map, an integer n: of the first n maps.
-            inner_step: which set of weight and bias to use, if there are several.
+            statistics: mean and variance to use; "running": the batch's in training, running ones in evaluation;
+                "batch": those of all N maps; "image": of each map alone; an integer n: of the first n maps.
+            inner_step: which weight and bias to use, if there are several.
         """
         weight, bias = self.of_step(inner_step)
         if statistics == "image":
@@ -67,28 +67,28 @@ class BatchNorm(nn.Module):
         )
 
     def of_step(self, inner_step: int) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of an inner step, (C,) each."""
+        """Return the weight and bias of an inner step, (C,) each."""
         weight, bias = (p[inner_step] if p.ndim == 2 else p for p in (self.weight, self.bias))
         return weight, bias
 
     def pooled(self, maps: Tensor, inner_step: int) -> Tensor:
-        """Return the 2x2 max-pool of the maps normalised by the batch, without normalising all pixels."""
+        """Return the 2x2 max-pool of the batch-normalised maps, without normalising all pixels."""
         weight, bias = self.of_step(inner_step)
         taken, mean, variance = pooled_moments(maps, weight)
         return _normalize(taken, mean, variance, weight, bias)
 
 
 def _normalize(maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Normalise maps (N, C, H, W) by means and variances (C,); differentiable in all arguments."""
+    """Normalise maps (N, C, H, W) with means and variances (C,); differentiable in all arguments."""
     scale = weight * (variance + BATCH_NORM_EPSILON).rsqrt()
     return maps * scale[:, None, None] + (bias - mean * scale)[:, None, None]
 
 
 class Stage(nn.Module):
-    """3x3 convolution, batch norm, leaky ReLU and, unless the convolution strides, a 2x2 max-pool.
+    """3x3 convolution, batch norm, leaky ReLU and, unless the convolution is strided, a 2x2 max-pool.
 
-    The pool is taken before the leaky ReLU, and on the CPU before the batch norm too: the same numbers and gradients
-    from a quarter of the pixels (see `pooled_moments`).
+    Pooling precedes the leaky ReLU, and on the CPU, with batch statistics, also the normalisation: the same values and
+    gradients from a quarter of the pixels (see `pooled_moments`).
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Stage(nn.Module):
         self.max_pool = pooling == "max"
 
     def forward(self, maps: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
-        """Halve the side of maps (N, C, H, W)."""
+        """Return maps of half the side of maps (N, C, H, W)."""
         maps = self.convolution(maps)
         if self.max_pool and statistics == "batch" and maps.device.type == "cpu":
             return F.leaky_relu(self.norm.pooled(maps, inner_step), self.leaky_slope)
@@ -114,16 +114,16 @@ class Stage(nn.Module):
 
 
 class Conv4MAML(Backbone):
-    """Four equal stages; the flattened last map is the embedding, or its mean over pixels if convolutions stride.
+    """Four identical stages; the embedding is the flattened last map, or its mean over pixels with pooling "stride".
 
     Args:
         image_size: side of the square images, pixels; at least 16.
         filters: channels of every stage; 32 in MAML, 48 in MAML++ and CxGrad for miniImageNet.
         leaky_slope: slope of the activation below zero; 0 is a ReLU.
         pooling: "max" (2x2 max-pool) or "stride" (stride-2 convolutions and a global average pool).
-        bias: give the convolutions a bias.
+        bias: whether the convolutions have a bias.
         running_statistics: keep running batch-norm statistics; the inner loop does not use them.
-        batch_norm_steps: K sets of batch-norm weights, one for each inner step (MAML++); None for one set.
+        batch_norm_steps: K sets of batch-norm weights and biases, one per inner step (MAML++); None for a single set.
     """
 
     def __init__(

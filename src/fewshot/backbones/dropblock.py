@@ -1,9 +1,10 @@
-"""DropBlock: dropout of whole squares of a feature map (Ghiasi et al., NeurIPS 2018) on MetaOptNet's schedule.
+"""DropBlock: dropout of square regions of a feature map (Ghiasi et al., NeurIPS 2018), with MetaOptNet's schedule.
 
 Departures from the MetaOptNet release:
-  * The release counts forward calls in the module: it counts nothing on several GPUs (only the replicas do), counts
-    evaluation on one GPU, and loses the count when training resumes. Here the count follows from the global outer step.
-  * The release leaves holes in the squares in about a third of its batches; `as_released` reproduces them.
+  * The release counts forward calls in the module. On several GPUs only the replicas count, and the count is lost; on
+    one GPU, evaluation is counted too; resuming resets it. Here the count is computed from the global outer step.
+  * The release leaves holes in the squares in about 20 % of calls for b = 5 and half of them for b = 2; `as_released`
+    reproduces this.
 
 Shapes: N images, C channels, f side of the map, b side of a dropped square, g = f - b + 1 positions of a square.
 """
@@ -21,18 +22,19 @@ FORWARDS_PER_STEP = 2  # support and query
 
 
 class DropBlock(nn.Module):
-    """Drops squares of a map in training; the rate grows linearly over the first outer steps, then stays constant.
+    """Drop squares of a map in training, at a rate that grows linearly over the first outer steps and then is constant.
 
-    The n-th forward call of a training (from 1) keeps the fraction ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``.
-    Within outer step t (from 0) the calls count n = 2 t + 1 (support) and 2 t + 2 (query); an experiment that embeds
-    both in one call makes only the first; each chunk of an accumulated gradient restarts at 2 t + 1.
+    The n-th forward call of a training run (from 1) keeps the fraction
+    ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``. In outer step t (from 0), the calls have n = 2 t + 1 (support)
+    and n = 2 t + 2 (query); if both are embedded in one call, there is only the first. With gradient accumulation, each
+    chunk restarts at 2 t + 1.
 
     Args:
         map_size: f.
         block_size: b, at most f.
-        rate: final fraction of the map that is dropped.
+        rate: final fraction of the map to drop.
         ramp_steps: outer steps until the final rate.
-        mode: "ramp"; "as_released": with the incomplete squares of the release; "off": drops nothing.
+        mode: "ramp": whole squares; "as_released": with the incomplete squares of the release; "off": drop nothing.
     """
 
     def __init__(self, map_size: int, block_size: int, rate: float, ramp_steps: int, mode: DropBlockMode) -> None:
@@ -52,7 +54,7 @@ class DropBlock(nn.Module):
         self._forwards = 0
 
     def set_step(self, step: int) -> None:
-        """Number the following forward calls from global outer step `step`."""
+        """Number the next forward calls according to the global outer step `step`."""
         self._forwards = FORWARDS_PER_STEP * step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +72,12 @@ class DropBlock(nn.Module):
 
 
 def keep_share(forwards: int, rate: float, ramp_steps: int) -> float:
-    """Return the fraction of a map to keep in the `forwards`-th forward call of a training, counted from 1."""
+    """Return the fraction of a map to keep in the `forwards`-th forward call of a training run, counted from 1."""
     return max(1 - rate * forwards / (FORWARDS_PER_STEP * ramp_steps), 1 - rate)
 
 
 def seed_probability(keep: float, block_size: int, map_size: int) -> float:
-    """Return gamma, the probability that a square starts at a position, so that about 1 - keep of the map is dropped.
+    """Return gamma, the probability that a square starts at a position, such that about 1 - keep of the map is dropped.
 
     Source: Ghiasi et al. 2018, equation 1.
     """
@@ -95,10 +97,9 @@ def full_squares(seeds: Tensor, block_size: int) -> Tensor:
 def released_squares(seeds: Tensor, block_size: int) -> Tensor:
     """Return the squares as the MetaOptNet release computes them; arguments as `full_squares`.
 
-    The release walks the list of seeds and the list of the b * b offsets in parallel, each repeated until n * b * b
-    pairs are made. With n seeds, seed k is therefore paired only with the offsets that equal k modulo
-    gcd(n, b * b). The seeds themselves are in a map padded by (b - 1) // 2 on top and left, so that one more cell of
-    each square is dropped.
+    The release pairs the list of n seeds with the list of b * b offsets element by element, tiling both to length
+    n * b * b. Seed k is therefore paired only with the offsets congruent to k modulo gcd(n, b * b). The seeds
+    themselves stay in a map padded by (b - 1) // 2 at the top and left, so one more cell of each square is dropped.
     """
     places, centre = seeds.shape[-1], (block_size - 1) // 2
     flat = seeds.reshape(-1).long()

@@ -1,4 +1,4 @@
-"""Pixels: no network at all, the baseline that every learned embedding must beat."""
+"""Pixels: no network, the baseline that every learned embedding should beat."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from fewshot.backbones.base import Backbone
 
 
 class Pixels(Backbone):
-    """The flattened, normalised image is its own embedding; there are no parameters.
+    """The embedding is the flattened, normalised image; there are no parameters.
 
     Args:
         image_size: side of the square images, pixels.

@@ -1,12 +1,12 @@
 """Max-pool and batch moments in one pass over the maps, with hand-written first and second derivatives.
 
-Batch norm with the batch's statistics is an increasing or decreasing line in each channel, and a leaky ReLU is
-increasing, so a max-pool after both picks the same pixels as a pool before them:
+In each channel, batch norm with batch statistics is an increasing or decreasing affine function, and a leaky ReLU is
+increasing, so a max-pool after both selects the same pixels as a pool before them:
 
     pool(lrelu(w (x - m) / s + b)) = lrelu(w (pool(x) - m) / s + b),      pool = max where w >= 0, min where w < 0
 
-Only the convolution, the mean m, the variance s^2 and the pool then touch maps of full size; these small networks
-are bound by memory, and the second-order inner loop passes over each map many times.
+Then only the convolution, the mean m, the variance s^2 and the pool process full-size maps; these small networks are
+memory-bound, and the second-order inner loop passes over each map many times.
 
 With r = 2 v' / n, for cotangents p', m', v' of pool, mean and variance (n pixels per channel):
 
@@ -14,7 +14,7 @@ With r = 2 v' / n, for cotangents p', m', v' of pool, mean and variance (n pixel
     second, for the cotangent u of x':
         of p': gather(u)     of m': mean(u)     of v': 2 mean(u (x - m))     of x: r (u - mean(u))
 
-The kernels read maps channels-last, (N, H, W, C), on a CPU. Shapes: h, w = H // 2, W // 2.
+The kernels read channels-last maps, (N, H, W, C), on a CPU. Shapes: h, w = H // 2, W // 2.
 """
 
 from typing import Any
@@ -27,16 +27,16 @@ from torch.autograd.function import once_differentiable
 
 
 def pooled_moments(maps: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the 2x2 pooled maps, and mean and biased variance of each channel over batch and pixels.
+    """Return the 2x2-pooled maps, and the mean and biased variance of each channel over batch and pixels.
 
     Args:
         maps: (N, C, H, W) on the CPU.
-        weight: (C,) of the batch norm; a channel is max-pooled where it is 0 or more, otherwise min-pooled.
+        weight: batch-norm weight, (C,); a channel is max-pooled if it is 0 or more, otherwise min-pooled.
 
     Returns:
         (N, C, h, w), (C,), (C,); twice differentiable in `maps`.
     """
-    # Made contiguous outside the function: the tensor it saves for the second derivative must be its own input.
+    # Made contiguous outside the autograd function, which must save its own input for the second derivative.
     maps = maps.contiguous(memory_format=torch.channels_last)
     pooled, mean, variance = _PooledMoments.apply(maps, weight.detach() >= 0)
     return pooled, mean, variance
@@ -100,14 +100,14 @@ class _PooledMomentsBackward(torch.autograd.Function):
 
 
 def _array(maps: Tensor) -> np.ndarray:
-    """Return channels-last maps as a C-contiguous array (N, H, W, C) that shares their memory."""
+    """Return channels-last maps as a C-contiguous array (N, H, W, C) sharing their memory."""
     array: np.ndarray = maps.detach().permute(0, 2, 3, 1).numpy()
     return array
 
 
 @numba.njit(cache=True, nogil=True)
 def _pool_and_moments(maps, take_largest, pooled, choice, mean, variance) -> None:  # type: ignore[no-untyped-def]
-    """Pool each 2x2 cell, record which pixel was taken (0..3), and merge the moments of the images one by one."""
+    """Pool each 2x2 cell, record the selected pixel (0..3), and merge the moments of the images one by one."""
     n, height, width, channels = maps.shape
     sign = np.where(take_largest, 1, -1).astype(maps.dtype)
     per_image = height * width
@@ -145,7 +145,7 @@ def _pool_and_moments(maps, take_largest, pooled, choice, mean, variance) -> Non
 
 @numba.njit(cache=True, nogil=True)
 def _first_derivative(maps, choice, of_pooled, slope, constant, of_maps) -> None:  # type: ignore[no-untyped-def]
-    """Write slope * maps + constant, plus the pool's cotangent where a pixel was taken."""
+    """Write slope * maps + constant, plus the pool's cotangent at the selected pixels."""
     _line(maps, slope, -constant, of_maps)
     n, height, width, channels = of_pooled.shape
     for i in range(n):
@@ -159,7 +159,7 @@ def _first_derivative(maps, choice, of_pooled, slope, constant, of_maps) -> None
 
 @numba.njit(cache=True, nogil=True)
 def _gather_and_sums(maps, choice, cotangent, mean, gathered, total, product) -> None:  # type: ignore[no-untyped-def]
-    """Read the cotangent at the taken pixels; sum it, and its product with the centred maps, over each channel."""
+    """Read the cotangent at the selected pixels; sum it, and its product with the centred maps, per channel."""
     n, height, width, channels = maps.shape
     row_total, row_product = np.empty(channels, maps.dtype), np.empty(channels, maps.dtype)
     for i in range(n):
@@ -184,7 +184,7 @@ def _gather_and_sums(maps, choice, cotangent, mean, gathered, total, product) ->
 
 @numba.njit(cache=True, nogil=True)
 def _line(maps, slope, shift, out) -> None:  # type: ignore[no-untyped-def]
-    """Write slope * maps - shift, by channel."""
+    """Write slope * maps - shift, channel by channel."""
     n, height, width, channels = maps.shape
     for i in range(n):
         for y in range(height):

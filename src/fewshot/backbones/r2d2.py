@@ -1,6 +1,6 @@
-"""The network of R2D2 (Bertinetto et al., ICLR 2019) as MetaOptNet uses it: four wide blocks, two of them concatenated.
+"""The network of R2D2 (Bertinetto et al., ICLR 2019), as used by MetaOptNet: four wide blocks, two concatenated.
 
-Parameters are named and ordered as in the MetaOptNet release, so that its checkpoints fit.
+Parameters are named and ordered as in the MetaOptNet release, so its checkpoints can be loaded.
 """
 
 import torch
@@ -12,7 +12,7 @@ WIDTHS = (96, 192, 384, 512)
 
 
 def _block(in_channels: int, out_channels: int, *, activation: bool = True, dropout: float = 0.0) -> nn.Sequential:
-    """Return 3x3 convolution with bias, batch norm, 2x2 max-pool, LeakyReLU(0.1) if `activation`, dropout."""
+    """Return a 3x3 convolution with bias, batch norm, 2x2 max-pool, LeakyReLU(0.1) if `activation`, dropout."""
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
         nn.BatchNorm2d(out_channels),
@@ -26,9 +26,9 @@ def _block(in_channels: int, out_channels: int, *, activation: bool = True, drop
 
 
 class R2D2Net(Backbone):
-    """Blocks of 96, 192, 384 and 512 channels; the embedding is blocks 3 and 4, both flattened and concatenated.
+    """Blocks of 96, 192, 384 and 512 channels; the embedding concatenates the flattened outputs of blocks 3 and 4.
 
-    Weights keep torch's default initialisation, as in the release.
+    Weights have torch's default initialisation, as in the release.
 
     Args:
         image_size: side of the square images, pixels; at least 16 (51200 features at 84 pixels, 8192 at 32).

@@ -1,8 +1,8 @@
 """ResNet-12 of MetaOptNet (Lee et al., CVPR 2019): four residual blocks of 64, 160, 320 and 640 channels.
 
-Parameters are named and ordered as in the release, so that its checkpoints fit. Details the paper leaves open follow
-the release: no global pooling at the end; a projection in every block; ordinary dropout after blocks 1 and 2, DropBlock
-after blocks 3 and 4; normal initialisation with the gain of ReLU although the slope is 0.1.
+Parameters are named and ordered as in the release, so its checkpoints can be loaded. Details the paper leaves open
+follow the release: no global pooling at the end; a projection in every block; ordinary dropout after blocks 1 and 2,
+DropBlock after blocks 3 and 4; normal initialisation with the gain of a ReLU, although the slope is 0.1.
 """
 
 import torch.nn.functional as F
@@ -16,11 +16,11 @@ SLOPE = 0.1
 
 
 class ResidualBlock(nn.Module):
-    """Three 3x3 convolutions in parallel with a 1x1 projection, summed, max-pooled 2x2, with dropout.
+    """Three 3x3 convolutions in parallel with a 1x1 projection, summed, 2x2 max-pooled, with dropout.
 
     Args:
-        in_channels: of the input.
-        out_channels: of all four convolutions.
+        in_channels: channels of the input.
+        out_channels: channels of all four convolutions.
         drop: dropout applied to the pooled sum.
     """
 
@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
         h = F.leaky_relu(self.bn1(self.conv1(x)), SLOPE, inplace=True)
         h = F.leaky_relu(self.bn2(self.conv2(h)), SLOPE, inplace=True)
         h = self.bn3(self.conv3(h)) + self.downsample(x)
-        # The release pools after the activation; the two commute, and this order processes a quarter of the numbers.
+        # The release pools after the activation; the two commute, and this order activates a quarter of the pixels.
         return self.drop(F.leaky_relu(F.max_pool2d(h, 2), SLOPE, inplace=True))
 
 
@@ -53,9 +53,9 @@ class ResNet12(Backbone):
         image_size: side of the square images, pixels; at least 16 (16000 features at 84 pixels, 2560 at 32).
         drop_rate: probability of dropout after blocks 1 and 2, final rate of DropBlock after blocks 3 and 4.
         dropblock: "ramp", "off" or "as_released", see `DropBlock`; "off" keeps the dropout of blocks 1 and 2.
-        dropblock_size: side of the dropped squares; None means 5, or 2 where the last map is smaller than 5 x 5.
-        dropblock_ramp_steps: outer steps over which DropBlock reaches its final rate.
-        init_slope: slope of LeakyReLU that the initial gain assumes.
+        dropblock_size: side of the dropped squares; None means 5, or at most 2 if the last map is smaller than 5 x 5.
+        dropblock_ramp_steps: outer steps until DropBlock reaches its final rate.
+        init_slope: LeakyReLU slope assumed by the initialisation gain.
     """
 
     def __init__(

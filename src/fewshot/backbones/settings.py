@@ -1,4 +1,4 @@
-"""Settings of the backbones; free of torch, because the plan reads them."""
+"""Settings of the backbones, defined without torch, because the plan reads them."""
 
 from typing import Literal
 
@@ -24,19 +24,19 @@ class ResNet12Settings(Settings):
     """Settings of `resnet12`."""
 
     drop_rate: float = Field(
-        0.1, ge=0, lt=1, description="dropout after blocks 1, 2; DropBlock's final rate (Lee 2019)"
+        0.1, ge=0, lt=1, description="dropout after blocks 1 and 2, final DropBlock rate after 3 and 4 (Lee 2019)"
     )
     dropblock: Literal["ramp", "off", "as_released"] = Field(
         "ramp",
-        description="ramp: full squares; off: none, like the release on several GPUs; as_released: with its holes",
+        description="ramp: whole squares; off: none, like the release on several GPUs; as_released: squares with holes",
     )
     dropblock_size: int | None = Field(
-        None, ge=1, description="side of a square; null: 5, or 2 where the last map is below 5 x 5 (Lee 2019)"
+        None, ge=1, description="side of a square; null: 5, or 2 if the last map is smaller than 5 x 5 (Lee 2019)"
     )
     dropblock_ramp_steps: int = Field(
         20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 per step)"
     )
-    init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope the initial gain assumes (release: 0)")
+    init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope in the initialisation gain (release: 0)")
 
 
 CONV4_MAML_STAGES = 4
@@ -48,12 +48,12 @@ class Conv4MAMLSettings(Settings):
     filters: int = Field(48, ge=1, le=1024, description="channels of every stage (MAML: 32, MAML++ and CxGrad: 48)")
     leaky_slope: float = Field(0.01, ge=0, lt=1, description="slope of the activation below zero; 0 is a ReLU")
     pooling: Literal["max", "stride"] = Field(
-        "max", description="max: 2x2 max-pool; stride: stride-2 convolutions and a global average pool"
+        "max", description="max: 2x2 max-pool; stride: stride-2 convolutions and global average pooling"
     )
     bias: bool = Field(False, description="convolutions have a bias (MAML++ and ALFA: true, CxGrad: false)")
 
     def last_map_side(self, image_size: int) -> int:
-        """Return the side in pixels of the map that the last batch norm normalises."""
+        """Return the side of the map that the last batch norm normalises, pixels."""
         side = image_size
         for stage in range(CONV4_MAML_STAGES):
             if self.pooling == "stride":

@@ -1,6 +1,6 @@
 """Learners: episodes -> loss and logits. One file per learner; register it here.
 
-The name of a head is also a learner: a backbone and that head, trained on episodes (`episodic.py`).
+The name of each head is also that of a learner: a backbone and that head, trained on episodes (`episodic.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from fewshot.learners.settings import (
 from fewshot.registry import Part, find_part, lazy_exports
 from fewshot.settings import Settings
 
-# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
+# Modules whose code cannot affect results (workflow/identity.py): settings enter the key by their values.
 NEUTRAL = ("settings",)
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ __getattr__ = lazy_exports(
 
 
 def _adaptive(target: str, settings: type[Settings], check: Callable[..., None] = check_adaptive) -> Part:
-    """Return the entry of a learner with a linear head, which fixes the number of ways."""
+    """Return the entry of a learner whose linear head fixes the number of ways."""
     return Part(f"fewshot.learners.{target}", settings, check=check, fixed_ways=True)
 
 
@@ -100,17 +100,17 @@ def build_learner(
     backbone_settings: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> "Learner":
-    """Return a learner by name, with a backbone by name.
+    """Build a learner and its backbone by name.
 
     Args:
         name: an entry of `LEARNERS`.
         backbone: an entry of `fewshot.backbones.BACKBONES`.
-        context: number of ways, image size and the like.
+        context: number of ways, image size etc.
         backbone_settings: settings of the backbone that differ from its defaults.
         settings: settings of the learner that differ from its defaults.
 
     Raises:
-        ParamsError: if a name or setting is unknown, a setting is out of range or the parts do not fit together.
+        ParamsError: if a name or setting is unknown, a setting is out of range or the parts are incompatible.
 
     >>> learner = build_learner("svm", backbone="conv4", context=LearnerContext(image_size=32), bound=0.1)
     >>> learner.embedding_size

@@ -1,16 +1,16 @@
-"""ALFA (Baik et al., NeurIPS 2020): a network chooses the inner learning rate and weight decay of each tensor and step.
+"""ALFA (Baik et al., NeurIPS 2020): a network sets the inner learning rate and weight decay of each tensor and step.
 
-At each inner step the means of the n adapted tensors and of their gradients go through a small network; its outputs
-alpha, beta multiply learned rates a and decays b of tensor i and step j:
+At each inner step, a small network receives the means of the n adapted tensors and of their gradients; its outputs
+alpha, beta multiply the learned rates a and decays b of tensor i and step j:
 
     W_i <- (1 - beta_i b_i[j]) W_i - alpha_i a_i[j] g_i
 
-`attenuate` adds L2F (Baik et al., CVPR 2020): a second network reads the gradient means at the initial weights and
+`attenuate` adds L2F (Baik et al., CVPR 2020): a second network receives the gradient means at the initial weights and
 shrinks each initial tensor by a factor in (0, 1).
 
-Details the paper leaves open, from the published program: gradient means are constants to the outer loop, weight
-means are not; the networks have one hidden layer and PyTorch's default initialisation; the unused last rate and
-decay of each tensor are left out.
+Details the paper leaves open, from the released code: the outer loop does not differentiate through the gradient means,
+but does through the weight means; the networks have one hidden layer and PyTorch's default initialisation. The last
+rate and decay of each tensor, which are never used, are omitted.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from fewshot.learners.settings import ALFASettings
 
 
 class ALFA(MAML):
-    """Adaptive learning of hyper-parameters for fast adaptation; arguments as those of `MAML`."""
+    """Adaptive learning of hyperparameters for fast adaptation; same arguments as `MAML`."""
 
     settings_type = ALFASettings
     settings: ALFASettings
@@ -46,7 +46,7 @@ class ALFA(MAML):
         )
 
     def initial_weights(self, task: Task) -> FastWeights:
-        """Return the learned weights, attenuated if the settings say so."""
+        """Return the learned weights, attenuated if `attenuate` is set."""
         fast = super().initial_weights(task)
         if self.attenuator is None:
             return fast
@@ -55,7 +55,7 @@ class ALFA(MAML):
         return {name: factor * weight for (name, weight), factor in zip(fast.items(), factors, strict=True)}
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
-        """Return decayed fast weights minus generated rates * gradients."""
+        """Return the decayed fast weights minus generated rates * gradients."""
         state = torch.cat([means(fast.values()), means(gradients.values()).detach()])
         alphas, betas = self.generator(state).chunk(2)
         updated = {}

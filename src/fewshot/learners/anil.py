@@ -1,6 +1,6 @@
-"""ANIL (Raghu et al., ICLR 2020): MAML whose inner loop moves the head only; the outer loop learns everything.
+"""ANIL (Raghu et al., ICLR 2020): MAML whose inner loop updates only the head; the outer loop trains everything.
 
-The backbone stays as it is during adaptation, so the support set is embedded once (as LibFewShot does).
+The backbone does not change during adaptation, so the support set is embedded once (as in LibFewShot).
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from fewshot.learners.settings import ANILSettings
 
 
 class ANIL(MAML):
-    """Almost no inner loop; arguments as those of `MAML`."""
+    """Almost no inner loop; same arguments as `MAML`."""
 
     settings_type = ANILSettings
     settings: ANILSettings

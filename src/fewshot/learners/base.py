@@ -34,11 +34,11 @@ class Learner(nn.Module):
     """Base class of learners; all `parameters()` are trained by the outer optimiser.
 
     Attributes:
-        caches_embeddings: true if an image's embedding does not depend on its episode, so that evaluation embeds each
-            split once (`embed`) and classifies from stored embeddings (`classify`).
-        batch_norm: the statistics that normalise a test image: "running", "transductive", "support" or "per_query".
+        caches_embeddings: true if an image's embedding does not depend on its episode; evaluation then embeds each
+            image once (`embed`) and classifies from stored embeddings (`classify`).
+        batch_norm: the statistics that normalise test images: "running", "transductive", "support" or "per_query".
         episodes_per_backward: number of episodes of a meta-batch differentiated at once; None means all.
-            Learners that keep an inner-loop graph set 1, so that memory does not grow with the meta-batch.
+            Learners that keep an inner-loop graph set it to 1, so that memory does not grow with the meta-batch.
     """
 
     caches_embeddings: ClassVar[bool] = False
@@ -47,11 +47,11 @@ class Learner(nn.Module):
 
     @property
     def embedding_size(self) -> int:
-        """Features of an embedding (d); only if `caches_embeddings`."""
+        """Number of features of an embedding (d); only if `caches_embeddings`."""
         raise NotImplementedError
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int | None:
-        """Return roughly the memory an outer step needs, bytes; None if unknown.
+        """Return a rough estimate of the memory an outer step needs, bytes; None if unknown.
 
         Args:
             n_shot: support images per class.
@@ -81,9 +81,9 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return solver reports on each episode since the last call, and clear them: name -> (episodes,)."""
+        """Return and clear the solver reports on each episode since the last call: name -> (episodes,)."""
         return {}
 
     def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
-        """Return arrays that describe the adaptation to each episode, first axis T; {} if it does not adapt."""
+        """Return arrays describing the adaptation to each episode, first axis T; {} if the learner does not adapt."""
         return {}

@@ -1,6 +1,6 @@
-"""BOIL (Oh et al., ICLR 2021): MAML whose inner loop moves the backbone only, so that its features must change.
+"""BOIL (Oh et al., ICLR 2021): MAML whose inner loop updates only the backbone, so that its features must change.
 
-The paper sets the head's inner rate to zero; here the head is left out of the inner loop, which is the same.
+The paper sets the head's inner learning rate to zero; here the head is excluded from the inner loop, which is the same.
 """
 
 from fewshot.learners.maml import MAML
@@ -8,7 +8,7 @@ from fewshot.learners.settings import BOILSettings
 
 
 class BOIL(MAML):
-    """Body only update in the inner loop; arguments as those of `MAML`."""
+    """Body only update in the inner loop; same arguments as `MAML`."""
 
     settings_type = BOILSettings
     settings: BOILSettings

@@ -1,4 +1,4 @@
-"""What learners must know of an experiment, and which parts fit together. Free of torch, because the plan uses it."""
+"""What learners need to know about an experiment, and which parts are compatible. Without torch, for the plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from fewshot.learners.settings import MAMLSettings
 
 @dataclass(frozen=True)
 class LearnerContext:
-    """What a learner must know of the experiment apart from its own settings.
+    """What a learner needs to know about the experiment, apart from its own settings.
 
     Attributes:
         n_way: classes per training episode (fixes the size of a linear head).
-        image_size: side of the square images, pixels; by default that of miniImageNet.
-        steps_per_epoch: outer steps per epoch; matters only for what changes by epoch, such as `first_order_epochs`
-            and `multi_step_loss_epochs`, which read the epoch off the global step. By default that of MAML++.
+        image_size: side of the square images, pixels; the default is that of miniImageNet.
+        steps_per_epoch: outer steps per epoch, used only by schedules in epochs (`first_order_epochs`,
+            `multi_step_loss_epochs`) to compute the epoch from the global step; the default is that of MAML++.
         label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
         precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64.
-        joint_forward: embed support and query in one call (one batch-norm statistic) instead of two.
+        joint_forward: embed support and query in one call (shared batch-norm statistics) instead of two.
     """
 
     n_way: int = 5
@@ -41,14 +41,14 @@ def check_adaptive(
     backbone_settings: Mapping[str, Any],
     context: LearnerContext,
 ) -> None:
-    """Raise `ParamsError` unless a gradient-based learner, its backbone and its recipe fit together.
+    """Raise `ParamsError` unless a gradient-based learner, its backbone and its recipe are compatible.
 
     Args:
         name: of the learner.
         settings: of the learner.
         backbone: name of the backbone.
         backbone_settings: of the backbone; missing ones take their defaults.
-        context: n_way, image size and the like.
+        context: n_way, image size etc.
     """
     if backbone != "conv4_maml":
         raise ParamsError(
@@ -74,11 +74,11 @@ def check_cxgrad(
 
 
 def check_context(name: str, context: LearnerContext) -> None:
-    """Raise `ParamsError` if the context requires what no gradient-based learner does."""
+    """Raise `ParamsError` if the context requires something that no gradient-based learner supports."""
     if context.precision != "float32":
         raise ParamsError(
-            f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding changes which "
-            f"inner steps are taken; set precision: float32 in its recipe"
+            f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding would alter the "
+            f"inner steps; set precision: float32 in its recipe"
         )
     if context.label_smoothing:
         raise ParamsError(
@@ -87,7 +87,7 @@ def check_context(name: str, context: LearnerContext) -> None:
         )
     if context.joint_forward:
         raise ParamsError(
-            f"learner {name!r} cannot embed support and query in one call, because it adapts to the support first; "
+            f"learner {name!r} cannot embed support and query in one call, because it first adapts to the support; "
             f"set joint_forward: false in its recipe"
         )
 
@@ -96,15 +96,15 @@ def check_per_query(name: str, last_map_side: int, image_size: int) -> None:
     """Raise `ParamsError` if a single image has no variance in the last feature map."""
     if last_map_side < 2:
         raise ParamsError(
-            f"learner {name!r}: batch_norm per_query needs 2 or more pixels in the last feature map, and images of "
-            f"{image_size} pixels leave one; allowed here: transductive, support, or larger images"
+            f"learner {name!r}: batch_norm per_query needs 2 or more pixels in the last feature map, but images of "
+            f"{image_size} pixels leave only one; allowed here: transductive, support, or larger images"
         )
 
 
 def check_no_bias(name: str, bias: bool) -> None:
-    """Raise `ParamsError` if convolutions that are rescaled by their norm have a bias."""
+    """Raise `ParamsError` if convolutions to be rescaled by their norm have a bias."""
     if bias:
         raise ParamsError(
-            f"learner {name!r} rescales convolutions by their norm, which a bias of zeros does not have; "
+            f"learner {name!r} divides convolution parameters by their norm, which is zero for the initial bias; "
             "set bias: false for backbone conv4_maml"
         )

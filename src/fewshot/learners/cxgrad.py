@@ -1,14 +1,14 @@
-"""CxGrad, contextual gradient scaling (Lee et al., WACV 2022): let the backbone move more in the inner loop.
+"""CxGrad, contextual gradient scaling (Lee et al., WACV 2022): larger backbone updates in the inner loop.
 
-Before each inner step every convolution weight W_l becomes gamma_l W_l / ||W_l||. Batch norm follows, so the loss
-does not change, but its gradient is scaled by ||W_l|| / gamma_l. A generator gives the gammas from a context vector
-that starts at zero in each task and descends the support loss. The head is never rescaled.
+Before each inner step, every convolution weight W_l becomes gamma_l W_l / ||W_l||. Batch norm follows, so the loss
+does not change, but its gradient is scaled by ||W_l|| / gamma_l. A generator computes the gammas from a context vector,
+which starts at zero for each task and is updated by gradient descent on the support loss. The head is never rescaled.
 
-Details the paper leaves open, from the published program:
-  * The context first takes one step with the initial weights, without a graph; then one step alongside each inner step.
-  * The norm is that of the whole tensor; rescaling is repeated at every inner step, but not after the last.
-  * The generator is Linear, ReLU, Linear, Softplus; all layers of PyTorch's default initialisation.
-  * The parts of MAML++ can be enabled; the program's configurations leave them off.
+Details the paper leaves open, from the released code:
+  * The context first takes one step at the initial weights, without a graph, then one step with each inner step.
+  * The norm is that of the whole tensor; rescaling is repeated before every inner step, but not after the last.
+  * The generator is Linear, ReLU, Linear, Softplus, with PyTorch's default initialisation.
+  * The parts of MAML++ can be enabled; the released configurations leave them off.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ CONTEXT = "context"
 
 
 class CxGrad(MAMLPlusPlus):
-    """CxGrad; its fast weights include the context vector. Arguments as those of `MAML`; needs Conv4MAML."""
+    """CxGrad; its fast weights include the context vector. Same arguments as `MAML`; requires Conv4MAML."""
 
     settings_type = CxGradSettings
     settings: CxGradSettings
@@ -45,10 +45,10 @@ class CxGrad(MAMLPlusPlus):
         )
 
     def check_backbone(self, backbone: nn.Module) -> None:
-        """Raise `ParamsError` unless the backbone is Conv4MAML without bias and can do what the settings require."""
+        """Raise `ParamsError` unless the backbone is a Conv4MAML without bias that supports the settings."""
         if not isinstance(backbone, Conv4MAML):
             raise ParamsError(
-                f"CxGrad rescales convolutions that batch norm follows and needs the backbone Conv4MAML, not "
+                f"CxGrad rescales convolutions followed by batch norm and needs the backbone Conv4MAML, not "
                 f"{type(backbone).__name__}"
             )
         check_no_bias("CxGrad", backbone.bias)
@@ -72,7 +72,7 @@ class CxGrad(MAMLPlusPlus):
         return fast | scaled
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
-        """Return weights and context after one step."""
+        """Return the weights and the context after one step."""
         weights = super().update({name: fast[name] for name in self.adapted}, gradients, inner_step)
         return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
 

@@ -1,4 +1,4 @@
-"""What adaptation does to a network, for figures: gradients, accuracy by inner step, change of features.
+"""Diagnostics of adaptation, for figures: gradient norms, accuracy by inner step, change of features.
 
 Shapes: K inner steps, L layers (the stages of the backbone, then the head), Q query images in all.
 """
@@ -15,26 +15,26 @@ from fewshot.learners.inner_loop import FastWeights, InnerLoopMethod, InnerStep,
 
 
 class DiagnosableMethod(InnerLoopMethod, Protocol):
-    """What the diagnostics need of a learner."""
+    """What the diagnostics require of a learner."""
 
     def prepare(self, task: Task) -> Task:
-        """Compute once what all inner steps of a task share."""
+        """Compute once whatever all inner steps of a task share."""
 
     def stages(self) -> dict[str, nn.Module]:
-        """Return the stages of the backbone by the prefix of their parameters' names."""
+        """Return the stages of the backbone: prefix of their parameters' names -> stage."""
 
     def query_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the query images, (Q, M)."""
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
-        """Return further arrays of an inner step."""
+        """Return additional arrays for an inner step."""
 
 
 def diagnose_task(learner: DiagnosableMethod, task: Task, n_steps: int) -> dict[str, np.ndarray]:
-    """Return arrays that describe the adaptation to one task.
+    """Return arrays describing the adaptation to one task.
 
     Args:
-        learner: adapts.
+        learner: the learner that adapts.
         task: the episode.
         n_steps: K.
 
@@ -43,7 +43,7 @@ def diagnose_task(learner: DiagnosableMethod, task: Task, n_steps: int) -> dict[
         `support_loss` (K,): before each update.
         `query_accuracy` (K + 1,): before adaptation and after each step.
         `feature_similarity` (L - 1,): linear CKA of each stage's query features before and after adaptation.
-        Plus what the learner adds for each step, (K, ...).
+        Plus whatever the learner adds for each step, (K, ...).
     """
     with torch.no_grad():
         task = learner.prepare(task)
@@ -75,7 +75,7 @@ def diagnose_task(learner: DiagnosableMethod, task: Task, n_steps: int) -> dict[
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Return the linear centred kernel alignment of two sets of features (Q, d1), (Q, d2): 1 if equal up to rotation.
 
-    NaN if one of them is constant. Source: Kornblith et al., ICML 2019, equation (3) in its kernel form.
+    NaN if either is constant. Source: Kornblith et al., ICML 2019, equation (3) in its kernel form.
     """
     gram_x, gram_y = (_centred_gram(features.double()) for features in (x, y))
     return float((gram_x * gram_y).sum() / (gram_x.norm() * gram_y.norm()))

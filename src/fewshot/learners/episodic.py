@@ -1,11 +1,11 @@
-"""Episodic learner: a backbone embeds all images, a head classifies the queries of each episode from its support.
+"""Episodic learner: a backbone embeds all images, and a head classifies the queries of each episode.
 
 Details the papers leave open, and where each choice comes from:
-  * Support and query are embedded in two calls, so each has its own batch-norm statistics in training (MetaOptNet
-    release); `joint_forward` embeds them in one.
+  * Support and query are embedded in separate calls, so each has its own batch-norm statistics in training (MetaOptNet
+    release); `joint_forward` embeds them in a single call.
   * Label smoothing spreads epsilon over the M - 1 wrong classes (MetaOptNet release), not over all M as torch does.
   * The head's learnable scale is trained with the backbone, by the same optimiser.
-  * Under `precision: bfloat16` only the backbone runs in bfloat16; embeddings return to float32 before the head.
+  * With `precision: bfloat16`, only the backbone runs in bfloat16; the head receives float32 embeddings.
 
 Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
@@ -32,7 +32,7 @@ class EpisodicLearner(Learner):
     Args:
         backbone: any module (N, C, H, W) -> (N, d).
         head: module called as `head(support, support_labels, query, n_way=M)` on embeddings; returns scores (T, Q, M).
-        context: label smoothing, precision and the like, see `LearnerContext`.
+        context: label smoothing, precision etc., see `LearnerContext`.
 
     >>> import torch
     >>> from torch import nn
@@ -66,17 +66,17 @@ class EpisodicLearner(Learner):
     def build(
         cls, name: str, settings: Settings, backbone: str, backbone_settings: dict[str, Any], context: LearnerContext
     ) -> "EpisodicLearner":
-        """Return the learner whose head is called `name`; see `fewshot.learners.build_learner`."""
+        """Return the learner with the head `name`; see `fewshot.learners.build_learner`."""
         network = build_backbone(backbone, image_size=context.image_size, **backbone_settings)
         return cls(network, build_head(name, **settings.model_dump()), context)
 
     @property
     def embedding_size(self) -> int:
-        """Features of an embedding: the backbone's attribute, or found by embedding blank images."""
+        """Number of features: the backbone's `embedding_size`, or determined by embedding blank images."""
         return embedding_size(self.backbone, self.context.image_size)
 
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
-        """Return the smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+        """Return the label-smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
         if isinstance(self.backbone, Backbone):
             self.backbone.set_step(step)
         support, query = self._embed_both(batch.support_images, batch.query_images)
@@ -103,15 +103,15 @@ class EpisodicLearner(Learner):
         return self.head(support, support_labels, query, n_way=n_way)
 
     def take_certificates(self) -> dict[str, np.ndarray]:
-        """Return the reports of the head's solver on each episode since the last call; {} for closed forms."""
+        """Return the head's solver reports on each episode since the last call; {} for closed-form heads."""
         take = getattr(self.head, "take_certificates", None)
         return take() if take is not None else {}
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
-        """Return roughly the memory an outer step needs apart from the program, bytes (within a factor of 2).
+        """Return the memory an outer step needs, excluding the program itself, bytes (within a factor of 2).
 
         Counts the feature maps that autograd keeps and a third as much for gradients at the peak (measured), and the
-        weights with their gradients, two states of the optimiser and two copies in the layout of convolutions.
+        weights with their gradients, two optimiser states and two copies in the convolutions' memory layout.
 
         Args:
             n_shot: support images per class.
@@ -137,7 +137,7 @@ class EpisodicLearner(Learner):
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Return the mean cross-entropy to targets 1 - smoothing (true class) and smoothing / (M - 1) (each other).
+    """Return the mean cross-entropy with targets 1 - smoothing (true class) and smoothing / (M - 1) (other classes).
 
     Args:
         logits: (..., M).

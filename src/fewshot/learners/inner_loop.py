@@ -1,10 +1,10 @@
-"""The inner loop: adapt weights to the support set of one task by gradient steps. Written once for all learners.
+"""The inner loop, shared by all learners: adapt weights to the support set of one task by gradient steps.
 
-Learners differ in four methods (`maml.MAML` has the plain ones): `initial_weights`, `rescale`, `support_logits` and
+Learners differ in four methods (`maml.MAML` has the basic versions): `initial_weights`, `rescale`, `support_logits` and
 `update`.
 
 "Fast weights" are a dictionary name -> tensor of everything the inner loop updates: network weights under their
-parameter names, and anything a method adds (CxGrad's context).
+parameter names, and whatever a method adds (such as CxGrad's context).
 
 Shapes: S support images, Q query images, M ways, C x H x W, K inner steps.
 """
@@ -33,8 +33,8 @@ class Task:
         support_labels: (S,) int64.
         query_images: (Q, C, H, W) float.
         query_labels: (Q,) int64.
-        episode_id: the index the episode was drawn with.
-        support_embedding: (S, d), where a method embeds the support set once.
+        episode_id: the index from which the episode was drawn.
+        support_embedding: (S, d), if the method embeds the support set only once.
     """
 
     support_images: Tensor
@@ -64,7 +64,7 @@ class InnerStep:
     Attributes:
         index: from 0.
         loss: support cross-entropy before the update, detached scalar.
-        used: the fast weights the loss was taken at (after any rescaling).
+        used: the fast weights at which the loss was computed (after any rescaling).
         gradients: of the loss with respect to `used`.
         updated: the fast weights after the update.
     """
@@ -77,18 +77,18 @@ class InnerStep:
 
 
 class InnerLoopMethod(Protocol):
-    """What the inner loop needs of a learner."""
+    """What the inner loop requires of a learner."""
 
     inner_learning_rate: float
 
     def parameters(self) -> Iterable[Tensor]:
-        """Return what the outer loop trains."""
+        """Return the parameters that the outer loop trains."""
 
     def initial_weights(self, task: Task) -> FastWeights:
-        """Return the weights the inner loop starts from."""
+        """Return the weights from which the inner loop starts."""
 
     def rescale(self, fast: FastWeights) -> FastWeights:
-        """Return the weights at which the next support loss is taken."""
+        """Return the weights at which to compute the next support loss."""
 
     def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the support images, (S, M)."""
@@ -104,10 +104,11 @@ def adapt(
 
     Args:
         method: the learner.
-        task: its support set is fitted.
+        task: the task whose support set to fit.
         n_steps: K.
-        second_order: let the graph pass through the inner gradients as well.
-        recompute: keep no activations of inner steps; recompute them in the outer backward pass.
+        second_order: extend the graph through the inner gradients.
+        recompute: in second order, do not store the activations of inner steps but recompute them in the outer backward
+            pass.
 
     Raises:
         NumericalError: if a support loss is not finite.
@@ -123,7 +124,7 @@ def adapt(
 
 
 def adapt_detached(method: InnerLoopMethod, task: Task, n_steps: int) -> Iterator[InnerStep]:
-    """Yield the same steps without a graph between them, for evaluation; memory does not grow with their number.
+    """Yield first-order steps without a graph between them, for evaluation; memory does not grow with their number.
 
     Raises:
         NumericalError: if a support loss is not finite.
@@ -138,7 +139,7 @@ def adapt_detached(method: InnerLoopMethod, task: Task, n_steps: int) -> Iterato
 
 
 def leaves(fast: FastWeights) -> FastWeights:
-    """Return the same values detached from the graph, ready to be differentiated."""
+    """Return the same values as leaf tensors that require gradients."""
     return {name: weight.detach().requires_grad_() for name, weight in fast.items()}
 
 

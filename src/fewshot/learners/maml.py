@@ -1,12 +1,12 @@
-"""MAML and first-order MAML (Finn et al., ICML 2017): learn weights from which a few gradient steps fit a new task.
+"""MAML and first-order MAML (Finn et al., ICML 2017): learn initial weights from which a few gradient steps fit a task.
 
-For each task: K gradient steps on the support cross-entropy give fast weights; their query cross-entropy is the
-outer loss. Second order differentiates through the inner gradients, first order takes them as constants.
+For each task, K gradient steps on the support cross-entropy give fast weights, whose query cross-entropy is the outer
+loss. Second-order MAML differentiates through the inner gradients; first-order MAML treats them as constants.
 
-Details the paper leaves open, and where each choice comes from (the MAML++ and CxGrad programs):
+Details the paper leaves open, decided as in the released code of MAML++ and CxGrad:
   * All weights are adapted except those of batch norm, which are learned in the outer loop only.
-  * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); the other
-    modes are inductive in the queries.
+  * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); in the other
+    modes, predictions do not depend on other queries.
   * Each task is differentiated separately (`episodes_per_backward`), so memory does not grow with the meta-batch.
 
 Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
@@ -52,7 +52,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def embed(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
-        """Return embeddings (N, d); a backbone other than Conv4MAML always normalises by the batch."""
+        """Return embeddings (N, d); backbones other than Conv4MAML always use batch statistics."""
         if isinstance(self.backbone, Conv4MAML):
             return self.backbone(images, statistics, inner_step)
         return self.backbone(images)
@@ -65,16 +65,16 @@ class Network(nn.Module):
 class MAML(Learner):
     """MAML; the base class of the other gradient-based learners.
 
-    Any module can be the backbone. Unless it is `Conv4MAML`, its batch norms lose their running statistics and always
-    normalise by the batch (`batch_norm: transductive`), in evaluation too.
+    Any module can be the backbone. Unless it is a `Conv4MAML`, its batch-norm layers lose their running statistics and
+    always use those of the batch (`batch_norm: transductive`), in evaluation too.
 
     Args:
-        backbone: (N, C, H, W) -> (N, d); d is its attribute `embedding_size` or found by embedding blank images.
+        backbone: (N, C, H, W) -> (N, d); d is its `embedding_size` or determined by embedding blank images.
         context: the number of ways and the image size, see `LearnerContext`.
         settings: fields of `settings_type`; missing ones take their defaults.
 
     Raises:
-        ParamsError: if a setting is unknown or out of range, or backbone, context and settings do not fit together.
+        ParamsError: if a setting is unknown or out of range, or backbone, context and settings are incompatible.
 
     >>> import torch
     >>> from torch import nn
@@ -122,7 +122,7 @@ class MAML(Learner):
         context: LearnerContext,
     ) -> Self:
         """Return the learner; see `fewshot.learners.build_learner`."""
-        assert backbone == "conv4_maml", "`check_adaptive` of the registry entry refuses other backbones"
+        assert backbone == "conv4_maml", "`check_adaptive` of the registry entry rejects other backbones"
         network = Conv4MAML(
             context.image_size,
             **backbone_settings,
@@ -133,11 +133,11 @@ class MAML(Learner):
 
     @classmethod
     def batch_norm_steps(cls, settings: Any) -> int | None:
-        """Return the number of batch-norm weight sets, one for each inner step, or None for a single set."""
+        """Return the number of batch-norm weight sets (one per inner step), or None for a single set."""
         return None
 
     def check_backbone(self, backbone: nn.Module) -> None:
-        """Raise `ParamsError` unless the backbone can do what the settings require."""
+        """Raise `ParamsError` unless the backbone supports the settings."""
         name, n_sets = type(self).__name__, self.batch_norm_steps(self.settings)
         if not isinstance(backbone, Conv4MAML):
             for setting, needed in {
@@ -155,15 +155,15 @@ class MAML(Learner):
         if backbone.batch_norm_steps != n_sets:
             raise ParamsError(
                 f"{name}: the backbone was built with batch_norm_steps={backbone.batch_norm_steps}; with these "
-                f"settings it needs Conv4MAML(..., batch_norm_steps={n_sets})"
+                f"settings it must be Conv4MAML(..., batch_norm_steps={n_sets})"
             )
         if self.batch_norm == "per_query":
             check_per_query(name, backbone.last_map_side, backbone.image_size)
 
-    # Differs between the methods
+    # Overridden by the variants
 
     def choose_adapted(self) -> list[str]:
-        """Return the names of the parameters that the inner loop moves: all but those of batch norm."""
+        """Return the names of the parameters that the inner loop updates: all but those of batch norm."""
         norms = tuple(
             f"{name}." for name, module in self.network.named_modules() if isinstance(module, (BatchNorm, _BatchNorm))
         )
@@ -174,16 +174,16 @@ class MAML(Learner):
         ]
 
     def prepare(self, task: Task) -> Task:
-        """Compute once what all inner steps of a task share."""
+        """Compute once whatever all inner steps of a task share."""
         return task
 
     def initial_weights(self, task: Task) -> FastWeights:
-        """Return the weights the inner loop starts from: the learned ones."""
+        """Return the weights from which the inner loop starts: the learned ones."""
         parameters = dict(self.network.named_parameters())
         return {name: parameters[name] for name in self.adapted}
 
     def rescale(self, fast: FastWeights) -> FastWeights:
-        """Return the weights at which the next support loss is taken: the fast weights as they are."""
+        """Return the weights at which to compute the next support loss: the fast weights, unchanged."""
         return fast
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
@@ -191,25 +191,25 @@ class MAML(Learner):
         return {name: weight - self.inner_learning_rate * gradients[name] for name, weight in fast.items()}
 
     def query_importance(self, epoch: int) -> list[float]:
-        """Return the weight of the query loss after each inner step, (K,): only the last counts."""
+        """Return the weight of the query loss after each inner step, (K,): all on the last step."""
         return [0.0] * (self.settings.inner_steps - 1) + [1.0]
 
     def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
-        """Return scalars for the history of training, from the last inner step of a task."""
+        """Return scalars for the training history, from the last inner step of a task."""
         return {"support_loss": last.loss}
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
-        """Return what the method adds to `diagnostics.diagnose_task` for one inner step."""
+        """Return the arrays that the method adds to `diagnostics.diagnose_task` for one inner step."""
         return {}
 
-    # Common to all methods
+    # Shared by all variants
 
     def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the support images, (S, M)."""
         return self._call(fast, task.support_images, "batch", inner_step)
 
     def query_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
-        """Return the scores of the query images, (Q, M), normalised as `batch_norm` says."""
+        """Return the scores of the query images, (Q, M), with the batch-norm statistics chosen by `batch_norm`."""
         if self.batch_norm == "support":
             images = torch.cat([task.support_images, task.query_images])
             n_support = len(task.support_images)
@@ -217,7 +217,7 @@ class MAML(Learner):
         return self._call(fast, task.query_images, "image" if self.batch_norm == "per_query" else "batch", inner_step)
 
     def _call(self, fast: FastWeights, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
-        """Return the scores (N, M) of images under the fast weights; a method may carry more than network weights."""
+        """Return the scores (N, M) of images under the fast weights, ignoring any that are not network weights."""
         weights = {name: fast[name] for name in self.adapted}
         return functional_call(self.network, weights, (images, statistics, inner_step))
 
@@ -261,7 +261,7 @@ class MAML(Learner):
         return LossOutput(total / len(batch), torch.stack(hits).mean(), means)
 
     def logits(self, batch: EpisodeBatch) -> Tensor:
-        """Return the scores of the query images, (T, Q, M), after adaptation; one task at a time, without a graph.
+        """Return the scores of the query images, (T, Q, M), after adaptation, one task at a time and without a graph.
 
         Raises:
             NumericalError: if a support loss is not finite.
@@ -279,7 +279,7 @@ class MAML(Learner):
             return self.query_logits(task, last.updated, last.index)
 
     def stages(self) -> dict[str, nn.Module]:
-        """Return the parts of the backbone to diagnose, by the prefix of their parameters' names."""
+        """Return the parts of the backbone to diagnose: prefix of their parameters' names -> part."""
         backbone = self.network.backbone
         if not isinstance(backbone, Conv4MAML):
             return {"backbone.": backbone}
@@ -292,9 +292,9 @@ class MAML(Learner):
         return {name: np.stack([of_task[name] for of_task in found]) for name in found[0]}
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
-        """Return roughly the memory an outer step needs apart from the program, bytes (within a factor of 2).
+        """Return the memory an outer step needs, excluding the program itself, bytes (within a factor of 2).
 
-        Counts the feature maps that autograd keeps, and the weights with their gradients and two states of Adam.
+        Counts the feature maps that autograd keeps, and the weights with their gradients and two Adam states.
 
         Args:
             n_shot: support images per class.
@@ -309,9 +309,9 @@ class MAML(Learner):
         return round(images * per_image) + 4 * sum(parameter.nbytes for parameter in self.parameters())
 
     def support_passes(self) -> float:
-        """Return how many times the maps of the support set are kept at once.
+        """Return how many copies of the support set's maps are kept at once.
 
-        A second-order inner step keeps its maps and about half as much again for their gradients (measured).
+        A second-order inner step keeps its maps and about 60 % as much for their gradients (measured).
         """
         if self.settings.second_order and not self.settings.checkpoint_inner_steps:
             return 1.6 * self.settings.inner_steps

@@ -1,12 +1,12 @@
-"""MAML++ (Antoniou et al., ICLR 2019): MAML with parts that stabilise its training, each optional.
+"""MAML++ (Antoniou et al., ICLR 2019): MAML with optional additions that stabilise training.
 
-  * Multi-step loss (`multi_step_loss_epochs`): in the first epochs the query loss after every inner step contributes.
+  * Multi-step loss (`multi_step_loss_epochs`): in the first epochs, the query loss after every inner step contributes.
   * Learned rates (`per_layer_rates`): an inner learning rate for each adapted tensor and inner step.
   * Per-step batch norm (`per_step_batch_norm`): a batch-norm weight and bias for each inner step. The per-step
-    running statistics of the published program never affect its outputs (it always normalises by the batch), so
-    there are none here.
-  * Derivative-order annealing (`first_order_epochs`): the first epochs are first order; in `maml.MAML`.
-The published program keeps one more rate per tensor than there are steps; it is never used and is left out here.
+    running statistics of the released code never affect its outputs (it always uses batch statistics), so there are
+    none here.
+  * Derivative-order annealing (`first_order_epochs`): the first epochs are first order; implemented in `maml.MAML`.
+The released code has one more rate per tensor than there are steps; it is never used and omitted here.
 """
 
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ def multi_step_weights(epoch: int, n_steps: int, n_epochs: int) -> list[float]:
     Args:
         epoch: from 0.
         n_steps: K.
-        n_epochs: epochs over which the weights move; each but the last stays at or above 0.03 / K.
+        n_epochs: epochs of the annealing; every weight but the last stays at or above 0.03 / K.
     """
     progress = epoch / n_epochs
     smallest = SMALLEST_SHARE / n_steps
@@ -39,7 +39,7 @@ def multi_step_weights(epoch: int, n_steps: int, n_epochs: int) -> list[float]:
 
 
 class MAMLPlusPlus(MAML):
-    """MAML++; arguments as those of `MAML`. `per_step_batch_norm` needs the backbone Conv4MAML."""
+    """MAML++; same arguments as `MAML`. `per_step_batch_norm` requires the backbone Conv4MAML."""
 
     settings_type: ClassVar[type[MAMLPlusPlusSettings]] = MAMLPlusPlusSettings
     settings: MAMLPlusPlusSettings
@@ -57,7 +57,7 @@ class MAMLPlusPlus(MAML):
         return settings.inner_steps if settings.per_step_batch_norm else None
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
-        """Return fast weights - rate of tensor and step * gradients."""
+        """Return fast weights - rate * gradients, with the rate of each tensor and step."""
         if not self.rates:
             return super().update(fast, gradients, inner_step)
         return {

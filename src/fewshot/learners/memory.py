@@ -1,4 +1,4 @@
-"""Estimate of the memory that feature maps take, from a dry run of the backbone without data."""
+"""Estimate of the memory occupied by feature maps, from a dry run of the backbone without data."""
 
 import copy
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def map_bytes(backbone: nn.Module, image_size: int) -> int:
-    """Return the bytes of all layers' outputs for one image: about what autograd keeps of it.
+    """Return the size of all layers' outputs for one image, bytes: roughly what autograd keeps.
 
     Args:
         backbone: (N, 3, H, W) -> (N, d); run on PyTorch's `meta` device, which computes shapes only.

@@ -1,8 +1,8 @@
 """Inner steps whose graph is discarded and recomputed in the outer backward pass.
 
-A second-order graph holds the activations of every inner step. Here only the fast weights between the steps are
-kept, so memory holds the graph of one step at a time. `torch.utils.checkpoint` does not help: the inner gradient
-within the step triggers its recomputation during the forward pass, and memory grows instead.
+A second-order graph holds the activations of every inner step. Here only the fast weights between steps are kept, so
+memory holds the graph of one step at a time. `torch.utils.checkpoint` does not help: the inner gradient within the step
+triggers its recomputation during the forward pass, which increases memory use.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ TensorsFunction = Callable[[list[Tensor], bool], list[Tensor]]
 
 
 def recomputed(function: TensorsFunction, tensors: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
-    """Return ``function(tensors, False)``, differentiable once in `tensors` and `parameters`.
+    """Return ``function(tensors, False)``, differentiable once with respect to `tensors` and `parameters`.
 
     Args:
-        function: takes tensors and a flag that requests results with a graph; may read `parameters` itself.
+        function: takes tensors and a flag that requests results with a graph; may use `parameters` directly.
         tensors: arguments of the function.
-        parameters: all leaves that require a gradient and that the function reads apart from `tensors`.
+        parameters: all other leaf tensors that the function uses and that require a gradient.
     """
     return list(_Recomputed.apply(function, len(tensors), *tensors, *parameters))
 

@@ -1,6 +1,6 @@
-"""Settings of the gradient-based learners; free of torch, because the plan reads them.
+"""Settings of the gradient-based learners, defined without torch, because the plan reads them.
 
-Defaults are those of the CxGrad program's configurations unless a field says otherwise.
+Defaults are those of the released CxGrad configurations unless a field says otherwise.
 """
 
 from typing import Literal, Self
@@ -22,8 +22,8 @@ class MAMLSettings(Settings):
     inner_learning_rate: float = Field(0.01, ge=0, le=100, description="step size of the inner loop")
     batch_norm: BatchNormMode = Field(
         "transductive",
-        description="statistics for query images: of all queries (the published programs), the support set's, or "
-        "each query image's own",
+        description="statistics for query images: of all queries (as in the released code), of the support set, or "
+        "of each query image alone",
     )
     checkpoint_inner_steps: bool = Field(
         False, description="recompute each inner step in the outer backward pass: less memory, slower"
@@ -40,7 +40,7 @@ class MAMLSettings(Settings):
 
 
 class FOMAMLSettings(MAMLSettings):
-    """Settings of `fomaml`: inner gradients are constants to the outer loop (Finn et al., ICML 2017, section 5.2)."""
+    """Settings of `fomaml`: inner gradients are treated as constants (Finn et al., ICML 2017, section 5.2)."""
 
     second_order: Literal[False] = Field(False, description="always first order; for second order use maml")
     first_order_epochs: Literal[0] = Field(0, description="every epoch is first order; for annealing use maml")
@@ -55,7 +55,7 @@ class ANILSettings(MAMLSettings):
 
 
 class BOILSettings(MAMLSettings):
-    """Settings of `boil` (Oh et al., ICLR 2021); defaults of its authors' script."""
+    """Settings of `boil` (Oh et al., ICLR 2021); defaults from the authors' script."""
 
     inner_steps: int = Field(1, ge=1, le=100, description="gradient steps on the support set in training")
     inner_learning_rate: float = Field(0.5, ge=0, le=100, description="step size of the inner loop (backbone only)")
@@ -65,7 +65,7 @@ class MAMLPlusPlusSettings(MAMLSettings):
     """Settings of `mamlpp` (Antoniou et al., ICLR 2019)."""
 
     inner_learning_rate: float = Field(
-        0.1, ge=0, le=100, description="step size of the inner loop, or its start with per_layer_rates (MAML++: 0.1)"
+        0.1, ge=0, le=100, description="step size of the inner loop; initial value with per_layer_rates (MAML++: 0.1)"
     )
     multi_step_loss_epochs: int = Field(
         15, ge=0, le=10**6, description="epochs in which the query loss after every inner step contributes; 0: never"
@@ -89,12 +89,12 @@ class ALFASettings(MAMLSettings):
 
     @model_validator(mode="after")
     def _steps_have_parameters(self) -> Self:
-        _check_evaluation_steps(self, "use a learner without parameters for each step")
+        _check_evaluation_steps(self, "use a learner without per-step parameters")
         return self
 
 
 class CxGradSettings(MAMLPlusPlusSettings):
-    """Settings of `cxgrad` (Lee et al., WACV 2022); the parts of MAML++ are off."""
+    """Settings of `cxgrad` (Lee et al., WACV 2022); the MAML++ additions are off by default."""
 
     inner_learning_rate: float = Field(0.01, ge=0, le=100, description="step size of the inner loop")
     multi_step_loss_epochs: int = Field(0, ge=0, le=10**6, description="as in mamlpp; 0: never")
@@ -102,12 +102,12 @@ class CxGradSettings(MAMLPlusPlusSettings):
     per_step_batch_norm: bool = Field(False, description="as in mamlpp")
     context_size: int = Field(100, ge=1, le=10_000, description="length of the context vector")
     context_learning_rate: float = Field(1.0, ge=0, le=1000, description="step size of the context vector")
-    norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution; published: none")
+    norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution (released code: 0)")
 
 
 def _check_evaluation_steps(settings: MAMLSettings, remedy: str) -> None:
     if settings.steps_in_evaluation != settings.inner_steps:
         raise ValueError(
-            f"evaluation_steps {settings.evaluation_steps}: parameters are learned for each of the inner_steps "
-            f"{settings.inner_steps}; allowed: {settings.inner_steps} or null, or {remedy}"
+            f"evaluation_steps {settings.evaluation_steps}: this learner has parameters for each of its inner_steps "
+            f"({settings.inner_steps}); allowed: {settings.inner_steps} or null, or {remedy}"
         )
