@@ -9,18 +9,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Modules that cannot change a number (workflow/identity.py).
+# Modules whose code cannot affect results (workflow/identity.py).
 NEUTRAL = ("__main__", "cli", "digests", "errors", "paths", "progress", "registry", "settings")
 
 
 def load(folder: "str | Path") -> "Classifier":
-    """Load a classifier that `fewshot export` wrote; no code in the folder is executed.
+    """Load a classifier written by `fewshot export`; no code in the folder is executed.
 
     Args:
-        folder: of the export.
+        folder: folder of the export.
 
     Returns:
-        A classifier; its `classify(support, labels, query)` labels images from a few labelled ones.
+        A classifier; its `classify(support, labels, query)` labels images, given a few labelled ones.
 
     Raises:
         CheckpointError: if the folder is not an export, or is damaged.

@@ -1,4 +1,4 @@
-"""Lets `python -m fewshot` do what `fewshot` does."""
+"""Entry point of `python -m fewshot`, which is equivalent to the command `fewshot`."""
 
 from fewshot.cli import main
 

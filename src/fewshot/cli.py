@@ -1,6 +1,6 @@
 """The command `fewshot`: one subcommand per stage, and others to inspect results and clean up.
 
-Starts without torch; a subcommand that computes imports it once the number of threads is set.
+Starts without importing torch; subcommands that compute import it after setting the number of threads.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("--suite", help="suite of params.yaml (default: its `suite:`)")
+        added.add_argument("--suite", help="suite in params.yaml (default: the one named by `suite:`)")
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             default=paths.RESULTS,
             metavar="DIR",
-            help="root folder of results (default: %(default)s)",
+            help="root folder of the results (default: %(default)s)",
         )
         return added
 
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reporting = stage("report", _report, "Write the tables, figures and report of a suite.")
     reporting.add_argument(
-        "--allow-missing", action="store_true", help="write a partial table of the results that exist"
+        "--allow-missing", action="store_true", help="write partial tables of the results that exist"
     )
     reporting.add_argument("--out", type=Path, help="output folder (default: results/tables/<suite>)")
     exporting = job(
@@ -107,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     pruning.add_argument("--delete", action="store_true", help="delete what is listed (default: only list)")
     pruning.add_argument(
-        "--ignore-refs", action="store_true", help="do not keep results that only a dvc.lock in git records"
+        "--ignore-refs", action="store_true", help="do not keep results recorded only by a dvc.lock in git"
     )
     tidying = command("tidy", _tidy, "Move results that are not part of the suite out of results/ (cache/ keeps them).")
     tidying.add_argument("stage", choices=paths.STAGES)
     evidence = command("evidence", _evidence, "Update the tables in the documents from docs/evidence.")
-    evidence.add_argument("--take", action="store_true", help="copy the suite's tables to docs/evidence first")
+    evidence.add_argument("--take", action="store_true", help="first copy the suite's tables to docs/evidence")
     evidence.add_argument("--check", action="store_true", help="fail if a document shows a different table")
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
     schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is out of date")
@@ -125,7 +125,7 @@ def _plan(options: Any) -> Plan:
 
 
 def _import_jobs(plan: Plan) -> Any:
-    """Import the modules that compute, after setting the number of threads: libraries read it on import."""
+    """Import the modules that compute, after setting the number of threads, which libraries read on import."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(plan.params.train.threads)
     save_digests()
@@ -218,8 +218,8 @@ def _tidy(options: Any) -> None:
         print(f"moved to {paths.CACHE}: {folder}")
     for path in untracked_paths(plan) if options.stage == "prepare" else ():
         print(
-            f"warning: {options.params} names {path}, but DVC does not track it: 'dvc repro' will not notice when its "
-            f"content changes (snakemake will). Add it to the deps of stage prepare in dvc.yaml: - {path}",
+            f"warning: {options.params} names {path}, but DVC does not track it: 'dvc repro' will not notice changes "
+            f"to its content (snakemake will). Add it to the deps of stage prepare in dvc.yaml: - {path}",
             file=sys.stderr,
         )
 
@@ -231,7 +231,7 @@ def _evidence(options: Any) -> None:
         print(f"wrote {copy_tables(_plan(options))}")
     changed = ", ".join(map(str, update_documents(check=options.check)))
     if changed and options.check:
-        raise FewshotError(f"{changed}: differs from docs/evidence; run 'fewshot evidence'")
+        raise FewshotError(f"{changed}: tables differ from docs/evidence; run 'fewshot evidence'")
 
 
 def _schema(options: Any) -> None:

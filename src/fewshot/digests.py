@@ -15,7 +15,7 @@ SAVED_DIGESTS = CACHE / "digests.json"
 
 
 def digest(value: Any) -> str:
-    """Return the key of plain values: sha256 of their canonical JSON, shortened."""
+    """Return the key of plain values: the SHA-256 of their canonical JSON, shortened."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
@@ -46,7 +46,7 @@ def path_digest(path: Path) -> str:
 
 
 def save_digests() -> None:
-    """Save the digests this process computed to `cache/`, so that large files are read once and not by every job.
+    """Save the digests this process computed to `cache/`, so that large files are read only once, not by every job.
 
     A saved digest is valid while the size, modification time and inode of the file are unchanged.
     """

@@ -1,4 +1,4 @@
-"""Errors the user can fix, and the phrases their messages share.
+"""Errors the user can fix, and the phrases shared by their messages.
 
 Each message says what is wrong, where, what is allowed and what to do. The command line prints it without a traceback;
 any other exception is a bug.
@@ -19,7 +19,7 @@ class ParamsError(FewshotError, ValueError):
 
 
 class DataError(FewshotError, ValueError):
-    """A data file, archive or prepared store is missing, damaged or not the expected one."""
+    """A data file, archive or prepared store is missing, damaged or unexpected."""
 
 
 class CheckpointError(FewshotError):
@@ -31,7 +31,7 @@ class NumericalError(FewshotError, ArithmeticError):
 
 
 class ResourceError(FewshotError):
-    """Not enough memory or disk space, or no usable device."""
+    """There is not enough memory or disk space, or no usable device."""
 
 
 MAX_QUOTED = 60
@@ -39,13 +39,13 @@ MAX_LISTED = 250
 
 
 def quoted(value: Any) -> str:
-    """Return a value as messages quote it: in YAML notation, shortened."""
+    """Return a value as quoted in messages: in YAML notation, shortened."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."
 
 
 def quoted_key(key: str) -> str:
-    """Return a key or dotted path as messages show it: on one line, shortened."""
+    """Return a key or dotted path as shown in messages: on one line, shortened."""
     text = key if key.isprintable() else repr(key)
     return text if len(text) <= 2 * MAX_QUOTED else f"{text[: 2 * MAX_QUOTED - 3]}..."
 
@@ -57,7 +57,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def allowed_values(word: str, known: Iterable[str]) -> str:
-    """Return 'allowed: ...' with as many known words as fit on a line, and the one closest to `word`."""
+    """Return 'allowed: ...' with as many known words as fit, and the one closest to `word`."""
     words = list(known)
     text = ", ".join(words) or "nothing"
     if len(text) > MAX_LISTED:
@@ -67,7 +67,7 @@ def allowed_values(word: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def locate_errors(place: object) -> Iterator[None]:
-    """Prefix each line of a `ParamsError` with the file or the dotted path of the settings it is about."""
+    """Prefix each line of a `ParamsError` with the file or dotted path of the settings it concerns."""
     try:
         yield
     except ParamsError as error:

@@ -1,4 +1,4 @@
-"""Array, JSON and CSV files whose bytes depend on the content alone, and atomic writes."""
+"""Array, JSON and CSV files whose bytes depend only on their content, and atomic writes."""
 
 import csv
 import io
@@ -27,10 +27,10 @@ def write_npz(path: Path, arrays: Mapping[str, "np.ndarray | np.generic"]) -> No
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this program wrote.
+    """Read a JSON file written by this program.
 
     Raises:
-        DataError: if it is missing or damaged.
+        DataError: if the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers see either the old content or the new, never a partial file."""
+    """Write a file atomically: readers see either the old content or the new, never a partial file."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with scratch.open("wb") as file:
         file.write(content)
@@ -51,7 +51,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> ResourceError:
-    """Return the error to raise when the system refuses to write at a path."""
+    """Return the error to raise when a path cannot be written."""
     return ResourceError(f"cannot write {path}: {error}; free some disk space or fix the directory's permissions")
 
 
@@ -70,6 +70,6 @@ def write_csv(path: Path, records: Iterable[Mapping[str, Any]], columns: Sequenc
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the records of a CSV file with a header; all values are text."""
+    """Read the records of a CSV file with a header; all values are strings."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

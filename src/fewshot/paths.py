@@ -1,11 +1,11 @@
-"""Paths, relative to the project folder (except that of the package). All other modules take them from here."""
+"""Paths, relative to the project folder (except that of the package); defined once, for all modules."""
 
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).parent
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
-RESULTS = Path("results")  # a plan may have another root (`--results`, for jobs whose files live in a storage)
+RESULTS = Path("results")  # a plan may use a different root (`--results`, for jobs with remote storage)
 CACHE = Path("cache")
 LOGS = Path("logs")
 EXPORTS = Path("exports")

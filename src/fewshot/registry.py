@@ -1,7 +1,7 @@
 """Registry entries: import path and settings type of a component.
 
-The registries are in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`). Neither this module
-nor those import torch: the plan reads them all and must start fast.
+The registries are in the `__init__` of each family (`heads`, `backbones`, `learners`, `datasets`). Neither they nor
+this module import torch: the plan reads them all and must start fast.
 """
 
 import importlib
@@ -23,11 +23,11 @@ class Part:
         target: "package.module:Class"; the code of the module, and of what it imports from this package, is part of the
             key of every job that uses the component.
         settings: type of the component's settings; its fields are keyword arguments of the class.
-        check: raises `ParamsError` if a learner is incompatible with its backbone or recipe; called by the plan before
-            any job starts, and by `build_learner`, with its name and settings, the backbone's name and settings, and
-            the `LearnerContext`.
-        fixed_ways: whether the learner can only be tested with the number of ways it was trained with.
-        uses: further modules that the class loads by name at run time; they are part of the key too.
+        uses: other modules that the class loads by name at run time; their code is part of the key too.
+        check: raises `ParamsError` if a learner is incompatible with its backbone or recipe; called with the learner's
+            name and settings, the backbone's name and settings, and the `LearnerContext`, by the plan before any job
+            starts and by `build_learner`.
+        fixed_ways: whether the learner can be tested only with the number of ways used in training.
     """
 
     target: str
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def module(self) -> str:
-        """Name of the module that holds the class."""
+        """Name of the module that defines the class."""
         return self.target.partition(":")[0]
 
     @property
@@ -47,14 +47,14 @@ class Part:
         return (self.module, *self.uses)
 
     def typed(self, settings: Mapping[str, Any], *, where: str = "") -> Any:
-        """Return plain values (as in JSON or YAML) as the component's typed settings.
+        """Convert plain values (as in JSON or YAML) to the component's typed settings.
 
         Args:
-            settings: fields of the settings type; missing ones take their default.
+            settings: fields of the settings type; missing ones take their defaults.
             where: dotted path of the values, for messages.
 
         Raises:
-            ParamsError: if a setting is unknown or out of range; lists the allowed ones and the closest match.
+            ParamsError: if a setting is unknown or out of range; the message says what is allowed.
         """
         return parse_as(self.settings, dict(settings), where=where)
 
@@ -65,7 +65,7 @@ class Part:
 
 
 def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
-    """Look a name up in a registry.
+    """Look up a name in a registry.
 
     Raises:
         ParamsError: if the name is unknown; the message lists the known ones and the closest match.

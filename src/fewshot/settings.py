@@ -1,4 +1,4 @@
-"""Typed settings: the base class of all sections and component settings, and errors that say what is allowed."""
+"""Typed settings: the base class of all sections and component settings, and errors that state what is allowed."""
 
 import json
 from collections.abc import Container, Sequence
@@ -19,7 +19,7 @@ class Settings(BaseModel):
 
 
 class NoSettings(Settings):
-    """Settings of a component that has none."""
+    """Settings of a component without settings."""
 
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
@@ -29,8 +29,8 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     """Parse plain values as a settings type.
 
     Args:
-        model: the type.
-        values: plain values (dicts, lists, numbers, text).
+        model: the settings type.
+        values: plain values (dicts, lists, numbers, strings).
         where: dotted path of the values, for messages; "" for the whole file.
 
     Raises:
@@ -76,7 +76,7 @@ _PLAIN_WORDS = {
 
 
 def _keys(values: Any, detail: ErrorDetails) -> list[str | int]:
-    """Return the keys that lead to a problem; pydantic's location also names the union members it tried."""
+    """Return the keys leading to a problem; pydantic's location also includes the union members it tried."""
     keys: list[str | int] = []
     for part in detail["loc"]:
         indices: Container[str | int] = range(len(values)) if isinstance(values, list) else ()

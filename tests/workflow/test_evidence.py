@@ -121,4 +121,4 @@ def test_check_fails_if_a_document_differs(finished, project, tiny_params, capsy
     with pytest.raises(SystemExit) as stopped:
         main(["evidence", "--check"])
     assert stopped.value.code == 2
-    assert "README.md: differs from docs/evidence" in capsys.readouterr().err
+    assert "README.md: tables differ from docs/evidence" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Episodes: which classes and images form a task, as a pure function of (seed, split, index); and their batches."""
+"""Episodes: the classes and images of a task, as a pure function of (seed, split, index); and batches of episodes."""
 
 from typing import TYPE_CHECKING
 

@@ -26,10 +26,10 @@ class EpisodeBatch:
 
     Attributes:
         support_images: (T, S, C, H, W); uint8 as drawn, float32 after `fewshot.images.preprocess.Preprocess`.
-        support_labels: (T, S) int64, 0 .. M-1, rows in any order.
-        query_images: (T, Q, C, H, W), as `support_images`.
+        support_labels: (T, S) int64, 0 .. M-1, in any order.
+        query_images: (T, Q, C, H, W), like `support_images`.
         query_labels: (T, Q) int64.
-        episode_ids: (T,) int64, the index each episode was drawn with; augmentation draws depend on it.
+        episode_ids: (T,) int64, the index from which each episode was drawn; augmentation depends on it.
         n_way: M.
     """
 
@@ -54,7 +54,7 @@ class EpisodeBatch:
             yield self._each(lambda tensor, part=part: tensor[part])  # type: ignore[misc]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "EpisodeBatch":
-        """Return the batch with every tensor changed."""
+        """Return the batch with `change` applied to every tensor."""
         changed: dict[str, Any] = {
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -62,16 +62,16 @@ class EpisodeBatch:
 
 
 def gather_batch(images: Rows, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:
-    """Copy the images of drawn episodes out of a split's array.
+    """Copy the images of drawn episodes from a split's array.
 
     Args:
-        images: (N, H, W, C) uint8, sorted by class; an array, a memory map or anything that copies rows by index.
+        images: (N, H, W, C) uint8, sorted by class; an array, a memory map or anything that returns copies of rows.
         class_starts: (number of classes,) first row of each class.
         episodes: T drawn episodes.
         n_shot: support images per class to use, at most `episodes.n_shot`.
 
     Returns:
-        A batch of uint8 images, channels first by strides only (the memory stays channels last).
+        A batch of uint8 images, channels first in shape but channels last in memory.
 
     >>> from fewshot.episodes import EpisodeForm, draw_episodes
     >>> images = np.zeros((70, 32, 32, 3), np.uint8)  # classes of 20, 30 and 20 images

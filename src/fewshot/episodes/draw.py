@@ -1,6 +1,6 @@
-"""Draw episodes: which classes and images form a task, as a pure function of (seed, split, index).
+"""Draw episodes: the classes and images of a task, as a pure function of (seed, split, index).
 
-Nothing else matters: not the number of workers, the device, the order of calls, a resume or the platform.
+Episodes do not depend on the number of workers, the device, the order of calls, resuming or the platform.
 
 Shapes: T episodes, M ways.
 """
@@ -17,12 +17,12 @@ from fewshot.errors import DataError
 
 @dataclass(frozen=True)
 class EpisodeIndices:
-    """The classes and images of each episode; the form in which episodes are frozen and hashed.
+    """The classes and images of T episodes, as frozen and hashed.
 
     Attributes:
-        classes: (T, M) int32, class ids of the split; the j-th has label j.
-        images: (T, M, n_query + n_shot) int32, image numbers within the class: first the queries, then the
-            support, so that fewer shots are a prefix of the same support with the same queries.
+        classes: (T, M) int32, class numbers within the split; the j-th has label j.
+        images: (T, M, n_query + n_shot) int32, image numbers within the class: first the queries, then the support, so
+            that a smaller number of shots uses a prefix of the same support and the same queries.
         n_query: queries per class.
         ids: (T,) int64, the index of each episode.
     """
@@ -42,7 +42,7 @@ class EpisodeIndices:
 
     @property
     def n_shot(self) -> int:
-        """Support images per class that were drawn; any smaller number may be used."""
+        """Support images drawn per class; fewer may be used."""
         return self.images.shape[2] - self.n_query
 
     def at(self, n_shot: int) -> "EpisodeIndices":
@@ -50,11 +50,11 @@ class EpisodeIndices:
         return replace(self, images=self.images[:, :, : self.n_query + n_shot])
 
     def take(self, part: slice) -> "EpisodeIndices":
-        """Return some of the episodes."""
+        """Return a slice of the episodes."""
         return replace(self, classes=self.classes[part], images=self.images[part], ids=self.ids[part])
 
     def rows(self, class_starts: np.ndarray, n_shot: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows of the split's image array: support (T, M * n_shot), query (T, M * n_query), class by class.
+        """Return rows of the split's image array, ordered by class: support (T, M * n_shot), query (T, M * n_query).
 
         Args:
             class_starts: (number of classes,) first row of each class.
@@ -66,24 +66,24 @@ class EpisodeIndices:
 
 
 def class_labels(n_way: int, per_class: int) -> np.ndarray:
-    """Return the labels of images laid out class by class, (n_way * per_class,) int64."""
+    """Return the labels of images ordered class by class, (n_way * per_class,) int64."""
     return np.repeat(np.arange(n_way, dtype=np.int64), per_class)
 
 
 def draw_episodes(
     seed: int, split: str, indices: np.ndarray, form: EpisodeForm, class_sizes: np.ndarray
 ) -> EpisodeIndices:
-    """Draw the episodes with the given indices: classes, then images of each class, both without replacement.
+    """Draw the episodes with the given indices: first classes, then images of each class, both without replacement.
 
     Args:
-        seed: of the experiment (training) or of the protocol (test lists).
+        seed: seed of the experiment (training) or of the protocol (test lists).
         split: name of the split; each split has its own random stream.
         indices: (T,) non-negative; in training `step * meta_batch + i`.
         form: ways, shots and queries.
         class_sizes: (number of classes,) images in each class of the split.
 
     Raises:
-        DataError: if the split has fewer classes than `n_way`, or a class fewer images than `n_shot + n_query`.
+        DataError: if the split has fewer than `n_way` classes, or a class has fewer than `n_shot + n_query` images.
 
     >>> episodes = draw_episodes(
     ...     0, "test", np.arange(3), EpisodeForm(n_way=2, n_shot=1, n_query=2), class_sizes=np.array([20, 30, 20])
@@ -116,7 +116,7 @@ def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray) -
 
 @numba.njit(cache=True)
 def _below(word: np.uint32, n: np.int64) -> np.int64:
-    """Map 32 random bits to 0 .. n-1 (bias below n / 2^32)."""
+    """Map 32 random bits to 0 .. n-1 (with a bias below n / 2^32)."""
     return np.int64((np.uint64(word) * np.uint64(n)) >> np.uint64(32))
 
 
@@ -124,8 +124,8 @@ def _below(word: np.uint32, n: np.int64) -> np.int64:
 def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignore[no-untyped-def]
     """Fill `classes` and `images` by partial Fisher-Yates shuffles.
 
-    The i-th choice of shuffle s (0: classes, 1..M: images of a way) in episode e takes word i % 4 of
-    Philox(key, (s 2^32 + i // 4, e)), so that more ways, shots or episodes extend a list and change nothing in it.
+    The i-th choice of shuffle s (0: classes, 1..M: images of a way) in episode e uses word i % 4 of
+    Philox(key, (s 2^32 + i // 4, e)), so adding ways, shots or episodes extends a list without changing its contents.
     """
     pool = np.empty(max(len(class_sizes), class_sizes.max()), np.int64)
     block = np.zeros(4, np.uint32)

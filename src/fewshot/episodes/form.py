@@ -1,4 +1,4 @@
-"""The form of an episode: numbers of classes, support and query images. Free of torch, because the plan uses it."""
+"""The form of an episode: numbers of classes, support and query images. Defined without torch, for the plan."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class EpisodeForm:
 
     @property
     def images_per_class(self) -> int:
-        """Images of each class that an episode needs."""
+        """Images that an episode needs from each of its classes."""
         return self.n_shot + self.n_query
 
     def __str__(self) -> str:

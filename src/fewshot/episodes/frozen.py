@@ -1,4 +1,4 @@
-"""Frozen episode lists: written once, read by every learner, identified by a hash."""
+"""Frozen episode lists: written once, used to evaluate every learner, identified by a hash."""
 
 import hashlib
 import zipfile
@@ -26,7 +26,7 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
     """Read the first `episodes` of a frozen list, with `n_shot` support images per class.
 
     Raises:
-        DataError: if the file is missing, damaged or shorter.
+        DataError: if the file is missing or damaged, or has too few episodes or shots.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -36,16 +36,16 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
         raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and rerun prepare") from None
     if len(found) < episodes or found.n_shot < n_shot:
         raise DataError(
-            f"{path}: holds {len(found)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"
+            f"{path}: contains {len(found)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"
         )
     return found.take(slice(episodes)).at(n_shot)
 
 
 def _check_form(episodes: EpisodeIndices) -> None:
-    """Raise `ValueError` unless the arrays have the types and shapes of a list."""
+    """Raise `ValueError` unless the arrays have the dtypes and shapes of an episode list."""
     arrays = (episodes.classes, episodes.images, episodes.ids)
     if any(array.dtype.kind != "i" for array in arrays):
-        raise ValueError(f"integers expected, not {', '.join(str(array.dtype) for array in arrays)}")
+        raise ValueError(f"expected integers, not {', '.join(str(array.dtype) for array in arrays)}")
     n_episodes, n_way, per_class = episodes.images.shape
     if episodes.classes.shape != (n_episodes, n_way) or episodes.ids.shape != (n_episodes,):
         raise ValueError(f"shapes {', '.join(str(array.shape) for array in arrays)} do not match")

@@ -1,6 +1,6 @@
-"""Counter-based random numbers: Philox4x32-10, so a draw depends on its address and on no earlier draw.
+"""Counter-based random numbers (Philox4x32-10): each draw depends only on its key and counter, not on earlier draws.
 
-Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011; constants from there.
+Source, also of the constants: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Evaluation: trained learners on frozen episodes, and heads on given features; knows no learner by name."""
+"""Evaluation of trained learners on frozen episodes, and of heads on given features; independent of the learner."""
 
 from typing import TYPE_CHECKING
 

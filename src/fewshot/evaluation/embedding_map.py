@@ -1,4 +1,4 @@
-"""Embeddings of some test images in the plane, for a picture of how well a backbone separates the classes.
+"""Embeddings of some test images projected onto a plane, for a figure of how well a backbone separates the classes.
 
 Shapes: N images, d features.
 """
@@ -33,7 +33,7 @@ def embedding_map(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, np.nd
 
     Returns:
         `embedding_map/points` (N, 2), `embedding_map/labels` (N,), `embedding_map/explained` (2,): the share of the
-        variance along each axis. The sign of an axis is fixed: its coordinate of largest magnitude is positive.
+        variance along each axis. The sign of each axis is such that its coordinate of largest magnitude is positive.
     """
     centred = embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)

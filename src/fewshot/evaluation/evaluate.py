@@ -1,4 +1,4 @@
-"""Stage evaluate: a trained learner on the frozen episodes of one target, at all shots; knows no learner by name."""
+"""Stage evaluate: any trained learner on the frozen episodes of one target, at all shots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ DIAGNOSED_AT_ONCE = 10
 
 
 def load_learners(experiment: Experiment, train_dir: Path, device: torch.device) -> dict[str, list[Learner]]:
-    """Return the trained models by selection: "single" (the best state) and, if states were kept, "ensemble".
+    """Return the trained models by selection: "single" (the best state) and, if several states were kept, "ensemble".
 
     Raises:
-        CheckpointError: if a weights file is missing, damaged or of another model.
+        CheckpointError: if a weights file is missing, damaged or from a different model.
     """
     files = {"single": [train_dir / "weights.safetensors"]}
     if (expected := ensemble_size(experiment)) > 0:
@@ -53,7 +53,7 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
 
 
 def ensemble_size(experiment: Experiment) -> int:
-    """Return how many states of a training form its ensemble; 0 if only the best state is kept."""
+    """Return how many states of a training run form its ensemble; 0 if only the best state is kept."""
     kept = min(experiment.recipe.keep_checkpoints, experiment.recipe.epochs)
     return kept if experiment.recipe.keep_checkpoints > 1 and experiment.weights is None else 0
 
@@ -68,14 +68,14 @@ def evaluate(
     """Score every selection at every shot.
 
     Args:
-        experiment: gives shots and image preparation.
+        experiment: the experiment, which defines shots and preprocessing.
         learners: models by selection, from `load_learners`.
         split: images of the target.
         episodes: the frozen list.
         device: where the models are.
 
     Returns:
-        The rows of "results" in the evaluation file, and the arrays stored next to it (names: docs/protocol.md).
+        The rows of "results" in the evaluation file, and the arrays stored next to it (named in docs/protocol.md).
     """
     preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
@@ -114,7 +114,7 @@ def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:
 
 
 def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Scores) -> dict[str, np.ndarray]:
-    """Return rows, labels and predictions of the first episodes, for the picture of correct and wrong predictions."""
+    """Return rows, labels and predictions of the first episodes, for the figure of correct and wrong predictions."""
     first = episodes.take(slice(SHEET_EPISODES))
     support_rows, query_rows = first.rows(split.class_starts, shot)
     return {

@@ -1,4 +1,4 @@
-"""Evaluation of a head on given features: episodes are drawn as in the workflow, no images are needed."""
+"""Evaluation of a head on given features, without images; episodes are drawn as in the workflow."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ class HeadAccuracy:
 
     @cached_property
     def ci95(self) -> float:
-        """Half width of the 95 % t interval over the episodes, 0..1."""
+        """Half-width of the 95 % t interval over the episodes, 0..1."""
         return mean_ci95(self.accuracies)[1]
 
     def __repr__(self) -> str:
@@ -51,8 +51,8 @@ def evaluate_head(
 ) -> HeadAccuracy:
     """Evaluate a head on episodes of given features, such as the test split embedded by any backbone.
 
-    The episodes are those the workflow draws for its test lists with the same seed, if classes and images come in the
-    same order.
+    If classes and images are in the same order, the episodes equal those of the workflow's test lists with the same
+    seed.
 
     Args:
         head: called as `head(support, support_labels, query, n_way=M)`, on the device and in the dtype of `features`;
@@ -63,7 +63,7 @@ def evaluate_head(
         n_shot: support images per class.
         n_query: query images per class.
         episodes: number of episodes.
-        seed: of the draw.
+        seed: seed of the episodes.
 
     Raises:
         DataError: if features or labels have the wrong shape or type, or there are too few classes or rows per class.
@@ -100,10 +100,10 @@ def evaluate_head(
 def _check(features: Tensor, labels: np.ndarray) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise DataError(
-            f"features have the shape {tuple(features.shape)} and dtype {features.dtype}; they must be floats (N, d)"
+            f"features have shape {tuple(features.shape)} and dtype {features.dtype}; they must be floats (N, d)"
         )
     if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"labels have the shape {labels.shape} and dtype {labels.dtype}; they must be integers "
-            f"({len(features)},), one per row of the features"
+            f"labels have shape {labels.shape} and dtype {labels.dtype}; they must be integers ({len(features)},), "
+            "one per row of the features"
         )

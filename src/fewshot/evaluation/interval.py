@@ -7,14 +7,14 @@ CONFIDENCE = 0.95
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of values (n,) and the half width of its 95 % t interval, inf for a single value."""
+    """Return the mean of values (n,) and the half-width of its 95 % t interval, inf for a single value."""
     n = len(values)
     half_width = standard_errors(values, t_quantile(CONFIDENCE, n - 1)) if n > 1 else np.inf
     return float(values.mean()), float(half_width)
 
 
 def t_quantile(confidence: float, dof: float) -> float:
-    """Return how many standard errors the half width of a two-sided t interval has, for `dof` degrees of freedom."""
+    """Return the half-width of a two-sided t interval with `dof` degrees of freedom, in standard errors."""
     return float(special.stdtrit(dof, 0.5 + confidence / 2))
 
 

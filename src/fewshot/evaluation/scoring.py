@@ -1,6 +1,6 @@
-"""Scores of a trained learner on frozen episodes: each image is embedded once, then all episodes are classified.
+"""Scores of a trained learner on frozen episodes: images are embedded once if possible, then all episodes classified.
 
-Shapes: E episodes in all, T in a batch, M ways, S support images, Q query images in all, d features.
+Shapes: E episodes in all, T per batch, M ways, S support images, Q query images in all, d features.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ ADAPT_EPISODES = 16
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions of a learner for a list of episodes at one shot.
+    """Predictions of a learner on a list of episodes at one number of shots.
 
     Attributes:
         accuracies: (E,) share of correct predictions, 0..1.
@@ -48,18 +48,18 @@ def score_episodes(
     preprocess: Preprocess,
     device: torch.device,
 ) -> dict[int, Scores]:
-    """Classify the query images of every episode, at each shot.
+    """Classify the query images of every episode at each number of shots.
 
     Args:
         learners: one learner, or several whose scores are averaged (an ensemble).
         split: the images.
         episodes: E drawn episodes with at least `max(shots)` support images per class.
         shots: numbers of support images per class.
-        preprocess: from stored to network images.
+        preprocess: converts stored images to network input.
         device: where the learners are.
 
     Returns:
-        Scores by shot.
+        Scores by number of shots.
     """
     for learner in learners:
         learner.eval()
@@ -95,10 +95,10 @@ Classify = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 def classify_rows(
     classify: Sequence[Classify], features: Sequence[Tensor], support_at: Tensor, query_at: Tensor, n_shot: int
 ) -> Iterator[Tensor]:
-    """Yield mean scores (T, Q, M) of consecutive episodes that are given by rows of feature tables.
+    """Yield the mean scores (T, Q, M) of consecutive episodes given as row numbers in feature tables.
 
     Args:
-        classify: one function per table.
+        classify: functions whose scores are averaged, one per table.
         features: tables (N, d).
         support_at: (E, M, support images per class) rows of the tables.
         query_at: (E, Q) rows of the tables.
@@ -126,7 +126,7 @@ class _Models:
     device: torch.device
 
     def adapted(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (shot, mean scores (T, Q, M)) of learners that adapt to each episode."""
+        """Yield (shot, mean scores (T, Q, M)) from learners that adapt to each episode."""
         for shot in shots:
             for part in _slices(len(episodes), ADAPT_EPISODES):
                 raw = gather_batch(self.split.images, self.split.class_starts, episodes.take(part), shot)
@@ -134,7 +134,7 @@ class _Models:
                 yield shot, torch.stack([learner.logits(batch) for learner in self.learners]).mean(0)
 
     def classified(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (shot, mean scores (T, Q, M)) from embeddings cached for as many episodes as fit in memory."""
+        """Yield (shot, mean scores (T, Q, M)) from embeddings, cached for as many episodes as the limit allows."""
         classify = [learner.classify for learner in self.learners]
         for part in _slices(len(episodes), self._block(episodes)):
             block = episodes.take(part)
@@ -151,7 +151,7 @@ class _Models:
                     yield shot, scores
 
     def _block(self, episodes: EpisodeIndices) -> int:
-        """Return for how many episodes embeddings are held at once."""
+        """Return the number of episodes whose embeddings are held at once."""
         limit = EMBEDDING_BYTES // (4 * self.learners[0].embedding_size * len(self.learners))
         return len(episodes) if len(self.split) <= limit else max(1, limit // episodes.images[0].size)
 

@@ -1,1 +1,1 @@
-"""Images: stored pixels -> augmented, normalised network input; a pure function of pixels and draws."""
+"""Images: stored pixels -> augmented, normalised network input, as a pure function of pixels and random draws."""

@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch by torch operations, with separate draws for each image: the version for accelerators.
+"""Augmentation of a whole batch with torch operations and separate draws for each image: the version for accelerators.
 
-It keeps the 8-bit truncation of PIL between operations, so it gives the same numbers as `augment_kernel`. Sums of grey
-levels are exact in integers, and products and sums are separate operations, which no compiler fuses here.
+Values are truncated to 8 bits between operations, as in PIL, so the results equal those of `augment_kernel`. Grey
+levels are summed exactly, in integers; products and sums are separate operations, which are not fused.
 
 Shapes: N images, H x W, 3 channels last.
 """
@@ -19,12 +19,12 @@ def augment_batch(images: Tensor, draws: Draws, crop_padding: int, jitter: bool)
 
     Args:
         images: (N, H, W, 3) uint8.
-        draws: for N images.
-        crop_padding: pixels of black border that the crop may include.
-        jitter: whether the colour factors of `draws` are applied.
+        draws: draws for N images.
+        crop_padding: width of the black border added before the crop, pixels.
+        jitter: whether to apply the colour factors of `draws`.
 
     Returns:
-        (N, H, W, 3) float32, whole levels 0 .. 255.
+        (N, H, W, 3) float32, integer levels 0 .. 255.
     """
     levels = _crop_and_flip(images, draws, crop_padding).float()
     if not jitter:
@@ -37,14 +37,14 @@ def augment_batch(images: Tensor, draws: Draws, crop_padding: int, jitter: bool)
 
 
 def normalize_batch(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (level / 255 - mean) / std of images (N, H, W, 3), float32, rounded as torchvision rounds."""
-    # On CUDA, division by a host number would be a multiplication by its rounded inverse.
+    """Return (level / 255 - mean) / std of images (N, H, W, 3), float32, rounded as in torchvision."""
+    # On CUDA, division by a host scalar would become a multiplication by its rounded reciprocal.
     scale, mean_, std_ = (torch.tensor(value, device=levels.device) for value in (255.0, tuple(mean), tuple(std)))
     return (levels / scale).sub_(mean_).div_(std_)
 
 
 def _crop_and_flip(images: Tensor, draws: Draws, crop_padding: int) -> Tensor:
-    """Gather each image's window, black outside, mirrored where drawn; the flip commutes with the colour jitter."""
+    """Gather each image's crop, black outside the image, flipped if drawn; flipping commutes with the colour jitter."""
     n, height, width, _ = images.shape
     device = images.device
     top, left, flip = (torch.from_numpy(part).to(device) for part in (draws.top, draws.left, draws.flip))
@@ -61,8 +61,8 @@ def _jitter(levels: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """Blend each image with black, with its mean grey, or with each pixel's own grey.
 
     Args:
-        levels: (N, H, W, 3) float32, whole levels.
-        operation: (N,), number of the operation for each image.
+        levels: (N, H, W, 3) float32, integer levels.
+        operation: (N,), index of the operation for each image.
         factor: (N, 1, 1, 1) float32.
     """
     red, green, blue = levels.int().unbind(-1)

@@ -1,8 +1,8 @@
-"""Random draws of augmentation: a pure function of (seed, episode id, position of the image in the episode).
+"""Random draws for augmentation: a pure function of (seed, role, episode id, position of the image in the episode).
 
 They do not depend on the composition of a batch, the device, the number of workers or the order of calls.
 
-Shapes: T episodes, n images of one episode, N = T * n images.
+Shapes: T episodes, n images per episode, N = T * n images.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 from fewshot.episodes.philox import philox_block, stream_key
 
-# The three operations of the colour jitter; the row of an order is the sequence in which they are applied.
+# The three operations of the colour jitter; each row of JITTER_ORDERS is a sequence in which to apply them.
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 JITTER_ORDERS = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], np.int64)
 
@@ -26,7 +26,7 @@ class Draws:
         left: (N,) int64, first column, likewise.
         factors: (N, 3) float32, brightness, contrast and saturation, each in [1 - jitter, 1 + jitter].
         order: (N,) int64, row of `JITTER_ORDERS`.
-        flip: (N,) bool, mirror left and right.
+        flip: (N,) bool, whether to flip horizontally.
     """
 
     top: np.ndarray
@@ -42,17 +42,17 @@ class Draws:
 def draw_augmentations(
     seed: int, role: str, episode_ids: np.ndarray, n_images: int, *, crop_padding: int, jitter: float, flip: bool
 ) -> Draws:
-    """Draw for images 0 .. n_images - 1 of each episode.
+    """Draw the augmentation of images 0 .. n_images - 1 of each episode.
 
     Args:
-        seed: of the experiment.
-        role: "support" or "query"; they have separate streams, so that the number of shots does not change the
-            draws of the queries.
+        seed: seed of the experiment.
+        role: "support" or "query"; these have separate streams, so that the number of shots does not affect the draws
+            for the queries.
         episode_ids: (T,) int64.
         n_images: n.
-        crop_padding: pixels of black border added on each side before the crop.
-        jitter: half width of the factors' range, 0 <= jitter <= 1.
-        flip: mirror with probability 1/2, otherwise never.
+        crop_padding: width of the black border added on each side before the crop, pixels.
+        jitter: half-width of the factors' range, 0 <= jitter <= 1.
+        flip: flip with probability 1/2; if false, never.
 
     Returns:
         Draws for N = T * n images, episode by episode.
@@ -86,7 +86,7 @@ def draw_augmentations(
 
 @numba.njit(cache=True)
 def _fill(key0, key1, ids, n_images, crop_padding, jitter, flip, top, left, factors, order, flips) -> None:  # type: ignore[no-untyped-def]
-    """Fill the arrays; image i of episode e takes the blocks Philox(key, (2 i, e)) and Philox(key, (2 i + 1, e))."""
+    """Fill the arrays; image i of episode e uses the blocks Philox(key, (2 i, e)) and Philox(key, (2 i + 1, e))."""
     unit = 1.0 / 4294967296.0
     for row in range(len(ids) * n_images):
         episode, slot = np.uint64(ids[row // n_images]), np.uint64(2 * (row % n_images))

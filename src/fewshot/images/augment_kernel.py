@@ -1,8 +1,8 @@
-"""Augmentation on the CPU: one pass per image, bit for bit what torchvision does to PIL images with the same draws.
+"""Augmentation on the CPU in one pass per image, bit-identical to torchvision on PIL images with the same draws.
 
-PIL keeps 8 bits between operations and truncates; so does this kernel. The reference sequence (MetaOptNet) is
-RandomCrop with black padding, ColorJitter (brightness, contrast, saturation in random order), RandomHorizontalFlip,
-ToTensor, Normalize.
+Like PIL, this kernel truncates to 8 bits between operations. The reference sequence (MetaOptNet) is RandomCrop with
+black padding, ColorJitter (brightness, contrast, saturation in random order), RandomHorizontalFlip, ToTensor and
+Normalize.
 
 Shapes: N images, H x W, 3 channels last.
 """
@@ -18,10 +18,10 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
 
     Args:
         images: (N, H, W, 3) uint8.
-        draws: for N images.
-        crop_padding: pixels of black border that the crop may include.
-        jitter: whether the colour factors of `draws` are applied.
-        table: (3, 256) float32, normalised value of each level and channel.
+        draws: draws for N images.
+        crop_padding: width of the black border added before the crop, pixels.
+        jitter: whether to apply the colour factors of `draws`.
+        table: (3, 256) float32, normalised value for each channel and level.
 
     Returns:
         (N, H, W, 3) float32.
@@ -33,7 +33,7 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
 
 
 def normalize_images(images: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return images (N, H, W, 3) uint8 as normalised float32, through `table` (3, 256)."""
+    """Return images (N, H, W, 3) uint8 as normalised float32, looked up in `table` (3, 256)."""
     out = np.empty(images.shape, np.float32)
     _normalize(np.ascontiguousarray(images).reshape(-1, 3), table, out.reshape(-1, 3))
     return out
@@ -60,7 +60,7 @@ def _augment(images, top, left, flip, jitter, factors, order, table, out) -> Non
 
 @numba.njit(cache=True, nogil=True)
 def _crop(image, top, left, planes) -> None:  # type: ignore[no-untyped-def]
-    """Fill `planes` (3, H * W) with the window of `image` at (top, left), black outside."""
+    """Fill `planes` (3, H * W) with the crop of `image` at (top, left), black outside the image."""
     height, width = image.shape[0], image.shape[1]
     planes[:] = 0
     values = image.reshape(-1)
@@ -75,7 +75,7 @@ def _crop(image, top, left, planes) -> None:  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _write(planes, flip, table, out) -> None:  # type: ignore[no-untyped-def]
-    """Write `planes` (3, H * W) through `table` to `out` (H, W, 3), mirrored left and right if `flip`."""
+    """Write the `table` values of `planes` (3, H * W) to `out` (H, W, 3), flipped horizontally if `flip`."""
     height, width = out.shape[0], out.shape[1]
     red, green, blue = planes[0], planes[1], planes[2]
     for y in range(height):
@@ -85,7 +85,7 @@ def _write(planes, flip, table, out) -> None:  # type: ignore[no-untyped-def]
             pixel[0], pixel[1], pixel[2] = table[0, red[p]], table[1, green[p]], table[2, blue[p]]
 
 
-# The loops below are simple enough for LLVM to vectorise; a loop over channels inside the one over pixels would be
+# The loops below are simple enough for LLVM to vectorise; looping over channels inside the loop over pixels would be
 # eight times slower.
 
 
@@ -111,7 +111,7 @@ def _jitter(planes, grey, operation, factor) -> None:  # type: ignore[no-untyped
 
 @numba.njit(cache=True, nogil=True)
 def _fill_grey(planes, grey) -> None:  # type: ignore[no-untyped-def]
-    """Fill `grey` (n,) with the luma of `planes` (3, n) as PIL rounds it: ITU-R 601-2 in 16 fractional bits."""
+    """Fill `grey` (n,) with the luma of `planes` (3, n), rounded as in PIL: ITU-R 601-2 with 16 fractional bits."""
     red, green, blue = planes[0], planes[1], planes[2]
     for p in range(len(grey)):
         luma = np.int32(red[p]) * 19595 + np.int32(green[p]) * 38470 + np.int32(blue[p]) * 7471 + 32768
@@ -120,6 +120,6 @@ def _fill_grey(planes, grey) -> None:  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _blend(start, end, factor):  # type: ignore[no-untyped-def]
-    """Return start + factor * (end - start) in single precision, clipped and truncated to a level, as PIL does."""
+    """Return start + factor * (end - start) in single precision, clipped and truncated to a level, as in PIL."""
     value = start + factor * (end - start)
     return np.uint8(min(max(value, np.float32(0)), np.float32(255)))

@@ -1,4 +1,4 @@
-"""Images as stored (uint8) -> images as a backbone expects them (float32): resized, augmented in training, normalised.
+"""Stored images (uint8) -> input images of a backbone (float32): resized, augmented in training, normalised.
 
 Shapes: T episodes, S support images, Q query images in all, N images, C x H x W.
 """
@@ -21,18 +21,18 @@ from fewshot.images.augment_kernel import augment_images, normalize_images
 class Preprocess:
     """Preprocessing of an experiment's images.
 
-    Order in training, as in MetaOptNet: crop of the image padded with black, colour jitter (brightness, contrast,
-    saturation in random order), horizontal flip, scale to 0..1, normalise.
+    Order in training, as in MetaOptNet: random crop of the image padded with black, colour jitter (brightness,
+    contrast, saturation in random order), horizontal flip, scaling to 0..1, normalisation.
 
     Args:
         image_size: side of the backbone's input images, pixels; stored images of a different size are first resized
             (PIL, bicubic).
-        mean: of each channel, on the scale 0..1.
-        std: of each channel, on the scale 0..1.
-        crop_padding: pixels of black border for the random crop; 0 means no crop.
+        mean: mean of each channel, on the scale 0..1.
+        std: standard deviation of each channel, on the scale 0..1.
+        crop_padding: width of the black border for the random crop, pixels; 0 means no crop.
         jitter: colour factors are uniform in [1 - jitter, 1 + jitter]; 0 means no jitter.
-        flip: mirror each image with probability 1/2.
-        seed: of the random augmentation.
+        flip: flip each image horizontally with probability 1/2.
+        seed: seed of the random augmentation.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Preprocess:
 
     @property
     def augments(self) -> bool:
-        """Whether training images differ from test images."""
+        """Whether training images are augmented."""
         return self.crop_padding > 0 or self.jitter > 0 or self.flip
 
     def __call__(self, batch: EpisodeBatch, *, training: bool) -> EpisodeBatch:
@@ -61,7 +61,7 @@ class Preprocess:
 
         Args:
             batch: uint8 images.
-            training: augment; the draws depend on the seed, the episode's id and the image's position in it.
+            training: whether to augment; draws depend on the seed, the episode's id and the image's position in it.
 
         Raises:
             DataError: if the images are not uint8 with three channels.
@@ -93,7 +93,7 @@ class Preprocess:
         return self._augmented(self._resized(stored), draws).permute(0, 3, 1, 2).unflatten(0, shape)
 
     def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment and normalise images (N, H, W, C), on the CPU in one pass, on other devices by batched operations."""
+        """Augment and normalise images (N, H, W, C): on the CPU in one pass, elsewhere with batched operations."""
         if images.device.type == "cpu":
             floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
             return torch.from_numpy(floats)
@@ -115,6 +115,6 @@ class Preprocess:
 
 
 def _normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return the normalised value of each channel and level, (3, 256) float32, rounded as torchvision rounds."""
+    """Return the normalised value for each channel and level, (3, 256) float32, rounded as in torchvision."""
     levels = torch.arange(256, dtype=torch.float32) / 255
     return ((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).numpy()
