@@ -33,7 +33,7 @@ def main() -> None:
             "normalisation: from stored 8-bit images to the backbone's float input, random draws included. The "
             "baseline is MetaOptNet's sequence of torchvision transforms, applied to one PIL image at a time, then "
             f"stacked. Medians of CPU time over {ROUNDS} interleaved rounds. In the same run both forms are compared "
-            "with torchvision on PIL images with equal draws, image by image; the last column is the largest "
+            "with torchvision on PIL images with the same draws, image by image; the last column is the largest "
             "difference, in levels of 255.",
             table(header, rows),
         ],

@@ -56,10 +56,11 @@ def main() -> None:
             f"with 64 filters, {CLASSES} classes of {IMAGES_PER_CLASS} images of {SIZE} pixels: each image is embedded "
             "once, then the heads process many episodes at a time. The plain loop works like the MetaOptNet test "
             "program: one episode and one shot at a time, each image passed through PIL and torchvision transforms and "
-            "embedded again in torch's default memory layout, with gradients enabled; network and allocator are ours.",
+            "embedded again in torch's default memory layout, with gradients enabled; the network and allocator are "
+            "ours.",
             f"The plain loop was timed on {PAIRS} episode pairs (both shots) between the evaluations and scaled to "
             "their number: the cost of a pair does not depend on earlier ones. CPU time. The last row runs the "
-            "original's solver in the loop, stopped after 3 iterations: a different classifier, hence different "
+            "original's solver in the loop, stopped after 3 iterations: a different classifier with different "
             "accuracies.",
             table(header, rows),
         ],

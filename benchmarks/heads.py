@@ -5,8 +5,8 @@
 Times are forward + backward, one thread, all methods interleaved in one process. Every row asserts the accuracy it
 reports. Data: "clusters" (few active bounds) and "low rank" (rank 20 plus 5 % noise, rectified, like embeddings of a
 trained network: 40 to 80 % of the dual variables are at their bound). Baseline: the head as released, a dense program
-of S M variables solved by qpth in float32 with 15 iterations and scores through an (S, Q, M) product. For every method
-the C library keeps freed memory (`fewshot.training.allocator`), as it does in the jobs.
+in S M variables, solved by qpth in float32 with 15 iterations, and scores through an (S, Q, M) product. In every case
+the C library keeps freed memory (`fewshot.training.allocator`), as in the workflow's jobs.
 """
 
 import argparse
@@ -277,9 +277,9 @@ def paragraphs(heads: list, solver: list, ridge: list, memory: list) -> list[str
     loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     return [
         __doc__.split("\n\n", 2)[2].strip(),
-        "Processor time; medians over the rounds, range in brackets. Errors are maxima, relative to the largest entry "
-        f"of the float64 optimum. Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this "
-        "program: 1).",
+        "CPU time; medians over the rounds, ranges in brackets. Errors are maxima, relative to the largest entry of "
+        f"the float64 optimum. Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program "
+        "accounts for 1).",
         "## Solver: kernel to dual variables to gradient of the kernel",
         table([size, "data", "solver", *timing, "error of alpha", "of gradient"], solver),
         "## Whole head: embeddings to loss to gradients",

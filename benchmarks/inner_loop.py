@@ -31,12 +31,12 @@ def main() -> None:
             f"One outer step of second-order MAML on conv4_maml: {META_BATCH} tasks of {N_WAY} ways, {N_SHOT} shot, "
             f"{N_QUERY} queries per class, {INNER_STEPS} inner steps, float32. The plain form runs convolution, batch "
             "norm, leaky ReLU and max-pool in sequence and keeps the graphs of all tasks for a single backward pass, "
-            "as the published programs do. Ours differentiates task by task and pools before batch norm and "
+            "as the released programs do. Ours differentiates one task at a time and pools before batch norm and "
             "activation, with hand-written first and second derivatives of pooling and moments "
             "(`fewshot/backbones/pooled_moments.py`).",
-            "CPU time, interleaved; memory is the peak total size of live tensors. In the same run, gradients of ours "
-            "and plain are asserted to agree to 1e-10 in float64. "
-            f"Not installed, hence not measured: {', '.join(missing()) or 'none'}.",
+            "CPU time, interleaved; memory is the peak total size of live tensors. In the same run, the gradients of "
+            "both are asserted to agree to 1e-10 in float64. "
+            f"Not installed and therefore not measured: {', '.join(missing()) or 'none'}.",
             table(["filters, pixels", "loop", "tasks per second, ratio to plain", "peak memory, ratio to plain"], rows),
         ],
         packages=[name for name in ("numba", "higher", "learn2learn") if importlib.util.find_spec(name)],
@@ -112,7 +112,7 @@ def our_meta_step(learner: MAML, batch: EpisodeBatch) -> None:
 
 
 def plain_meta_step(learner: MAML, batch: EpisodeBatch) -> None:
-    """One backward pass for all tasks; the network of the learner, written as the published programs do."""
+    """One backward pass for all tasks; the learner's network, written as in the released programs."""
     learner.zero_grad()
     losses = [plain_task_loss(learner, *task) for task in tasks(batch)]
     torch.stack(losses).mean().backward()

@@ -86,7 +86,7 @@ def machine(*packages: str) -> str:
         family, number = names.get("cpu family"), names.get("model")
         model = f"{names.get('model name', model)} (family {family}, model {number})" if family else model
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
-    return f"{model}, {os.cpu_count()} cores seen, one thread used; Python {platform.python_version()}, {versions}."
+    return f"{model}, {os.cpu_count()} cores visible, one thread used; Python {platform.python_version()}, {versions}."
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.workflow [experiments ...]        (default: 100 300 1000)
 
-A suite of the given size in which everything is made; the result files are placeholders of a few bytes, so nothing is
-trained but the tools see as many files as in a real project. Each command runs three times; the fastest run is shown,
-in wall-clock and in CPU time. Each command's output is checked to say that everything is made.
+In a suite of the given size, all results exist as placeholders of a few bytes: nothing is trained, but the tools see as
+many files as in a real project. Each command runs three times; the wall-clock and CPU time of the fastest run are
+shown. The output of each command is checked to say that everything is up to date.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 def make_project(folder: Path, experiments: int) -> None:
-    """Write a project in which the whole suite is made and recorded."""
+    """Write a project in which all results of the suite exist and are recorded."""
     for name in COPIED:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
