@@ -197,7 +197,7 @@ def test_missing_list_is_refused(tmp_path):
 def test_short_list_is_refused(n_shot, episodes, tmp_path):
     write_episodes(tmp_path / "list.npz", draw(range(20)))
 
-    with pytest.raises(DataError, match="holds 20 episodes of 3 shots"):
+    with pytest.raises(DataError, match="contains 20 episodes of 3 shots"):
         read_episodes(tmp_path / "list.npz", n_shot=n_shot, episodes=episodes)
 
 
