@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fewshot import solvers
 from fewshot.digests import digest
 from fewshot.errors import DataError, ParamsError
 from fewshot.experiments.matrix import suite_experiments
@@ -99,6 +100,34 @@ def test_a_head_and_what_it_imports_change_only_what_uses_it(module, edit, plan_
     after = plan_of()
     assert changed(keys(before), keys(after)) == ["glyphs-conv4-svm-quick-s0"]
     assert changed(keys(before, "evaluate"), keys(after, "evaluate")) == ["glyphs-conv4-svm-quick-s0"]
+
+
+@pytest.mark.parametrize(
+    ("learner", "backbone", "packages", "absent"),
+    [
+        ("prototype", "conv4", {"heads"}, set()),
+        ("ridge", "conv4", {"heads"}, {"heads.svm"}),
+        ("svm", "conv4", {"heads", "solvers"}, {"heads.ridge", "heads.svm_ww", "solvers.box"}),
+        ("svm_ww", "conv4", {"heads", "solvers"}, {"heads.svm", "solvers.multiclass_svm", "solvers.pivoting_numba"}),
+        ("maml", "conv4_maml", set(), {"learners.mamlpp", "learners.episodic", "backbones.conv4"}),
+    ],
+)
+def test_training_depends_on_the_parts_it_uses_and_no_others(learner, backbone, packages, absent, plan_of):
+    modules = {
+        name.removeprefix("fewshot.") for name in plan_of(learner, backbone=backbone).train[0].identity["modules"]
+    }
+    tools = {"cli", "workflow", "sharing", "report"}
+
+    assert {name.partition(".")[0] for name in modules} & {"heads", "solvers", *tools} == packages
+    assert not modules & absent
+
+
+@pytest.mark.parametrize("name", solvers.__all__)
+def test_a_key_that_names_an_export_of_the_solvers_holds_its_module(name, edit, plan_of):
+    edit("heads/prototype.py", f"\nfrom fewshot.solvers import {name}\n")
+
+    defined_in = getattr(solvers, name).__module__
+    assert defined_in in plan_of("prototype").train[0].identity["modules"]
 
 
 IMPORTS = [
@@ -361,14 +390,17 @@ def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp
     assert {learner: used for learner, (used, _) in found.items() if used} == {}
 
 
-def test_only_the_registry_imports_by_name():
-    """All other imports are statements, which keys follow; the registry loads what `Part.target` and `.uses` name."""
+def test_only_the_registry_and_the_solvers_import_by_name():
+    """Other imports are statements, which are found; what the registry loads is in `Part.target` and `Part.uses`.
+
+    The solvers, which import nothing of the package around them, export lazily on their own.
+    """
     texts = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE}
     by_name = {
         name for name, text in texts.items() if re.search(r"import_module|__import__", ast.dump(ast.parse(text)))
     }
 
-    assert by_name == {"registry.py"}
+    assert by_name == {"registry.py", "solvers/__init__.py"}
 
 
 @pytest.mark.parametrize("package", [path.parent for path in PACKAGE if path.name == "__init__.py"])
