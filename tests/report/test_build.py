@@ -1,6 +1,5 @@
 """A complete report from synthetic evaluations: files, numbers, reproducibility, missing and damaged results."""
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from fewshot.errors import DataError, ResourceError
+from fewshot.files import read_csv
 from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
 from fewshot.report.contents import read_contents
@@ -20,11 +20,6 @@ DOCUMENTED_COLUMNS = [
     "image_size", "selection", "batch_norm", "solver", "precision", "seeds", "episodes", "accuracy_pct", "ci95_pct",
     "published_pct", "published_ci95_pct", "published_source", "verdict", "protocol", "data_hash",
 ]  # fmt: skip
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,13 +1,11 @@
 """The training history: one row per epoch, written as history.csv. It needs no torch, because the report reads it."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fewshot.files import write_atomic
+from fewshot.files import write_csv
 
 
 @dataclass
@@ -38,8 +36,4 @@ COLUMNS = tuple(field.name for field in fields(Epoch))
 
 def write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write one row per epoch as CSV; cells are empty where there was no validation."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomic(path, text.getvalue().encode())
+    write_csv(path, history, COLUMNS)
