@@ -133,6 +133,15 @@ def test_certificates_have_one_value_per_episode(tiny_experiment, tiny_store, ep
     assert scores[1].certificates["converged"].all()
 
 
+def test_evaluation_computes_products_in_full_float32(tiny_experiment, tiny_store, episodes, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    experiment = tiny_experiment()
+
+    evaluate(experiment, {"single": [initial_learner(experiment).eval()]}, tiny_store.split("test"), episodes, CPU)
+
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_evaluation_scores_the_best_state_and_the_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):
     experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
     for name in ("out", "checkpoints"):

@@ -205,6 +205,14 @@ def test_untrained_weights_are_the_seeded_initial_ones(tiny_experiment, run):
     assert all(torch.equal(weights[name], start[name]) for name in start)
 
 
+def test_products_are_computed_in_full_float32(tiny_experiment, run, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    run(tiny_experiment(recipe={"epochs": 0}))
+
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_training_learns(tiny_experiment, run):
     rows = history(run(tiny_experiment(recipe={"epochs": 6, "steps_per_epoch": 10})))
 

@@ -24,8 +24,6 @@ def limit_threads(threads: int) -> None:
     """Use this many CPU threads, so that a job's sums do not depend on how many jobs run at the same time."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def claim_devices(

@@ -12,6 +12,7 @@ from typing import Any
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.precision import full_float32
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
 from fewshot.training.memory import MIB, check_memory, memory_errors
@@ -48,6 +49,7 @@ def train(
         CheckpointError: if a checkpoint is damaged.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
+    full_float32()
     learner = initial_learner(experiment).to(processes.device)
     if experiment.weights is not None:
         publish_given_weights(out, experiment.weights, learner)
