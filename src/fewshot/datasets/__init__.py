@@ -15,8 +15,8 @@ from fewshot.datasets.settings import (
 )
 from fewshot.registry import Part
 
-# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
-NEUTRAL = ("settings",)
+# Modules that cannot change a number (workflow/identity.py): refusals; settings, which enter the key by value.
+NEUTRAL = ("disk", "settings")
 
 SPLITS = ("train", "validation", "test")
 

@@ -7,7 +7,7 @@ inside functions too. Modules that cannot change a number are left out:
 * `__init__` files, which hold registries and exports. Their top-level imports are followed, and a name imported from
   one is followed to the module that defines it.
 * the modules that a package lists as `NEUTRAL` in its `__init__`: those that select, type and name jobs (the outcome is
-  in the key as settings), locate files or format messages.
+  in the key as settings), locate files, format messages, or refuse a job that lacks memory or disk space.
 """
 
 import ast
