@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from fewshot import paths
 from fewshot.digests import save_digests
@@ -19,6 +19,8 @@ from fewshot.workflow.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
+
+Command = Callable[[argparse.Namespace], None]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -49,14 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fewshot", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         added.add_argument("--suite", help="suite in params.yaml (default: the one named by `suite:`)")
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
-    def stage(name: str, run: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+    def stage(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = command(name, run, text)
         added.add_argument(
             "--results",
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         return added
 
-    def job(name: str, run: Callable[[Any], None], text: str, what: str) -> argparse.ArgumentParser:
+    def job(name: str, run: Command, text: str, what: str) -> argparse.ArgumentParser:
         added = stage(name, run, text)
         added.add_argument("name", metavar=what)
         added.add_argument("--key", help="refuse to run if the plan gives the job a different key")
@@ -120,12 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(options: Any) -> Plan:
+def _plan(options: argparse.Namespace) -> Plan:
     return load_plan(options.params, suite=options.suite, results=getattr(options, "results", paths.RESULTS))
 
 
-def _import_jobs(plan: Plan) -> Any:
-    """Import the modules that compute, after setting the number of threads, which libraries read on import."""
+def _import_jobs(plan: Plan) -> ModuleType:
+    """Import the modules that compute, after setting the number of threads: libraries read it on import."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(plan.params.train.threads)
     save_digests()
@@ -134,24 +136,24 @@ def _import_jobs(plan: Plan) -> Any:
     return jobs
 
 
-def _download(options: Any) -> None:
+def _download(options: argparse.Namespace) -> None:
     plan = _plan(options)
     _import_jobs(plan).download_job(plan.find("prepare", options.name))
 
 
-def _prepare(options: Any) -> None:
+def _prepare(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("prepare", options.name, options.key)
     print(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
 
 
-def _train(options: Any) -> None:
+def _train(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("train", options.name, options.key)
     print(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
 
 
-def _evaluate(options: Any) -> None:
+def _evaluate(options: argparse.Namespace) -> None:
     plan = _plan(options)
     first = plan.find("evaluate", options.name, options.key, options.target)
     jobs = _import_jobs(plan)
@@ -162,7 +164,7 @@ def _evaluate(options: Any) -> None:
             print(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
 
 
-def _report(options: Any) -> None:
+def _report(options: argparse.Namespace) -> None:
     plan = _plan(options)
     from fewshot.workflow.suite_report import report_suite
 
@@ -171,33 +173,33 @@ def _report(options: Any) -> None:
     print(f"Report: {summary.out / 'report.html'}  (also results.csv .md .tex, runs.csv, figures/, curves/)")
 
 
-def _export(options: Any) -> None:
+def _export(options: argparse.Namespace) -> None:
     plan = _plan(options)
     out = options.out or paths.EXPORTS / options.name
     _import_jobs(plan).export_job(plan.find("train", options.name, options.key), plan, out)
     print(f"wrote {out}")
 
 
-def _episodes(options: Any) -> None:
+def _episodes(options: argparse.Namespace) -> None:
     plan = _plan(options)
     jobs, job = _import_jobs(plan), plan.find("prepare", options.name)
     work = jobs.export_episodes if options.action == "export" else jobs.check_episodes
     print(work(job, options.file))
 
 
-def _list(options: Any) -> None:
+def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
 
     print((suite_json if options.json else suite_table)(_plan(options)))
 
 
-def _explain(options: Any) -> None:
+def _explain(options: argparse.Namespace) -> None:
     from fewshot.workflow.explain import explain_experiment
 
     print(explain_experiment(_plan(options), options.name))
 
 
-def _prune(options: Any) -> None:
+def _prune(options: argparse.Namespace) -> None:
     from fewshot.workflow import prune
 
     plans = prune.suite_plans(read_params(options.params), options.suite)
@@ -210,7 +212,7 @@ def _prune(options: Any) -> None:
     print(prune.summary(unneeded, deleted=options.delete))
 
 
-def _tidy(options: Any) -> None:
+def _tidy(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import tidy_stage, untracked_paths
 
     plan = _plan(options)
@@ -224,7 +226,7 @@ def _tidy(options: Any) -> None:
         )
 
 
-def _evidence(options: Any) -> None:
+def _evidence(options: argparse.Namespace) -> None:
     from fewshot.workflow.evidence import copy_tables, update_documents
 
     if options.take:
@@ -234,7 +236,7 @@ def _evidence(options: Any) -> None:
         raise FewshotError(f"{changed}: tables differ from docs/evidence; run 'fewshot evidence'")
 
 
-def _schema(options: Any) -> None:
+def _schema(options: argparse.Namespace) -> None:
     text = schema_text()
     if options.write:
         SCHEMA_FILE.write_text(text, encoding="utf-8")

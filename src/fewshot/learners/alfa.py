@@ -13,6 +13,7 @@ but does through the weight means; the networks have one hidden layer and PyTorc
 rate and decay of each tensor, which are never used, are omitted.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -66,6 +67,6 @@ class ALFA(MAML):
         return updated
 
 
-def means(tensors: Any) -> Tensor:
+def means(tensors: Iterable[Tensor]) -> Tensor:
     """Return the mean of each of n tensors, (n,)."""
     return torch.stack([tensor.mean() for tensor in tensors])

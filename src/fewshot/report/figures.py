@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -66,7 +67,7 @@ def accuracy(blocks: Sequence[Block]) -> Picture:
     )
 
 
-def _legend_handle(axis: Axes, shot: int, shots: Sequence[int]) -> Any:
+def _legend_handle(axis: Axes, shot: int, shots: Sequence[int]) -> ErrorbarContainer:
     index = shots.index(shot)
     return axis.errorbar([], [], xerr=[], fmt=MARKERS[index % 7], color=COLORS[index % 7], label=f"{shot}-shot")
 

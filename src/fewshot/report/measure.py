@@ -142,7 +142,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
         ) from error
 
 
-def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], arrays: Any) -> Run:
+def _run(entry: ReportEntry, protocol: dict[str, Any], result: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Run:
     accuracies = np.asarray(arrays[f"accuracy/{result['selection']}/{result['shot']}shot"], dtype=np.float64)
     if accuracies.shape != (result["episodes"],) or abs(accuracies.mean() - result["accuracy"]) > 1e-6:
         raise ValueError(f"the {result['shot']}-shot accuracies in {entry.arrays.name} do not match it")
