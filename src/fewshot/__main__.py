@@ -1,6 +1,24 @@
-"""Entry point of `python -m fewshot`, which is equivalent to the command `fewshot`."""
+"""Entry point of `fewshot` and `python -m fewshot`."""
 
-from fewshot.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; a missing package is one line that says how to install it, exit status 2."""
+    try:
+        from fewshot import cli
+
+        cli.main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "fewshot":
+            raise
+        print(
+            f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
 
 if __name__ == "__main__":
     main()

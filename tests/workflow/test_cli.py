@@ -208,3 +208,15 @@ def test_closed_output_pipe(with_params):
 
     assert run.returncode != 0
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("package", ["yaml", "filelock"])
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(with_params, package):
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['fewshot', 'list']; "
+    code += "from fewshot.__main__ import main; main()"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=with_params)
+
+    assert done.returncode == 2
+    expected = f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow]'\n"
+    assert done.stderr == expected
