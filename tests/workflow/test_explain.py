@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from fewshot.errors import DataError
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
 from fewshot.workflow.explain import changes, explain_experiment, facts, last_recorded
@@ -136,3 +137,17 @@ def test_record_is_byte_identical_when_recomputed(plan_of, project):
     again = {path: path.read_bytes() for path in project.rglob("identity.json") if "old-" not in str(path)}
     assert again == first
     assert all(json.loads(content) for content in again.values())
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"settings": 1}'])
+def test_a_damaged_record_is_named(plan_of, project, damaged):
+    record(plan_of())
+    for file in project.rglob("identity.json"):
+        file.write_text(damaged, encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"identity.json: not .*; delete its folder"):
+        explain_experiment(plan_of(recipe={"learning_rate": 0.25}), NAME)
+
+
+def test_a_record_with_unknown_sections_is_shown(plan_of):
+    assert changes({"settings": {}, "weather": "rain"}, {"settings": {}}) == ["weather: rain -> (none)"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot import paths
+from fewshot.errors import DataError
 from fewshot.files import read_json
 from fewshot.workflow.listing import STATE_WORDS, job_state
 from fewshot.workflow.plan import EvaluateJob, Identity, Job, Plan
@@ -36,6 +37,7 @@ def explain_experiment(plan: Plan, name: str) -> str:
 
     Raises:
         ParamsError: if the suite has no such experiment.
+        DataError: if a recorded identity is damaged.
     """
     jobs: list[Job] = [plan.find("train", name), *plan.of_experiment(name)]
     return "\n\n".join([*map(_facts_text, jobs), *map(_changes_text, jobs)])
@@ -48,7 +50,7 @@ def facts(identity: Identity) -> dict[str, Any]:
         if section == "data":
             flat |= {f"data {label}": value for label, value in facts(content).items()}
         else:
-            kind = ENTRY_NAMES[section]
+            kind = ENTRY_NAMES.get(section, section)
             flat |= {f"{kind} {place}".rstrip(): value for place, value in _leaves(content)}
     return flat
 
@@ -83,13 +85,25 @@ def last_recorded(job: Job) -> tuple[Path, Identity] | None:
         for folder in (root / job.stage / job.name).glob("*"):
             if folder.name != job.key and (folder / inner / IDENTITY).is_file():
                 files[folder.name] = folder / inner / IDENTITY
-    records = [(file.stat().st_mtime_ns, file.parent, read_json(file)) for file in files.values()]
+    records = [(file.stat().st_mtime_ns, file.parent, _read_identity(file)) for file in files.values()]
     found = [record for record in records if _same_target(record[2], job)]
     return max(found, key=lambda record: record[:2])[1:] if found else None
 
 
+def _read_identity(file: Path) -> Identity:
+    """Return a recorded identity.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    identity = read_json(file)
+    if not isinstance(identity, dict) or not isinstance(identity.get("settings", {}), dict):
+        raise DataError(f"{file}: not an identity; delete its folder and rerun: it is restored or recomputed")
+    return identity
+
+
 def _same_target(identity: Identity, job: Job) -> bool:
-    return not isinstance(job, EvaluateJob) or identity["settings"]["target"] == job.target
+    return not isinstance(job, EvaluateJob) or identity.get("settings", {}).get("target") == job.target
 
 
 def _title(job: Job) -> str:
