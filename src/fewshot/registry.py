@@ -70,8 +70,8 @@ def find_part(kind: str, name: str, known: Mapping[str, PartType]) -> PartType:
     Raises:
         ParamsError: if the name is unknown; the message lists the known ones and the closest match.
     """
-    if name not in known:
-        raise ParamsError(f"unknown {kind} {quoted(name)}; {allowed_values(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        raise ParamsError(f"unknown {kind} {quoted(name)}; {allowed_values(str(name), known)}")
     return known[name]
 
 

@@ -1,7 +1,7 @@
 """Typed settings: the base class of all sections and component settings, and errors that state what is allowed."""
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,19 +29,39 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     """Parse plain values as a settings type.
 
     Args:
-        model: the settings type.
-        values: plain values (dicts, lists, numbers, strings).
+        model: the type.
+        values: plain values (dicts, lists, numbers, text); numbers may be those of numpy, or tensors with one number.
         where: dotted path of the values, for messages; "" for the whole file.
 
     Raises:
         ParamsError: one line per problem, naming the key, its value and what is allowed.
     """
+    values = _plain(values, where)
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
         more = len(lines) - MAX_PROBLEMS_LISTED
         raise ParamsError("\n".join(lines[:MAX_PROBLEMS_LISTED] + ([f"and {more} more"] if more > 0 else []))) from None
+
+
+def _plain(values: Any, place: str) -> Any:
+    """Return values with the scalars of numpy and torch as plain numbers.
+
+    Raises:
+        ParamsError: if a value is anything that YAML or JSON cannot hold.
+    """
+    if isinstance(values, Mapping):
+        return {key: _plain(value, f"{place}.{quoted_key(str(key))}") for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_plain(value, f"{place}[{index}]") for index, value in enumerate(values)]
+    plain = values.item() if getattr(values, "ndim", None) == 0 else values
+    if plain is None or isinstance(plain, (str, int, float)):
+        return plain
+    raise ParamsError(
+        f"{place.removeprefix('.')}: {quoted(values)} is not allowed: it should be a number, text, true, false, null, "
+        "a list or a section"
+    )
 
 
 def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
