@@ -326,3 +326,23 @@ def test_the_registry_is_read_without_torch():
 
     code = "import sys, fewshot.heads; assert not {'torch', 'numpy', 'numba'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["support", "support_labels", "query"])
+def test_an_array_in_place_of_a_tensor_is_named(name):
+    episodes = dict(zip(("support", "support_labels", "query"), draw_episodes(), strict=True))
+    episodes[name] = episodes[name].numpy()
+    with pytest.raises(TypeError, match=f"^{name} is a ndarray; allowed: a torch.Tensor"):
+        PrototypeHead().double()(**episodes)
+
+
+@pytest.mark.parametrize("n_way", ["4", 4.0])
+def test_a_number_of_ways_that_is_no_integer_is_refused(n_way):
+    with pytest.raises(TypeError, match=f"n_way is {n_way!r}; allowed: an integer"):
+        PrototypeHead().double()(*draw_episodes(), n_way=n_way)
+
+
+def test_embeddings_without_features_are_refused(head):
+    support, labels, query = draw_episodes()
+    with pytest.raises(ValueError, match="1 feature or more"):
+        head(support[..., :0], labels, query[..., :0])

@@ -393,3 +393,23 @@ def test_the_process_that_compiles_gives_the_bytes_of_later_processes(tmp_path):
 
     assert any(tmp_path.rglob("*.nbc"))
     assert compiling == cached
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"kernel": np.eye(4)}, TypeError, "kernel is a ndarray; allowed: a torch.Tensor"),
+        ({"labels": [0, 1, 0, 1]}, TypeError, "labels is a list"),
+        ({"n_way": 2.0}, TypeError, "n_way is 2.0; allowed: an integer"),
+        ({"n_way": None}, TypeError, "n_way is None"),
+        ({"bound": torch.tensor(0.1)}, TypeError, r"bound is tensor\(0.1000\); allowed: a number"),
+        ({"diagonal_shift": "1"}, TypeError, "diagonal_shift is '1'"),
+        ({"diagonal_shift": float("inf")}, ValueError, "diagonal_shift is inf; allowed: 0 or more, finite"),
+        ({"max_rounds": 1.5}, ValueError, "max_rounds is 1.5; allowed: 1 or more, an integer"),
+        ({"tolerance": float("nan")}, ValueError, "tolerance is nan"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(change, error, words):
+    arguments = {"kernel": torch.eye(4), "labels": torch.tensor([0, 1, 0, 1]), "n_way": 2}
+    with pytest.raises(error, match=words):
+        crammer_singer(**arguments | change)

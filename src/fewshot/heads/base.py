@@ -4,6 +4,7 @@ Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
 import inspect
+import operator
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from fewshot.errors import NumericalError
 from fewshot.heads import HeadSettings
 from fewshot.settings import parse_as
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Head(nn.Module):
@@ -67,8 +70,9 @@ class Head(nn.Module):
             likely.
 
         Raises:
-            ValueError: if shapes, dtypes or labels are invalid.
-            NumericalError: if an embedding is not finite or if, in training, a solver did not converge.
+            TypeError: if an argument is not a tensor, or `n_way` not an integer.
+            ValueError: if shapes, dtypes or labels do not fit.
+            NumericalError: if an embedding is not finite, or in training a solver did not converge.
         """
         check_shapes(support, support_labels, query)
         single = support.dim() == 2
@@ -122,12 +126,15 @@ def _own_first(settings_type: type[HeadSettings]) -> inspect.Signature:
 
 
 def check_shapes(support: Tensor, support_labels: Tensor, query: Tensor) -> None:
-    """Raise `ValueError` unless the shapes and dtypes are those of T episodes or of a single one."""
+    """Raise `TypeError` or `ValueError` unless the tensors are those of T episodes, or of a single one."""
+    for name, value in (("support", support), ("support_labels", support_labels), ("query", query)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}; allowed: a torch.Tensor")
     for name, value in (("support", support), ("query", query)):
-        if value.dim() not in (2, 3) or not value.is_floating_point():
+        if value.dim() not in (2, 3) or value.dtype not in FLOATS or value.shape[-1] == 0:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; allowed: floating point of shape "
-                "(episodes, images, features) or (images, features)"
+                f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; allowed: floating point (16, 32 or "
+                "64 bits) of shape (episodes, images, features) or (images, features), with 1 feature or more"
             )
     same_batch = query.dim() == support.dim() and query.shape[:-2] == support.shape[:-2]
     if not same_batch or query.shape[-1] != support.shape[-1] or query.dtype != support.dtype:
@@ -146,13 +153,18 @@ def check_labels(labels: Tensor, n_way: int | None) -> int:
     """Return n_way, by default one more than the largest of `labels` (T, S).
 
     Raises:
-        ValueError: unless n_way is 2 or more and each row contains every class 0 .. n_way - 1 and no other label.
+        TypeError: if n_way is not an integer.
+        ValueError: unless n_way is 2 or more and each row holds every class 0 .. n_way - 1 and nothing else.
     """
     if labels.numel() == 0:
         raise ValueError(f"support_labels is empty, shape {tuple(labels.shape)}; allowed: at least one image per class")
     rows = labels.tolist()  # one copy from the device; a few microseconds for a meta-batch
     if n_way is None:
         n_way = 1 + max(map(max, rows))
+    try:
+        n_way = operator.index(n_way)
+    except TypeError:
+        raise TypeError(f"n_way is {n_way!r}; allowed: an integer, 2 or more") from None
     if n_way < 2:
         raise ValueError(f"n_way is {n_way}; allowed: 2 or more")
     classes = set(range(n_way))

@@ -11,7 +11,7 @@ stops falling, only one moves per round (Murty's rule). Source: Judice and Pires
 import torch
 from torch import Tensor
 
-from .problem import is_float, is_square
+from .problem import check_tensors, is_float, is_square
 from .solution import Solution
 
 LOWER, FREE, UPPER = -1, 0, 1
@@ -36,6 +36,7 @@ def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
         derivatives. `iterations` counts the rounds of the whole batch.
 
     Raises:
+        TypeError: if an argument is no tensor.
         ValueError: if an argument has a wrong shape, dtype or value.
 
     >>> solution = box_program(torch.eye(3), torch.tensor([-1.0, 0.5, 2.0]), torch.ones(3))
@@ -51,7 +52,8 @@ def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
 
 
 def _check(matrix: Tensor, linear: Tensor, upper: Tensor) -> None:
-    """Raise a `ValueError` naming the first invalid argument."""
+    """Raise `TypeError` or `ValueError` that names the first argument that does not fit."""
+    check_tensors(matrix=matrix, linear=linear, upper=upper)
     if not is_square(matrix) or matrix.numel() == 0:
         raise ValueError(
             f"matrix has shape {tuple(matrix.shape)} and dtype {matrix.dtype}; allowed: float32 or float64 of shape "

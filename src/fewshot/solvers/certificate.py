@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .problem import Problem
+from .problem import Problem, check_tensors
 
 
 def kkt_residual(
@@ -27,6 +27,7 @@ def kkt_residual(
         (T,) float64; () for a single problem.
 
     Raises:
+        TypeError: if the kernel, the labels or alpha are no tensor, or another argument is no number.
         ValueError: if an argument has a wrong shape, dtype or value.
 
     >>> kernel, labels = torch.zeros(2, 2), torch.tensor([0, 1])
@@ -35,6 +36,7 @@ def kkt_residual(
     >>> round(kkt_residual(kernel, labels, torch.tensor([[0.1, -0.1], [-0.1, 0.05]])).item(), 3)
     0.5
     """
+    check_tensors(kernel=kernel, labels=labels, alpha=alpha)
     if alpha.shape[:-1] != labels.shape or not alpha.is_floating_point():
         raise ValueError(
             f"alpha has shape {tuple(alpha.shape)} and dtype {alpha.dtype}; allowed: floating point of shape "

@@ -18,6 +18,7 @@ point and then from a continuation in the shift; a problem that remains unsolved
 """
 
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -64,6 +65,7 @@ def crammer_singer(
         The solution with alpha (T, S, M) in the dtype of the kernel; residuals as defined in `kkt_residual`.
 
     Raises:
+        TypeError: if the kernel or the labels are no tensor, or another argument is no number.
         ValueError: if an argument has a wrong shape, dtype or value.
         FloatingPointError: if the kernel has non-finite entries.
 
@@ -80,8 +82,10 @@ def crammer_singer(
     """
     problem = Problem(kernel, labels, n_way, bound, diagonal_shift)
     problem.check()
-    if max_rounds < 1:
-        raise ValueError(f"max_rounds is {max_rounds}; allowed: 1 or more")
+    if not isinstance(max_rounds, Integral) or max_rounds < 1:
+        raise ValueError(f"max_rounds is {max_rounds!r}; allowed: 1 or more, an integer")
+    if not isinstance(tolerance, Real) or not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance!r}; allowed: a number, 0 or more")
     problem = problem.batched()
     record: list[Solution] = []
     alpha = _CrammerSinger.apply(problem.kernel, problem, backend, max_rounds, tolerance, record)

@@ -5,6 +5,8 @@ arrays are stored class by class, (T, M, S), because each class has its own line
 """
 
 from dataclasses import dataclass, replace
+from math import inf
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -57,19 +59,30 @@ class Problem:
         return replace(self, kernel=kernel, labels=labels.long())
 
     def check(self) -> None:
-        """Raise a `ValueError` that names the first invalid argument, its value and the values allowed."""
+        """Raise an error that names the first argument that does not fit, what was found and what is allowed.
+
+        Raises:
+            TypeError: if the kernel or the labels are no tensor, or another argument is no number.
+            ValueError: if an argument has a wrong shape, dtype or value.
+        """
+        check_tensors(kernel=self.kernel, labels=self.labels)
         kernel = self.kernel
         if not is_square(kernel):
             raise ValueError(
                 f"kernel has shape {tuple(kernel.shape)} and dtype {kernel.dtype}; allowed: float32 or float64 of "
                 "shape (problems, samples, samples) or (samples, samples)"
             )
+        if not hasattr(self.n_way, "__index__"):
+            raise TypeError(f"n_way is {self.n_way!r}; allowed: an integer, 2 or more")
         if self.n_way < 2:
             raise ValueError(f"n_way is {self.n_way}; allowed: 2 or more")
+        for name in ("bound", "diagonal_shift"):
+            if not isinstance(getattr(self, name), Real):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; allowed: a number")
         if not self.bound > 0:
             raise ValueError(f"bound is {self.bound}; allowed: greater than 0")
-        if not self.diagonal_shift >= 0:
-            raise ValueError(f"diagonal_shift is {self.diagonal_shift}; allowed: 0 or more")
+        if not 0 <= self.diagonal_shift < inf:
+            raise ValueError(f"diagonal_shift is {self.diagonal_shift}; allowed: 0 or more, finite")
         self._check_labels()
 
     def _check_labels(self) -> None:
@@ -94,6 +107,13 @@ class Problem:
 
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_tensors(**arguments: object) -> None:
+    """Raise `TypeError` that names the first argument that is not a tensor."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}; allowed: a torch.Tensor")
 
 
 def is_float(tensor: Tensor) -> bool:
