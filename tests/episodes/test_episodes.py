@@ -278,3 +278,19 @@ def test_hash_counts_classes_and_images_not_ids():
     renumbered = EpisodeIndices(b.classes, b.images, b.n_query, b.ids + 1)
 
     assert episodes_hash(a) == episodes_hash(renumbered)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": "0"}, "seed is '0'"),
+        ({"indices": [-1]}, r"indices are \[-1\]; allowed: a list of integers, 0 or more"),
+        ({"indices": [0.5]}, "indices are"),
+        ({"indices": 3}, "indices are 3"),
+        ({"form": EpisodeForm(2, -1, 3)}, "n_shot is -1; allowed: an integer, 1 or more"),
+    ],
+)
+def test_impossible_draws_are_refused(change, words):
+    arguments = {"seed": 0, "split": "test", "indices": [0, 1], "form": EpisodeForm(2, 1, 3), "class_sizes": [20, 20]}
+    with pytest.raises(DataError, match=words):
+        draw_episodes(**arguments | change)

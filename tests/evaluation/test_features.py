@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fewshot.episodes import EpisodeForm, draw_episodes
-from fewshot.errors import DataError
+from fewshot.errors import DataError, NumericalError
 from fewshot.evaluation import evaluate_head, mean_ci95
 from fewshot.evaluation.scoring import embed_rows, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
@@ -100,3 +101,74 @@ def test_unusable_features_are_refused(features, labels, words):
 def test_importing_the_package_does_not_import_torch():
     code = "import sys; import fewshot.evaluation; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda names: np.array(names, dtype=object)])
+def test_labels_may_be_names(kind):
+    numbers = np.arange(100) % 5
+    features = np.random.default_rng(0).normal(size=(100, 4)) + numbers[:, None]
+
+    by_number, by_name = (
+        evaluate_head(build_head("prototype"), features, labels, episodes=10)
+        for labels in (numbers, kind([f"class {number}" for number in numbers]))
+    )
+
+    assert np.array_equal(by_number.accuracies, by_name.accuracies)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_and_reversed_arrays_are_taken():
+    features, labels = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 5
+    features.setflags(write=False)
+
+    found = evaluate_head(build_head("prototype"), features[::-1], labels[::-1], episodes=5)
+
+    copied = evaluate_head(build_head("prototype"), features[::-1].copy(), labels[::-1].copy(), episodes=5)
+    assert np.array_equal(found.accuracies, copied.accuracies)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n_way": 0}, "n_way is 0; allowed: an integer, 1 or more"),
+        ({"n_way": 5.0}, "n_way is 5.0"),
+        ({"n_shot": 0}, "n_shot is 0"),
+        ({"n_query": -1}, "n_query is -1"),
+        ({"episodes": 0}, "episodes is 0"),
+        ({"episodes": 1.5}, "episodes is 1.5"),
+        ({"seed": 1.5}, "seed is 1.5; allowed: an integer"),
+        ({"seed": None}, "seed is null"),
+    ],
+)
+def test_impossible_episodes_are_refused(arguments, words):
+    with pytest.raises(DataError, match=words):
+        evaluate_head(build_head("prototype"), np.ones((100, 3)), np.arange(100) % 5, **arguments)
+
+
+class ConstantHead(nn.Module):
+    """Gives every class the same score; more columns than classes if asked."""
+
+    def __init__(self, value, extra=0):
+        super().__init__()
+        self.value, self.extra = value, extra
+
+    def forward(self, support, support_labels, query, n_way):
+        return torch.full((*query.shape[:2], n_way + self.extra), self.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "words"),
+    [
+        (ConstantHead(float("nan")), NumericalError, "scores that are not finite"),
+        (ConstantHead(0.0, extra=2), DataError, r"scores of shape \(2, 75, 7\); allowed: \(2, 75, 5\)"),
+        ("svm", TypeError, "head is 'svm'; allowed: a torch module"),
+    ],
+)
+def test_a_head_that_cannot_be_evaluated_is_refused(head, error, words):
+    with pytest.raises(error, match=words):
+        evaluate_head(head, np.ones((100, 3)), np.arange(100) % 5, episodes=2)
+
+
+def test_no_values_have_no_interval():
+    with pytest.raises(ValueError, match="no values"):
+        mean_ci95([])

@@ -43,7 +43,7 @@ class EpisodeBatch:
     def __len__(self) -> int:
         return self.support_labels.shape[0]
 
-    def to(self, device: torch.device) -> "EpisodeBatch":
+    def to(self, device: torch.device | str) -> "EpisodeBatch":
         """Return the batch on a device."""
         return self._each(lambda tensor: tensor.to(device))
 

@@ -6,13 +6,14 @@ Shapes: T episodes, M ways.
 """
 
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numba
 import numpy as np
 
 from fewshot.episodes.form import EpisodeForm
 from fewshot.episodes.philox import philox_block, stream_key
-from fewshot.errors import DataError
+from fewshot.errors import DataError, quoted
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def draw_episodes(
         class_sizes: (number of classes,) images in each class of the split.
 
     Raises:
-        DataError: if the split has fewer than `n_way` classes, or a class has fewer than `n_shot + n_query` images.
+        DataError: if the split has fewer classes than `n_way`, or a class fewer images than `n_shot + n_query`; if
+            seed, indices or form are not integers or out of range.
 
     >>> episodes = draw_episodes(
     ...     0, "test", np.arange(3), EpisodeForm(n_way=2, n_shot=1, n_query=2), class_sizes=np.array([20, 30, 20])
@@ -93,8 +95,14 @@ def draw_episodes(
     >>> len(episodes), episodes.images.shape
     (3, (3, 2, 3))
     """
+    class_sizes = np.asarray(class_sizes)
     check_episode_fits(split, form, class_sizes)
-    ids = np.asarray(indices, dtype=np.int64)
+    if not isinstance(seed, Integral):
+        raise DataError(f"seed is {quoted(seed)}; allowed: an integer")
+    ids = np.asarray(indices)
+    if ids.ndim != 1 or (ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0)):
+        raise DataError(f"indices are {quoted(indices)}; allowed: a list of integers, 0 or more")
+    ids = ids.astype(np.int64)
     classes = np.empty((len(ids), form.n_way), np.int32)
     images = np.empty((len(ids), form.n_way, form.images_per_class), np.int32)
     key = stream_key(seed, split, "episodes")
@@ -104,6 +112,9 @@ def draw_episodes(
 
 def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray) -> None:
     """Raise `DataError` unless the split has enough classes and images for episodes of this form."""
+    for name, count in vars(form).items():
+        if not isinstance(count, Integral) or count < 1:
+            raise DataError(f"{name} is {quoted(count)}; allowed: an integer, 1 or more")
     if form.n_way > len(class_sizes):
         raise DataError(f"{form.n_way} ways requested, but split {split!r} has {len(class_sizes)} classes; lower n_way")
     smallest = int(class_sizes.min())

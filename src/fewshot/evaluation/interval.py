@@ -7,8 +7,15 @@ CONFIDENCE = 0.95
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of values (n,) and the half-width of its 95 % t interval, inf for a single value."""
+    """Return the mean of values (n,) and the half width of its 95 % t interval, inf for a single value.
+
+    Raises:
+        ValueError: if there is no value.
+    """
+    values = np.asarray(values)
     n = len(values)
+    if n == 0:
+        raise ValueError("no values; allowed: one or more")
     half_width = standard_errors(values, t_quantile(CONFIDENCE, n - 1)) if n > 1 else np.inf
     return float(values.mean()), float(half_width)
 
