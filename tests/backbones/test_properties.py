@@ -110,3 +110,31 @@ def test_too_small_image_size_is_refused(name):
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(ParamsError, match="resnet12"):
         build_backbone("resnet", image_size=SIZE)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("image_size", ["32", 32.0, None, (32, 32)])
+def test_a_size_that_is_no_integer_is_refused(name, image_size):
+    with pytest.raises(ParamsError, match=r"image_size .* is not allowed: it should be an integer"):
+        build_backbone(name, image_size=image_size)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_images_that_are_not_floating_point_are_refused(name):
+    with pytest.raises(DataError, match=r"floating-point images but got torch.uint8"):
+        build_backbone(name, image_size=32)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("conv4", {"filters": 0}),
+        ("conv4_maml", {"pooling": "x"}),
+        ("conv4_maml", {"leaky_slope": "x"}),
+        ("resnet12", {"dropblock": "x"}),
+        ("r2d2", {"dropout3": 2.0}),
+    ],
+)
+def test_classes_check_their_settings(name, setting):
+    with pytest.raises(ParamsError, match=f"^{next(iter(setting))}: .* is not allowed"):
+        BACKBONES[name].load()(32, **setting)

@@ -207,3 +207,65 @@ def test_every_class_of_the_registries_is_exported():
 def test_registries_are_read_without_torch():
     code = "import sys; import fewshot.learners, fewshot.backbones; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TwoNames(nn.Module):
+    """A layer that is two attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        self.second = self.first
+
+    def forward(self, images):
+        return self.second(self.first(images)).flatten(1)
+
+
+class Pair(nn.Module):
+    """A module that returns two results."""
+
+    def forward(self, images):
+        return images.flatten(1), images
+
+
+@pytest.mark.parametrize(
+    ("learner_type", "backbone", "words"),
+    [
+        (MAML, TwoNames(), "layer has two names, 'first' and 'second'"),
+        (MAML, Pair(), "returns a tuple, not a tensor"),
+        (BOIL, nn.Flatten(), "BOIL has nothing to adapt: Flatten has no weights"),
+        (BOIL, plain_backbone().requires_grad_(False), "BOIL has nothing to adapt: .* frozen"),
+    ],
+)
+def test_a_backbone_that_cannot_be_adapted_is_refused(learner_type, backbone, words):
+    with pytest.raises(ParamsError, match=words):
+        learner_type(backbone, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda b: EpisodicLearner(b, build_head("ridge"), CONTEXT), lambda b: MAML(b, CONTEXT)]
+)
+def test_what_is_no_module_is_refused(build):
+    with pytest.raises(TypeError, match=r"backbone is .*; allowed: a torch module"):
+        build(nn.Flatten)
+
+
+def test_episodic_learner_refuses_what_is_no_embedding(random_batch):
+    with pytest.raises(ParamsError, match="returns a tuple, not a tensor"):
+        EpisodicLearner(Pair(), build_head("ridge"), CONTEXT).logits(random_batch())
+
+
+def test_lazy_layers_get_their_weights(random_batch):
+    backbone = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(6))
+    learner = EpisodicLearner(backbone, build_head("ridge"), CONTEXT)
+
+    assert learner.embedding_size == 6
+    assert learner.loss(random_batch(dtype=torch.float32), 0).loss.isfinite()
+
+
+@pytest.mark.parametrize(("learner_type", "settings"), ON_ANY_MODULE)
+def test_a_float64_backbone_needs_no_conversion_of_the_learner(learner_type, settings, random_batch):
+    learner = learner_type(plain_backbone(), CONTEXT, **PLAIN, **settings)
+
+    assert learner.network.head.weight.dtype == torch.float64
+    assert learner.loss(random_batch(), 0).loss.dtype == torch.float64

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.settings import Conv4Settings
+from fewshot.settings import parse_as
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -33,6 +35,7 @@ class Conv4(Backbone):
 
     def __init__(self, image_size: int, filters: int = 64) -> None:
         super().__init__(image_size, smallest=16)
+        parse_as(Conv4Settings, {"filters": filters}, where="")
         self.encoder = nn.Sequential(*(_block(3 if i == 0 else filters, filters) for i in range(4)))
         self.embedding_size = filters * (image_size // 16) ** 2
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.pooled_moments import pooled_moments
 from fewshot.backbones.settings import CONV4_MAML_STAGES, Conv4MAMLSettings
+from fewshot.settings import parse_as
 
 Statistics = Literal["running", "batch", "image"] | int
 
@@ -137,6 +138,8 @@ class Conv4MAML(Backbone):
         batch_norm_steps: int | None = None,
     ) -> None:
         super().__init__(image_size, smallest=16)
+        settings = {"filters": filters, "leaky_slope": leaky_slope, "pooling": pooling, "bias": bias}
+        checked = parse_as(Conv4MAMLSettings, settings, where="")
         self.stages = nn.ModuleList(
             Stage(
                 3 if i == 0 else filters,
@@ -150,7 +153,7 @@ class Conv4MAML(Backbone):
         )
         self.pools_globally = pooling == "stride"
         self.embedding_size = filters if self.pools_globally else filters * (image_size // 16) ** 2
-        self.last_map_side = Conv4MAMLSettings(pooling=pooling).last_map_side(image_size)
+        self.last_map_side = checked.last_map_side(image_size)
         self.bias, self.batch_norm_steps = bias, batch_norm_steps
 
     def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.settings import R2D2Settings
+from fewshot.settings import parse_as
 
 WIDTHS = (96, 192, 384, 512)
 
@@ -38,6 +40,7 @@ class R2D2Net(Backbone):
 
     def __init__(self, image_size: int, dropout3: float = 0.1, dropout4: float = 0.3) -> None:
         super().__init__(image_size, smallest=16)
+        parse_as(R2D2Settings, {"dropout3": dropout3, "dropout4": dropout4}, where="")
         self.block1 = _block(3, WIDTHS[0])
         self.block2 = _block(WIDTHS[0], WIDTHS[1])
         self.block3 = _block(WIDTHS[1], WIDTHS[2], dropout=dropout3)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.dropblock import DropBlock, DropBlockMode
+from fewshot.backbones.settings import ResNet12Settings
+from fewshot.settings import parse_as
 
 WIDTHS = (64, 160, 320, 640)
 SLOPE = 0.1
@@ -68,6 +70,14 @@ class ResNet12(Backbone):
         init_slope: float = 0.0,
     ) -> None:
         super().__init__(image_size, smallest=16)
+        settings = {
+            "drop_rate": drop_rate,
+            "dropblock": dropblock,
+            "dropblock_size": dropblock_size,
+            "dropblock_ramp_steps": dropblock_ramp_steps,
+            "init_slope": init_slope,
+        }
+        parse_as(ResNet12Settings, settings, where="")
         side = image_size // 16
         block_size = dropblock_size or (5 if side >= 5 else min(2, side))
 

@@ -45,6 +45,9 @@ class ALFA(MAML):
             if self.settings.attenuate
             else None
         )
+        for part in (self.rates, self.decays, self.generator, self.attenuator):
+            if part is not None:
+                part.to(self.network.head.weight)  # dtype and device of the backbone
 
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the learned weights, attenuated if `attenuate` is set."""

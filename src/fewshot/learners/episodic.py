@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
-from fewshot.backbones.base import Backbone, embedding_size
+from fewshot.backbones.base import Backbone, check_embeddings, check_module, embedding_size, has_lazy_weights
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.heads import build_head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
@@ -33,6 +33,10 @@ class EpisodicLearner(Learner):
         backbone: any module (N, C, H, W) -> (N, d).
         head: module called as `head(support, support_labels, query, n_way=M)` on embeddings; returns scores (T, Q, M).
         context: label smoothing, precision etc., see `LearnerContext`.
+
+    Raises:
+        TypeError: if the backbone is not a module.
+        ParamsError: if a backbone with lazy layers does not embed images of the context's size.
 
     >>> import torch
     >>> from torch import nn
@@ -58,6 +62,9 @@ class EpisodicLearner(Learner):
 
     def __init__(self, backbone: nn.Module, head: nn.Module, context: LearnerContext = DEFAULT_CONTEXT) -> None:
         super().__init__()
+        check_module(backbone)
+        if has_lazy_weights(backbone):
+            embedding_size(backbone, context.image_size)
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.head = head
         self.context = context
@@ -96,6 +103,7 @@ class EpisodicLearner(Learner):
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.context.precision == "bfloat16"):
             embeddings = self.backbone(images)
+        check_embeddings(embeddings)
         return embeddings.to(images.dtype)
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:

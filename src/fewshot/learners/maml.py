@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot.backbones.base import Backbone, embedding_size
+from fewshot.backbones.base import Backbone, check_module, embedding_size
 from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
@@ -36,7 +36,7 @@ from fewshot.settings import parse_as
 
 
 class Network(nn.Module):
-    """Backbone and linear head: images -> scores of M ways.
+    """Backbone and linear head: images -> scores of M ways. The head has the backbone's dtype and device.
 
     Args:
         backbone: (N, C, H, W) -> (N, d).
@@ -47,7 +47,8 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, n_features: int, n_way: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(n_features, n_way)
+        like = next(backbone.parameters(), torch.empty(0))
+        self.head = nn.Linear(n_features, n_way, dtype=like.dtype, device=like.device)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -62,6 +63,18 @@ class Network(nn.Module):
         return self.head(self.embed(images, statistics, inner_step))
 
 
+def check_no_layer_twice(name: str, backbone: nn.Module) -> None:
+    """Raise `ParamsError` if a layer with weights has two names: `functional_call` would leave fast weights in it."""
+    seen: dict[nn.Module, str] = {}
+    for place, module in backbone.named_modules(remove_duplicate=False):
+        first = seen.setdefault(module, place)
+        if first != place and any(True for _ in module.parameters()):
+            raise ParamsError(
+                f"{name} cannot adapt a backbone whose layer has two names, {first!r} and {place!r}; keep one of the "
+                "attributes and call it twice"
+            )
+
+
 class MAML(Learner):
     """MAML; the base class of the other gradient-based learners.
 
@@ -74,7 +87,8 @@ class MAML(Learner):
         settings: fields of `settings_type`; missing ones take their defaults.
 
     Raises:
-        ParamsError: if a setting is unknown or out of range, or backbone, context and settings are incompatible.
+        TypeError: if the backbone is not a module.
+        ParamsError: if a setting is unknown or out of range, or backbone, context and settings do not fit together.
 
     >>> import torch
     >>> from torch import nn
@@ -106,11 +120,17 @@ class MAML(Learner):
         self.batch_norm = self.settings.batch_norm
         self.inner_learning_rate = self.settings.inner_learning_rate
         check_context(type(self).__name__, context)
+        check_module(backbone)
         self.check_backbone(backbone)
         if not isinstance(backbone, Conv4MAML):
             replace_all_batch_norm_modules_(backbone)
         self.network = Network(backbone, embedding_size(backbone, context.image_size), context.n_way)
         self.adapted = self.choose_adapted()
+        if not self.adapted:
+            raise ParamsError(
+                f"{type(self).__name__} has nothing to adapt: {type(backbone).__name__} has no weights apart from "
+                "batch norm, or they are frozen; set requires_grad or take another backbone"
+            )
 
     @classmethod
     def build(
@@ -140,6 +160,7 @@ class MAML(Learner):
         """Raise `ParamsError` unless the backbone supports the settings."""
         name, n_sets = type(self).__name__, self.batch_norm_steps(self.settings)
         if not isinstance(backbone, Conv4MAML):
+            check_no_layer_twice(name, backbone)
             for setting, needed in {
                 "per_step_batch_norm": n_sets is not None,
                 f"batch_norm {self.batch_norm!r}": self.batch_norm != "transductive",
