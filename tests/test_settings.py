@@ -1,5 +1,8 @@
 """Typed settings from plain values: scalars of numpy and torch are numbers, anything else is refused by name."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +52,10 @@ def test_other_values_are_refused_by_name(values, words):
 def test_a_name_that_is_no_text_is_unknown(name):
     with pytest.raises(ParamsError, match=r"unknown head .*; allowed: prototype, ridge"):
         find_part("head", name, HEADS)
+
+
+@pytest.mark.parametrize("package", ["heads", "learners", "backbones", "episodes", "evaluation"])
+def test_packages_list_what_they_export_before_it_is_imported(package):
+    code = f"import fewshot.{package} as p; assert dir(p) == sorted(p.__all__), dir(p)"
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

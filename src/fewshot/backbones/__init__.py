@@ -27,7 +27,12 @@ __getattr__ = lazy_exports(
     },
 )
 
-# Modules whose code cannot affect results (workflow/identity.py): settings enter the key by their values.
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# Modules that cannot change a number (workflow/identity.py): the settings enter the key by their values.
 NEUTRAL = ("settings",)
 
 BACKBONES: dict[str, Part] = {

@@ -20,3 +20,7 @@ __getattr__ = lazy_exports(
         "gather_batch": "fewshot.episodes.batch",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,3 +18,7 @@ __getattr__ = lazy_exports(
         "mean_ci95": "fewshot.evaluation.interval",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -126,6 +126,10 @@ _CLASSES = {"Head": "fewshot.heads.base"} | {part.target.partition(":")[2]: part
 __getattr__ = lazy_exports(__name__, _CLASSES)
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def build_head(name: str, **settings: Any) -> "Head":
     """Return the head `name`, a `torch.nn.Module`: ``head(support, support_labels, query)`` gives scores.
 

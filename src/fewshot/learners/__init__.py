@@ -69,6 +69,10 @@ __getattr__ = lazy_exports(
 )
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _adaptive(target: str, settings: type[Settings], check: Callable[..., None] = check_adaptive) -> Part:
     """Return the entry of a learner whose linear head fixes the number of ways."""
     return Part(f"fewshot.learners.{target}", settings, check=check, fixed_ways=True)
