@@ -19,7 +19,7 @@ FENCE = re.compile(r"^(```|~~~).*?^\1$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
-COMMAND = re.compile(r"^(?:\$ )?(fewshot [a-z].*)$|`(fewshot [a-z][^`\n]*)`", re.MULTILINE)
+COMMAND = re.compile(r"^(?: {4})?(?:\$ )?(fewshot [a-z].*)$|`(fewshot [a-z][^`\n]*)`", re.MULTILINE)
 
 
 def text_of(document):
@@ -73,6 +73,14 @@ def test_commands_exist(document):
         words = [word for word in shlex.split(line or quoted, comments=True)[1:] if word != "..."]
         is_name_only = quoted and len(words) == 1
         assert usage_error([*words, "--help"] if is_name_only else words) == "", f"{document}: {line or quoted}"
+
+
+def test_commands_are_found_on_lines_of_their_own_and_in_sentences():
+    text = "Type `fewshot list`, or:\n\n    $ fewshot train x\n    text\n\n```sh\nfewshot report\n```\n"
+    assert [line or quoted for line, quoted in COMMAND.findall(text)] == [
+        "fewshot list", "fewshot train x", "fewshot report",
+    ]  # fmt: skip
+    assert COMMAND.findall(text_of("docs/workflow.md"))
 
 
 def test_unknown_command_is_a_usage_error():
