@@ -92,3 +92,21 @@ def test_packages_import(package, python):
 def test_types_are_declared(python):
     program = "import fewshot, pathlib; print((pathlib.Path(fewshot.__file__).parent / 'py.typed').exists())"
     assert python(program) == "True"
+
+
+EXAMPLES = """
+import doctest, importlib, pathlib, fewshot
+folder = pathlib.Path(fewshot.__file__).parent
+failed = attempted = 0
+for package in ("heads", "solvers", "learners", "backbones", "evaluation"):
+    for file in sorted((folder / package).glob("*.py")):
+        if ">>> " in file.read_text(encoding="utf-8"):
+            module = importlib.import_module(f"fewshot.{package}.{file.stem}".removesuffix(".__init__"))
+            found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+            failed, attempted = failed + found.failed, attempted + found.attempted
+print(failed, attempted > 50)
+"""
+
+
+def test_examples_of_the_docstrings_run(python):
+    assert python(EXAMPLES) == "0 True"
