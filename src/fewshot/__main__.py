@@ -14,7 +14,7 @@ def main() -> None:
         if package == "fewshot":
             raise
         print(
-            f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow]'",
+            f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow,glyphs]'",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,6 +1,7 @@
 """Every registered head keeps the interface; the heads with a solver also report certificates."""
 
 import inspect
+import sys
 
 import numpy as np
 import pytest
@@ -137,6 +138,12 @@ def test_svm_by_qpth_with_many_iterations_agrees():
     for solver in ("qpth", "truncated"):
         head = build_head("svm", solver=solver, max_iterations=30, solver_precision="float64").double()
         torch.testing.assert_close(head(support, labels, query, n_way=4), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_qpth_that_is_not_installed_is_named_when_the_head_is_built(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qpth", None)
+    with pytest.raises(ParamsError, match="pip install --no-deps qpth"):
+        SvmHead(solver="qpth")
 
 
 def test_stopped_svm_uses_few_iterations_in_evaluation_only():

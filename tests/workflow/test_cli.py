@@ -218,5 +218,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(with_params, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=with_params)
 
     assert done.returncode == 2
-    expected = f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow]'\n"
+    expected = (
+        f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow,glyphs]'\n"
+    )
     assert done.stderr == expected

@@ -5,9 +5,13 @@ Source: Lee et al., CVPR 2019, Eq. 10. From the released code, not in the paper:
 validation and after 3 in testing, so its classifier is not the optimum; `solver` selects which of the two to compute.
 """
 
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from fewshot.errors import ParamsError
 from fewshot.heads import SvmSettings
 from fewshot.heads.certified import CertifiedHead
 from fewshot.heads.kernel_scores import Adjoint, kernel_scores
@@ -28,6 +32,14 @@ class SvmHead(CertifiedHead):
     """
 
     settings: SvmSettings
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.settings.solver == "qpth" and find_spec("qpth") is None:
+            raise ParamsError(
+                "solver 'qpth' needs the package qpth, which is not installed; run: pip install --no-deps qpth==0.0.18 "
+                "(it declares numpy<2 but runs with numpy 2); or use solver 'truncated', which computes qpth's iterates"
+            )
 
     @property
     def allow_unconverged(self) -> bool:
