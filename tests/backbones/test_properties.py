@@ -66,7 +66,7 @@ def test_evaluation_embeds_each_image_independently(backbone, images):
 def test_every_parameter_gets_a_gradient(backbone, images):
     parameters = list(backbone.parameters())
     if not parameters:
-        pytest.skip("no parameters")
+        pytest.skip(f"{type(backbone).__name__} has no parameters to train")
 
     backbone(images).square().sum().backward()
 

@@ -128,7 +128,7 @@ def _check(features: Tensor, labels: np.ndarray) -> None:
         )
     if labels.shape != (len(features),) or labels.dtype.kind not in "iuU":
         raise DataError(
-            f"labels have the shape {labels.shape} and dtype {labels.dtype}; they must be integers or strings "
+            f"labels have shape {labels.shape} and dtype {labels.dtype}; they must be integers or strings "
             f"({len(features)},), one per row of the features"
         )
 
