@@ -3,6 +3,7 @@
 The settings types are defined here, not in the heads' files, so that the plan can read them without importing torch.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -30,6 +31,7 @@ __all__ = [
     "SvmHead",
     "SvmWwHead",
     "build_head",
+    "changed_for_evaluation",
 ]
 
 
@@ -149,3 +151,14 @@ def build_head(name: str, **settings: Any) -> "Head":
     """
     head: Head = find_part("head", name, HEADS).load()(**settings)
     return head
+
+
+def changed_for_evaluation(trained: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a head that is only evaluated.
+
+    Args:
+        trained: settings of the trained head, or {} for another head with its defaults.
+        changes: those that differ; `max_iterations` is the number of iterations in evaluation.
+    """
+    in_evaluation = {"max_iterations_evaluation": changes["max_iterations"]} if "max_iterations" in changes else {}
+    return {**trained, **in_evaluation, **changes}

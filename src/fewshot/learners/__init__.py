@@ -7,13 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot.backbones import BACKBONES
-from fewshot.heads import HEADS
-from fewshot.learners.context import DEFAULT_CONTEXT, LearnerContext, check_adaptive, check_cxgrad
+from fewshot.heads import HEADS, changed_for_evaluation
+from fewshot.learners.context import (
+    DEFAULT_CONTEXT,
+    LearnerContext,
+    check_adaptive,
+    check_cxgrad,
+    check_head_changes,
+    check_inner_loop_changes,
+)
 from fewshot.learners.settings import (
     ALFASettings,
     ANILSettings,
     BOILSettings,
     CxGradSettings,
+    EvaluationSettings,
     FOMAMLSettings,
     MAMLPlusPlusSettings,
     MAMLSettings,
@@ -45,11 +53,13 @@ __all__ = [
     "MAML",
     "CxGrad",
     "EpisodicLearner",
+    "EvaluationSettings",
     "Learner",
     "LearnerContext",
     "LossOutput",
     "MAMLPlusPlus",
     "build_learner",
+    "check_evaluation",
 ]
 
 __getattr__ = lazy_exports(
@@ -130,3 +140,43 @@ def build_learner(
         part.check(name, chosen, backbone, network, context)
     learner: Learner = part.load().build(name, chosen, backbone, network, context)
     return learner
+
+
+def check_evaluation(
+    name: str,
+    changes: EvaluationSettings,
+    *,
+    backbone: str,
+    context: LearnerContext = DEFAULT_CONTEXT,
+    backbone_settings: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """Check without torch, before anything is trained, that a learner can be evaluated with other settings.
+
+    Args:
+        name: an entry of `LEARNERS`.
+        changes: to be given to `Learner.for_evaluation`.
+        backbone: an entry of `fewshot.backbones.BACKBONES`.
+        context: number of ways, image size etc.
+        backbone_settings: settings of the backbone that differ from its defaults.
+        settings: settings of the learner that differ from its defaults.
+
+    Raises:
+        ParamsError: if a change is unknown, out of range, or does not fit the learner.
+
+    >>> check_evaluation("ridge", EvaluationSettings(head="svm", head_settings={"bound": 1.0}), backbone="conv4")
+    >>> check_evaluation("ridge", EvaluationSettings(inner_steps=3), backbone="conv4")
+    Traceback (most recent call last):
+    fewshot.errors.ParamsError: learner 'ridge' cannot be evaluated with inner_steps 3: it has no inner loop, ...
+    """
+    part = find_part("learner", name, LEARNERS)
+    chosen = part.typed(settings)
+    if name in HEADS:
+        check_head_changes(name, changes)
+        head = part if changes.head is None else find_part("head", changes.head, HEADS)
+        head.typed(changed_for_evaluation(chosen.model_dump() if changes.head is None else {}, changes.head_settings))
+        return
+    check_inner_loop_changes(name, chosen, changes)
+    if changes.batch_norm is not None and part.check is not None:
+        network = find_part("backbone", backbone, BACKBONES).typed(backbone_settings or {}).model_dump()
+        part.check(name, chosen.model_copy(update={"batch_norm": changes.batch_norm}), backbone, network, context)

@@ -10,9 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from fewshot.episodes.batch import EpisodeBatch
+from fewshot.errors import ParamsError
 from fewshot.learners.context import LearnerContext
+from fewshot.learners.settings import EvaluationSettings
 
-__all__ = ["Learner", "LearnerContext", "LossOutput"]
+__all__ = ["EvaluationSettings", "Learner", "LearnerContext", "LossOutput"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ class Learner(nn.Module):
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S), (T, Q, d); only if `caches_embeddings`."""
         raise NotImplementedError
+
+    def for_evaluation(self, changes: EvaluationSettings) -> "Learner":
+        """Return a learner with the same weights (shared, not copied) that is evaluated with other settings.
+
+        Without changes it gives the same logits. A replaced head takes over the learned scale of the trained one: the
+        scale (positive in practice) does not affect which class has the largest score, and so the accuracy of a single
+        model; in an ensemble it weighs the members as in training.
+
+        Raises:
+            ParamsError: if a change is unknown, out of range, or does not fit the learner.
+        """
+        if changes != EvaluationSettings():
+            raise ParamsError(f"{type(self).__name__} cannot be evaluated with settings other than those of training")
+        return self
 
     def take_certificates(self) -> dict[str, np.ndarray]:
         """Return and clear the solver reports on each episode since the last call: name -> (episodes,)."""

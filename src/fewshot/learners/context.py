@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewshot.backbones.settings import Conv4MAMLSettings
-from fewshot.errors import ParamsError, did_you_mean
-from fewshot.learners.settings import MAMLSettings
+from fewshot.errors import ParamsError, did_you_mean, quoted
+from fewshot.learners.settings import EvaluationSettings, MAMLSettings
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,26 @@ def check_no_bias(name: str, bias: bool) -> None:
             f"learner {name!r} divides convolution parameters by their norm, which is zero for the initial bias; "
             "set bias: false for backbone conv4_maml"
         )
+
+
+def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: EvaluationSettings) -> None:
+    """Raise `ParamsError` unless a gradient-based learner can be evaluated with these changes."""
+    if changes.head is not None or changes.head_settings:
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with another head or head_settings: its linear head is part of the "
+            "network it adapts; allowed: inner_steps, batch_norm"
+        )
+    try:
+        settings.check_steps("inner_steps", changes.inner_steps)
+    except ValueError as error:
+        raise ParamsError(f"learner {name!r} in evaluation: {error}") from None
+
+
+def check_head_changes(name: str, changes: EvaluationSettings) -> None:
+    """Raise `ParamsError` unless a learner with a head can be evaluated with these changes."""
+    for setting in ("inner_steps", "batch_norm"):
+        if (value := getattr(changes, setting)) is not None:
+            raise ParamsError(
+                f"learner {name!r} cannot be evaluated with {setting} {quoted(value)}: it has no inner loop, and batch "
+                "norm uses its running statistics; allowed: head, head_settings"
+            )

@@ -10,6 +10,7 @@ Details the papers leave open, and where each choice comes from:
 Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 from fewshot.backbones import build_backbone
 from fewshot.backbones.base import Backbone, check_embeddings, check_module, embedding_size, has_lazy_weights
 from fewshot.episodes.batch import EpisodeBatch
-from fewshot.heads import build_head
+from fewshot.errors import ParamsError
+from fewshot.heads import build_head, changed_for_evaluation
+from fewshot.heads.base import Head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
-from fewshot.learners.context import DEFAULT_CONTEXT
+from fewshot.learners.context import DEFAULT_CONTEXT, check_head_changes
 from fewshot.learners.memory import map_bytes
+from fewshot.learners.settings import EvaluationSettings
 from fewshot.settings import Settings
 
 
@@ -110,6 +114,13 @@ class EpisodicLearner(Learner):
         """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S) and embeddings (T, Q, d)."""
         return self.head(support, support_labels, query, n_way=n_way)
 
+    def for_evaluation(self, changes: EvaluationSettings) -> "EpisodicLearner":
+        """Return a learner with the same backbone (shared) and another head, or other settings of the same head."""
+        check_head_changes(type(self).__name__, changes)
+        head = _head_for_evaluation(self.head, changes.head, changes.head_settings)
+        head.to(next(self.parameters(), torch.empty(0)).device)
+        return EpisodicLearner(self.backbone, head, self.context).train(self.training)
+
     def take_certificates(self) -> dict[str, np.ndarray]:
         """Return the head's solver reports on each episode since the last call; {} for closed-form heads."""
         take = getattr(self.head, "take_certificates", None)
@@ -142,6 +153,25 @@ class EpisodicLearner(Learner):
     def _embed_episodes(self, images: Tensor) -> Tensor:
         """Embed (T, N, C, H, W); return (T, N, d)."""
         return self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def _head_for_evaluation(trained: nn.Module, name: str | None, settings: Mapping[str, Any]) -> nn.Module:
+    """Return the trained head, or another one with its learned scale."""
+    if name is None and not settings:
+        return trained
+    if name is not None:
+        head: Head = build_head(name, **changed_for_evaluation({}, settings))
+    elif isinstance(trained, Head):
+        head = type(trained)(**changed_for_evaluation(trained.settings.model_dump(), settings))
+    else:
+        raise ParamsError(
+            f"head_settings apply to a head of fewshot.heads, not {type(trained).__name__}; name the head to use "
+            "instead"
+        )
+    scale = getattr(trained, "scale", None)
+    if isinstance(scale, nn.Parameter):
+        head.scale = scale
+    return head
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

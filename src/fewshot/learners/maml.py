@@ -12,6 +12,7 @@ Details the paper leaves open, decided as in the released code of MAML++ and CxG
 Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
 """
 
+import copy
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
@@ -27,11 +28,11 @@ from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
-from fewshot.learners.context import DEFAULT_CONTEXT, check_context, check_per_query
+from fewshot.learners.context import DEFAULT_CONTEXT, check_context, check_inner_loop_changes, check_per_query
 from fewshot.learners.diagnostics import diagnose_task
 from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
 from fewshot.learners.memory import map_bytes
-from fewshot.learners.settings import FOMAMLSettings, MAMLSettings
+from fewshot.learners.settings import EvaluationSettings, FOMAMLSettings, MAMLSettings
 from fewshot.settings import parse_as
 
 
@@ -118,6 +119,7 @@ class MAML(Learner):
         self.settings = parse_as(self.settings_type, settings, where="")
         self.context = context
         self.batch_norm = self.settings.batch_norm
+        self.evaluation_steps = self.settings.steps_in_evaluation
         self.inner_learning_rate = self.settings.inner_learning_rate
         check_context(type(self).__name__, context)
         check_module(backbone)
@@ -294,10 +296,19 @@ class MAML(Learner):
     def _adapted_logits(self, task: Task) -> Tensor:
         with torch.no_grad():
             task = self.prepare(task)
-        for inner in adapt_detached(self, task, self.settings.steps_in_evaluation):
+        for inner in adapt_detached(self, task, self.evaluation_steps):
             last = inner
         with torch.no_grad():
             return self.query_logits(task, last.updated, last.index)
+
+    def for_evaluation(self, changes: EvaluationSettings) -> Self:
+        """Return this learner, sharing its weights, with another number of inner steps or batch norm in evaluation."""
+        check_inner_loop_changes(type(self).__name__, self.settings, changes)
+        changed = copy.copy(self)
+        changed.evaluation_steps = changes.inner_steps or self.evaluation_steps
+        changed.batch_norm = changes.batch_norm or self.batch_norm
+        changed.check_backbone(self.network.backbone)
+        return changed
 
     def stages(self) -> dict[str, nn.Module]:
         """Return the parts of the backbone to diagnose: prefix of their parameters' names -> part."""
@@ -309,7 +320,7 @@ class MAML(Learner):
     def diagnose(self, batch: EpisodeBatch) -> dict[str, np.ndarray]:
         """Return the arrays of `diagnostics.diagnose_task` for each episode, first axis T."""
         self._check_ways(batch)
-        found = [diagnose_task(self, task, self.settings.steps_in_evaluation) for task in split_tasks(batch)]
+        found = [diagnose_task(self, task, self.evaluation_steps) for task in split_tasks(batch)]
         return {name: np.stack([of_task[name] for of_task in found]) for name in found[0]}
 
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:

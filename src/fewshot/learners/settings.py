@@ -3,7 +3,7 @@
 Defaults are those of the released CxGrad configurations unless a field says otherwise.
 """
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,8 +12,25 @@ from fewshot.settings import Settings
 BatchNormMode = Literal["transductive", "support", "per_query"]
 
 
+class EvaluationSettings(Settings):
+    """What may differ between the evaluation of a trained learner and its training; null: as in training."""
+
+    head: str | None = Field(None, description="another head on the trained embedding (learners with a head only)")
+    head_settings: dict[str, Any] = Field(
+        {}, description="settings of that head; without head: changes to those of the trained head"
+    )
+    inner_steps: int | None = Field(
+        None, ge=1, le=1000, description="gradient steps on the support set (gradient-based learners only)"
+    )
+    batch_norm: BatchNormMode | None = Field(
+        None, description="statistics for query images (gradient-based learners only)"
+    )
+
+
 class MAMLSettings(Settings):
     """Settings of `maml` (Finn et al., ICML 2017), which the other gradient-based learners share."""
+
+    without_parameters_per_step: ClassVar[str] = "use a learner without per-step parameters"
 
     inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set in training")
     evaluation_steps: int | None = Field(
@@ -37,6 +54,29 @@ class MAMLSettings(Settings):
     def steps_in_evaluation(self) -> int:
         """Inner steps in evaluation."""
         return self.evaluation_steps or self.inner_steps
+
+    @property
+    def has_parameters_per_step(self) -> bool:
+        """Whether the learner has parameters for each inner step, so that evaluation takes as many as training."""
+        return False
+
+    def check_steps(self, name: str, steps: int | None) -> None:
+        """Raise `ValueError` unless the learner can take `steps` inner steps in evaluation.
+
+        Args:
+            name: of the setting that holds `steps`, for the message.
+            steps: inner steps; None: as many as in training.
+        """
+        if self.has_parameters_per_step and steps not in (None, self.inner_steps):
+            raise ValueError(
+                f"{name} {steps}: this learner has parameters for each of its inner_steps ({self.inner_steps}); "
+                f"allowed: {self.inner_steps} or null, or {self.without_parameters_per_step}"
+            )
+
+    @model_validator(mode="after")
+    def _steps_have_parameters(self) -> Self:
+        self.check_steps("evaluation_steps", self.evaluation_steps)
+        return self
 
 
 class FOMAMLSettings(MAMLSettings):
@@ -64,6 +104,8 @@ class BOILSettings(MAMLSettings):
 class MAMLPlusPlusSettings(MAMLSettings):
     """Settings of `mamlpp` (Antoniou et al., ICLR 2019)."""
 
+    without_parameters_per_step: ClassVar[str] = "turn off per_layer_rates and per_step_batch_norm"
+
     inner_learning_rate: float = Field(
         0.1, ge=0, le=100, description="step size of the inner loop; initial value with per_layer_rates (MAML++: 0.1)"
     )
@@ -73,11 +115,10 @@ class MAMLPlusPlusSettings(MAMLSettings):
     per_layer_rates: bool = Field(True, description="learn a rate for each adapted tensor and inner step (LSLR)")
     per_step_batch_norm: bool = Field(True, description="learn batch-norm weights and biases for each inner step")
 
-    @model_validator(mode="after")
-    def _steps_have_parameters(self) -> Self:
-        if self.per_layer_rates or self.per_step_batch_norm:
-            _check_evaluation_steps(self, "turn off per_layer_rates and per_step_batch_norm")
-        return self
+    @property
+    def has_parameters_per_step(self) -> bool:
+        """Whether rates or batch-norm weights are learned for each inner step."""
+        return self.per_layer_rates or self.per_step_batch_norm
 
 
 class ALFASettings(MAMLSettings):
@@ -87,10 +128,10 @@ class ALFASettings(MAMLSettings):
     inner_weight_decay: float = Field(5e-6, ge=0, le=1, description="initial b of each tensor and step")
     attenuate: bool = Field(False, description="shrink the initial weights for each task (L2F, CVPR 2020)")
 
-    @model_validator(mode="after")
-    def _steps_have_parameters(self) -> Self:
-        _check_evaluation_steps(self, "use a learner without per-step parameters")
-        return self
+    @property
+    def has_parameters_per_step(self) -> bool:
+        """True: rates and decays are learned for each inner step."""
+        return True
 
 
 class CxGradSettings(MAMLPlusPlusSettings):
@@ -103,11 +144,3 @@ class CxGradSettings(MAMLPlusPlusSettings):
     context_size: int = Field(100, ge=1, le=10_000, description="length of the context vector")
     context_learning_rate: float = Field(1.0, ge=0, le=1000, description="step size of the context vector")
     norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution (released code: 0)")
-
-
-def _check_evaluation_steps(settings: MAMLSettings, remedy: str) -> None:
-    if settings.steps_in_evaluation != settings.inner_steps:
-        raise ValueError(
-            f"evaluation_steps {settings.evaluation_steps}: this learner has parameters for each of its inner_steps "
-            f"({settings.inner_steps}); allowed: {settings.inner_steps} or null, or {remedy}"
-        )
