@@ -26,7 +26,7 @@ def test_anil_adapts_the_head_only(small_learner, random_batch):
 
 def test_anil_equals_maml_with_a_fixed_backbone(small_learner, random_batch):
     anil, maml, batch = small_learner("anil"), small_learner("maml"), random_batch()
-    maml.adapted = anil.adapted
+    maml.adaptable = anil.adaptable
     torch.testing.assert_close(anil.logits(batch), maml.logits(batch), rtol=1e-12, atol=1e-12)
 
 

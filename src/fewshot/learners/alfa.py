@@ -13,7 +13,6 @@ but does through the weight means; the networks have one hidden layer and PyTorc
 rate and decay of each tensor, which are never used, are omitted.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ class ALFA(MAML):
 
     def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
         super().__init__(backbone, context, **settings)
-        n = len(self.adapted)
+        n = len(self.adaptable)
         shape, rate, decay = (self.settings.inner_steps,), self.inner_learning_rate, self.settings.inner_weight_decay
         self.rates = nn.ParameterList(torch.full(shape, rate) for _ in range(n))
         self.decays = nn.ParameterList(torch.full(shape, decay) for _ in range(n))
@@ -55,21 +54,23 @@ class ALFA(MAML):
         if self.attenuator is None:
             return fast
         loss = F.cross_entropy(self.support_logits(task, fast, 0), task.support_labels)
-        factors = self.attenuator(means(torch.autograd.grad(loss, list(fast.values()))))
-        return {name: factor * weight for (name, weight), factor in zip(fast.items(), factors, strict=True)}
+        gradients = dict(zip(fast, torch.autograd.grad(loss, list(fast.values())), strict=True))
+        factors = dict(zip(self.adaptable, self.attenuator(self._means(gradients)), strict=True))
+        return {name: factors[name] * weight for name, weight in fast.items()}
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
         """Return the decayed fast weights minus generated rates * gradients."""
-        state = torch.cat([means(fast.values()), means(gradients.values()).detach()])
+        state = torch.cat([self._means(fast), self._means(gradients).detach()])
         alphas, betas = self.generator(state).chunk(2)
         updated = {}
-        for i, (name, weight) in enumerate(fast.items()):
-            decay = betas[i] * self.decays[i][inner_step]
-            rate = alphas[i] * self.rates[i][inner_step]
-            updated[name] = (1 - decay) * weight - rate * gradients[name]
+        for i, name in enumerate(self.adaptable):
+            if name in fast:
+                decay = betas[i] * self.decays[i][inner_step]
+                rate = alphas[i] * self.rates[i][inner_step]
+                updated[name] = (1 - decay) * fast[name] - rate * gradients[name]
         return updated
 
-
-def means(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the mean of each of n tensors, (n,)."""
-    return torch.stack([tensor.mean() for tensor in tensors])
+    def _means(self, tensors: FastWeights) -> Tensor:
+        """Return the mean of each tensor, (n,); 0 for those of frozen weights."""
+        zero = self.network.head.weight.new_zeros(())
+        return torch.stack([tensors[name].mean() if name in tensors else zero for name in self.adaptable])

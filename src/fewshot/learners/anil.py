@@ -19,9 +19,9 @@ class ANIL(MAML):
     settings_type = ANILSettings
     settings: ANILSettings
 
-    def choose_adapted(self) -> list[str]:
+    def choose_adaptable(self) -> list[str]:
         """Return the names of the head's parameters."""
-        return [name for name in super().choose_adapted() if name.startswith("head.")]
+        return [name for name in super().choose_adaptable() if name.startswith("head.")]
 
     def prepare(self, task: Task) -> Task:
         """Embed the support set."""

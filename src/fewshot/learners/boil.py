@@ -13,6 +13,6 @@ class BOIL(MAML):
     settings_type = BOILSettings
     settings: BOILSettings
 
-    def choose_adapted(self) -> list[str]:
+    def choose_adaptable(self) -> list[str]:
         """Return the names of the backbone's parameters except those of batch norm."""
-        return [name for name in super().choose_adapted() if name.startswith("backbone.")]
+        return [name for name in super().choose_adaptable() if name.startswith("backbone.")]

@@ -38,7 +38,7 @@ class CxGrad(MAMLPlusPlus):
 
     def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
         super().__init__(backbone, context, **settings)
-        self.convolutions = [name for name in self.adapted if name.endswith("convolution.weight")]
+        self.convolutions = [name for name in self.adaptable if name.endswith("convolution.weight")]
         size = self.settings.context_size
         self.generator = nn.Sequential(
             nn.Linear(size, size), nn.ReLU(), nn.Linear(size, CONV4_MAML_STAGES), nn.Softplus()
@@ -57,6 +57,8 @@ class CxGrad(MAMLPlusPlus):
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the learned weights and a context that has taken one step on the support loss."""
         fast = super().initial_weights(task)
+        if not any(name in fast for name in self.convolutions):
+            raise ParamsError("CxGrad has no convolution to adapt: all are frozen; set requires_grad for one or more")
         start = task.support_images.new_zeros(self.settings.context_size, requires_grad=True)
         loss = F.cross_entropy(self.support_logits(task, self.rescale(fast | {CONTEXT: start}), 0), task.support_labels)
         (gradient,) = torch.autograd.grad(loss, start)
@@ -68,12 +70,13 @@ class CxGrad(MAMLPlusPlus):
         scaled = {
             name: gamma / (fast[name].norm() + self.settings.norm_epsilon) * fast[name]
             for name, gamma in zip(self.convolutions, gammas, strict=True)
+            if name in fast
         }
         return fast | scaled
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
         """Return the weights and the context after one step."""
-        weights = super().update({name: fast[name] for name in self.adapted}, gradients, inner_step)
+        weights = super().update({name: fast[name] for name in fast if name != CONTEXT}, gradients, inner_step)
         return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
 
     def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:

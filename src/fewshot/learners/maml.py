@@ -79,6 +79,7 @@ def check_no_layer_twice(name: str, backbone: nn.Module) -> None:
 class MAML(Learner):
     """MAML; the base class of the other gradient-based learners.
 
+    The inner loop updates the weights that require a gradient; frozen ones (`requires_grad_(False)`) stay as they are.
     Any module can be the backbone. Unless it is a `Conv4MAML`, its batch-norm layers lose their running statistics and
     always use those of the batch (`batch_norm: transductive`), in evaluation too.
 
@@ -127,12 +128,8 @@ class MAML(Learner):
         if not isinstance(backbone, Conv4MAML):
             replace_all_batch_norm_modules_(backbone)
         self.network = Network(backbone, embedding_size(backbone, context.image_size), context.n_way)
-        self.adapted = self.choose_adapted()
-        if not self.adapted:
-            raise ParamsError(
-                f"{type(self).__name__} has nothing to adapt: {type(backbone).__name__} has no weights apart from "
-                "batch norm, or they are frozen; set requires_grad or take another backbone"
-            )
+        self.adaptable = self.choose_adaptable()
+        self.learned_weights()
 
     @classmethod
     def build(
@@ -185,16 +182,12 @@ class MAML(Learner):
 
     # Overridden by the variants
 
-    def choose_adapted(self) -> list[str]:
-        """Return the names of the parameters that the inner loop updates: all but those of batch norm."""
+    def choose_adaptable(self) -> list[str]:
+        """Return the names of the parameters that the inner loop updates unless frozen: all but those of batch norm."""
         norms = tuple(
             f"{name}." for name, module in self.network.named_modules() if isinstance(module, (BatchNorm, _BatchNorm))
         )
-        return [
-            name
-            for name, parameter in self.network.named_parameters()
-            if parameter.requires_grad and not name.startswith(norms)
-        ]
+        return [name for name, _ in self.network.named_parameters() if not name.startswith(norms)]
 
     def prepare(self, task: Task) -> Task:
         """Compute once whatever all inner steps of a task share."""
@@ -202,8 +195,7 @@ class MAML(Learner):
 
     def initial_weights(self, task: Task) -> FastWeights:
         """Return the weights from which the inner loop starts: the learned ones."""
-        parameters = dict(self.network.named_parameters())
-        return {name: parameters[name] for name in self.adapted}
+        return self.learned_weights()
 
     def rescale(self, fast: FastWeights) -> FastWeights:
         """Return the weights at which to compute the next support loss: the fast weights, unchanged."""
@@ -227,6 +219,26 @@ class MAML(Learner):
 
     # Shared by all variants
 
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the parameters that the inner loop updates at present."""
+        return list(self.learned_weights())
+
+    def learned_weights(self) -> FastWeights:
+        """Return the adaptable parameters that require a gradient; frozen ones stay as they are, in both loops.
+
+        Raises:
+            ParamsError: if there is none.
+        """
+        weights = {n: p for n, p in self.network.named_parameters() if n in self.adaptable and p.requires_grad}
+        if not weights:
+            raise ParamsError(
+                f"{type(self).__name__} has nothing to adapt: {type(self.network.backbone).__name__} has no weights "
+                "apart from batch norm, or all weights that the inner loop updates are frozen; set requires_grad (in "
+                "evaluation too) or use another backbone"
+            )
+        return weights
+
     def support_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
         """Return the scores of the support images, (S, M)."""
         return self._call(fast, task.support_images, "batch", inner_step)
@@ -241,7 +253,7 @@ class MAML(Learner):
 
     def _call(self, fast: FastWeights, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
         """Return the scores (N, M) of images under the fast weights, ignoring any that are not network weights."""
-        weights = {name: fast[name] for name in self.adapted}
+        weights = {name: weight for name, weight in fast.items() if name in self.adaptable}
         return functional_call(self.network, weights, (images, statistics, inner_step))
 
     def second_order(self, epoch: int) -> bool:

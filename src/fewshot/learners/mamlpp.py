@@ -46,7 +46,7 @@ class MAMLPlusPlus(MAML):
 
     def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
         super().__init__(backbone, context, **settings)
-        n_rates = len(self.adapted) if self.settings.per_layer_rates else 0
+        n_rates = len(self.adaptable) if self.settings.per_layer_rates else 0
         self.rates = nn.ParameterList(
             torch.full((self.settings.inner_steps,), self.inner_learning_rate) for _ in range(n_rates)
         )
@@ -60,10 +60,8 @@ class MAMLPlusPlus(MAML):
         """Return fast weights - rate * gradients, with the rate of each tensor and step."""
         if not self.rates:
             return super().update(fast, gradients, inner_step)
-        return {
-            name: fast[name] - rates[inner_step] * gradients[name]
-            for name, rates in zip(self.adapted, self.rates, strict=True)
-        }
+        rates = dict(zip(self.adaptable, self.rates, strict=True))
+        return {name: weight - rates[name][inner_step] * gradients[name] for name, weight in fast.items()}
 
     def query_importance(self, epoch: int) -> list[float]:
         """Return the weight of the query loss after each inner step, (K,)."""
