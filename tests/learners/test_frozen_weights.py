@@ -82,7 +82,7 @@ def test_weights_can_be_frozen_and_released_again(small_learner, random_batch):
 def test_a_learner_with_nothing_left_to_adapt_says_so(name, small_learner, random_batch):
     learner = small_learner(name).requires_grad_(False)
     for use in (lambda: learner.loss(random_batch(), 0), lambda: learner.logits(random_batch())):
-        with pytest.raises(ParamsError, match="has nothing to adapt: .* frozen; set requires_grad"):
+        with pytest.raises(ParamsError, match=r"has nothing to adapt: .* frozen; set requires_grad"):
             use()
 
 

@@ -70,6 +70,9 @@ class Learner(nn.Module):
         """
         raise NotImplementedError
 
+    def limit_gradients(self) -> None:
+        """Limit the outer gradients, if the method does; the training loop calls this before the optimiser's step."""
+
     def logits(self, batch: EpisodeBatch) -> Tensor:
         """Return the scores of the query images, (T, Q, M), in evaluation mode; no outer graph is kept."""
         raise NotImplementedError

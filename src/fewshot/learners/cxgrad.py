@@ -1,8 +1,12 @@
-"""CxGrad, contextual gradient scaling (Lee et al., WACV 2022): larger backbone updates in the inner loop.
+"""CxGrad, contextual gradient scaling (Lee et al., WACV 2022): a norm for each convolution before each inner step.
 
 Before each inner step, every convolution weight W_l becomes gamma_l W_l / ||W_l||. Batch norm follows, so the loss
 does not change, but its gradient is scaled by ||W_l|| / gamma_l. A generator computes the gammas from a context vector,
 which starts at zero for each task and is updated by gradient descent on the support loss. The head is never rescaled.
+
+Because the loss does not change, the context's own gradient vanishes but for the epsilon of batch norm: gamma is nearly
+the same for all tasks (docs/departures.md, C27). `contextual: false` is the control: gamma_l = Softplus(c_l) with
+learned constants c_l, starting at 0, and no context.
 
 Details the paper leaves open, from the released code:
   * The context first takes one step at the initial weights, without a graph, then one step with each inner step.
@@ -31,7 +35,7 @@ CONTEXT = "context"
 
 
 class CxGrad(MAMLPlusPlus):
-    """CxGrad; its fast weights include the context vector. Same arguments as `MAML`; requires Conv4MAML."""
+    """CxGrad; its fast weights include the context vector, if any. Same arguments as `MAML`; requires Conv4MAML."""
 
     settings_type = CxGradSettings
     settings: CxGradSettings
@@ -39,10 +43,13 @@ class CxGrad(MAMLPlusPlus):
     def __init__(self, backbone: nn.Module, context: LearnerContext = DEFAULT_CONTEXT, **settings: Any) -> None:
         super().__init__(backbone, context, **settings)
         self.convolutions = [name for name in self.adaptable if name.endswith("convolution.weight")]
-        size = self.settings.context_size
-        self.generator = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, CONV4_MAML_STAGES), nn.Softplus()
-        )
+        if self.settings.contextual:
+            size = self.settings.context_size
+            self.generator = nn.Sequential(
+                nn.Linear(size, size), nn.ReLU(), nn.Linear(size, CONV4_MAML_STAGES), nn.Softplus()
+            ).to(self.network.head.weight)  # dtype and device of the backbone
+        else:
+            self.constants = nn.Parameter(self.network.head.weight.new_zeros(CONV4_MAML_STAGES))
 
     def check_backbone(self, backbone: nn.Module) -> None:
         """Raise `ParamsError` unless the backbone is a Conv4MAML without bias that supports the settings."""
@@ -54,19 +61,25 @@ class CxGrad(MAMLPlusPlus):
         check_no_bias("CxGrad", backbone.bias)
         super().check_backbone(backbone)
 
-    def initial_weights(self, task: Task) -> FastWeights:
-        """Return the learned weights and a context that has taken one step on the support loss."""
-        fast = super().initial_weights(task)
+    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
+        """Return the learned weights and, if `contextual`, a context that has taken one step on the support loss."""
+        fast = super().initial_weights(task, second_order)
         if not any(name in fast for name in self.convolutions):
             raise ParamsError("CxGrad has no convolution to adapt: all are frozen; set requires_grad for one or more")
+        if not self.settings.contextual:
+            return fast
         start = task.support_images.new_zeros(self.settings.context_size, requires_grad=True)
         loss = F.cross_entropy(self.support_logits(task, self.rescale(fast | {CONTEXT: start}), 0), task.support_labels)
         (gradient,) = torch.autograd.grad(loss, start)
         return fast | {CONTEXT: self._move_context(start, gradient).detach().requires_grad_()}
 
+    def gammas(self, fast: FastWeights) -> Tensor:
+        """Return the norm to which each convolution is scaled, (4,)."""
+        return self.generator(fast[CONTEXT]) if self.settings.contextual else F.softplus(self.constants)
+
     def rescale(self, fast: FastWeights) -> FastWeights:
         """Return the fast weights with each convolution scaled to norm gamma."""
-        gammas = self.generator(fast[CONTEXT])
+        gammas = self.gammas(fast)
         scaled = {
             name: gamma / (fast[name].norm() + self.settings.norm_epsilon) * fast[name]
             for name, gamma in zip(self.convolutions, gammas, strict=True)
@@ -75,18 +88,20 @@ class CxGrad(MAMLPlusPlus):
         return fast | scaled
 
     def update(self, fast: FastWeights, gradients: FastWeights, inner_step: int) -> FastWeights:
-        """Return the weights and the context after one step."""
+        """Return the weights and, if `contextual`, the context after one step."""
         weights = super().update({name: fast[name] for name in fast if name != CONTEXT}, gradients, inner_step)
+        if not self.settings.contextual:
+            return weights
         return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
 
     def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
         """Return the scalars of MAML++ and the gamma of each convolution at the last inner step."""
-        gammas = self.generator(last.used[CONTEXT]).detach()
+        gammas = self.gammas(last.used).detach()
         return super().describe(epoch, last) | {f"gamma_{layer}": gamma for layer, gamma in enumerate(gammas, start=1)}
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
         """Return the gamma of each convolution, (4,)."""
-        return {"gamma": self.generator(step.used[CONTEXT]).cpu().numpy()}
+        return {"gamma": self.gammas(step.used).cpu().numpy()}
 
     def _move_context(self, context: Tensor, gradient: Tensor) -> Tensor:
         return context - self.settings.context_learning_rate * gradient

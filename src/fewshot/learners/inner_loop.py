@@ -84,8 +84,8 @@ class InnerLoopMethod(Protocol):
     def parameters(self) -> Iterable[Tensor]:
         """Return the parameters that the outer loop trains."""
 
-    def initial_weights(self, task: Task) -> FastWeights:
-        """Return the weights from which the inner loop starts."""
+    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
+        """Return the weights from which the inner loop starts; `second_order` keeps the graph of their gradients."""
 
     def rescale(self, fast: FastWeights) -> FastWeights:
         """Return the weights at which to compute the next support loss."""
@@ -113,7 +113,7 @@ def adapt(
     Raises:
         NumericalError: if a support loss is not finite.
     """
-    fast = method.initial_weights(task)
+    fast = method.initial_weights(task, second_order)
     for index in range(n_steps):
         if second_order and recompute:
             step = _recomputed_step(method, task, fast, index)

@@ -183,7 +183,7 @@ class MAML(Learner):
     # Overridden by the variants
 
     def choose_adaptable(self) -> list[str]:
-        """Return the names of the parameters that the inner loop updates unless frozen: all but those of batch norm."""
+        """Return the names of what the inner loop updates unless it is frozen: all weights but those of batch norm."""
         norms = tuple(
             f"{name}." for name, module in self.network.named_modules() if isinstance(module, (BatchNorm, _BatchNorm))
         )
@@ -193,8 +193,13 @@ class MAML(Learner):
         """Compute once whatever all inner steps of a task share."""
         return task
 
-    def initial_weights(self, task: Task) -> FastWeights:
-        """Return the weights from which the inner loop starts: the learned ones."""
+    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
+        """Return the weights from which the inner loop starts: the learned ones.
+
+        Args:
+            task: the task to adapt to.
+            second_order: keep the graph of any gradient that the weights depend on.
+        """
         return self.learned_weights()
 
     def rescale(self, fast: FastWeights) -> FastWeights:
@@ -230,7 +235,8 @@ class MAML(Learner):
         Raises:
             ParamsError: if there is none.
         """
-        weights = {n: p for n, p in self.network.named_parameters() if n in self.adaptable and p.requires_grad}
+        parameters = self.network.named_parameters()
+        weights: FastWeights = {name: p for name, p in parameters if name in self.adaptable and p.requires_grad}
         if not weights:
             raise ParamsError(
                 f"{type(self).__name__} has nothing to adapt: {type(self.network.backbone).__name__} has no weights "
@@ -253,7 +259,7 @@ class MAML(Learner):
 
     def _call(self, fast: FastWeights, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
         """Return the scores (N, M) of images under the fast weights, ignoring any that are not network weights."""
-        weights = {name: weight for name, weight in fast.items() if name in self.adaptable}
+        weights = {name: fast[name] for name in self.adaptable if name in fast}
         return functional_call(self.network, weights, (images, statistics, inner_step))
 
     def second_order(self, epoch: int) -> bool:

@@ -6,6 +6,8 @@
     running statistics of the released code never affect its outputs (it always uses batch statistics), so there are
     none here.
   * Derivative-order annealing (`first_order_epochs`): the first epochs are first order; implemented in `maml.MAML`.
+  * Clamped outer gradient (`clamp_outer_gradient`): each entry of the network's gradient, summed over the meta-batch,
+    is clamped before the optimiser's step; those of the learned rates are not.
 The released code has one more rate per tensor than there are steps; it is never used and omitted here.
 """
 
@@ -68,6 +70,12 @@ class MAMLPlusPlus(MAML):
         if epoch < self.settings.multi_step_loss_epochs:
             return multi_step_weights(epoch, self.settings.inner_steps, self.settings.multi_step_loss_epochs)
         return super().query_importance(epoch)
+
+    def limit_gradients(self) -> None:
+        """Clamp each entry of the network's gradients, if `clamp_outer_gradient` is set."""
+        bound = self.settings.clamp_outer_gradient
+        if bound is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), bound)
 
     def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
         """Return the support loss and, if several query losses contribute, their weights."""

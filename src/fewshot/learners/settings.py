@@ -1,8 +1,10 @@
 """Settings of the gradient-based learners, defined without torch, because the plan reads them.
 
-Defaults are those of the released CxGrad configurations unless a field says otherwise.
+Defaults are those of the released CxGrad configurations unless a field says otherwise. A field with `exclude_if` is
+recorded with a result only if it differs from its default, so that it does not change older results' settings.
 """
 
+import operator
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -114,6 +116,13 @@ class MAMLPlusPlusSettings(MAMLSettings):
     )
     per_layer_rates: bool = Field(True, description="learn a rate for each adapted tensor and inner step (LSLR)")
     per_step_batch_norm: bool = Field(True, description="learn batch-norm weights and biases for each inner step")
+    clamp_outer_gradient: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda bound: bound is None,
+        description="largest absolute value of each entry of the network's outer gradient (MAML++ on ImageNet sets: "
+        "10); null: no limit",
+    )
 
     @property
     def has_parameters_per_step(self) -> bool:
@@ -127,6 +136,11 @@ class ALFASettings(MAMLSettings):
     inner_learning_rate: float = Field(0.01, ge=0, le=100, description="initial a of each tensor and step")
     inner_weight_decay: float = Field(5e-6, ge=0, le=1, description="initial b of each tensor and step")
     attenuate: bool = Field(False, description="shrink the initial weights for each task (L2F, CVPR 2020)")
+    random_initialization: bool = Field(
+        False,
+        exclude_if=operator.not_,
+        description="leave the network at its initial weights; learn only rates, decays and the generator",
+    )
 
     @property
     def has_parameters_per_step(self) -> bool:
@@ -141,6 +155,11 @@ class CxGradSettings(MAMLPlusPlusSettings):
     multi_step_loss_epochs: int = Field(0, ge=0, le=10**6, description="as in mamlpp; 0: never")
     per_layer_rates: bool = Field(False, description="as in mamlpp")
     per_step_batch_norm: bool = Field(False, description="as in mamlpp")
+    contextual: bool = Field(
+        True,
+        exclude_if=bool,
+        description="false: a learned constant gamma for each convolution instead of the context and its generator",
+    )
     context_size: int = Field(100, ge=1, le=10_000, description="length of the context vector")
     context_learning_rate: float = Field(1.0, ge=0, le=1000, description="step size of the context vector")
     norm_epsilon: float = Field(0.0, ge=0, le=1, description="added to the norm of each convolution (released code: 0)")

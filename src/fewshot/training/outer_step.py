@@ -59,6 +59,7 @@ class OuterStep:
         loss, accuracy = self.processes.sum(loss, accuracy)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", step)
+        self.learner.limit_gradients()
         self.optimizer.step()
         self.processes.average_statistics(self.learner)
         return loss, accuracy
