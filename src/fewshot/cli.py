@@ -15,6 +15,7 @@ from fewshot.digests import save_digests
 from fewshot.errors import FewshotError
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
+from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
+    move_old_entries()
     return load_plan(options.params, suite=options.suite, results=getattr(options, "results", paths.RESULTS))
 
 
@@ -176,7 +178,7 @@ def _report(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     plan = _plan(options)
     out = options.out or paths.EXPORTS / options.name
-    _import_jobs(plan).export_job(plan.find("train", options.name, options.key), plan, out)
+    _import_jobs(plan).export_job(plan.experiment(options.name), plan, out, options.key)
     print(f"wrote {out}")
 
 
@@ -202,6 +204,7 @@ def _explain(options: argparse.Namespace) -> None:
 def _prune(options: argparse.Namespace) -> None:
     from fewshot.workflow import prune
 
+    move_old_entries()
     plans = prune.suite_plans(read_params(options.params), options.suite)
     needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
     unneeded = prune.find_unneeded(plans, needed)

@@ -10,7 +10,8 @@ CACHE = Path("cache")
 LOGS = Path("logs")
 EXPORTS = Path("exports")
 
-STAGES = ("prepare", "train", "evaluate", "report")
+JOB_STAGES = ("prepare", "train", "evaluate")
+STAGES = (*JOB_STAGES, "report")
 
 
 def log_file(stage: str, name: str, key: str) -> Path:

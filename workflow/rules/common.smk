@@ -8,6 +8,8 @@ from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_yaml
+from fewshot.workflow.listing import jobs_to_restore
+from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import clear_stale_locks
 from fewshot.workflow.tables_state import remove_stale_stamps
@@ -28,6 +30,7 @@ PLAN = planned()
 config.update(read_yaml(Path("params.yaml")) | config)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
+    move_old_entries()
     remove_stale_stamps(PLAN)
     ALIVE_LOCK, removed = clear_stale_locks()
     if removed:
@@ -42,16 +45,32 @@ GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a c
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
 
+KEY = r"[0-9a-f]{12}"
+NO_KEY = r"(?!)"
+
+
 wildcard_constraints:
     dataset=r"[a-z0-9_]+",
     target=r"[a-z0-9_]+",
+    training=r"[A-Za-z0-9._-]+",
     experiment=r"[A-Za-z0-9._-]+",
-    key=r"[0-9a-f]{12}",
+    key=KEY,
 
 
 def all_outputs(stage):
     """Paths of all outputs of a stage."""
     return [str(path) for job in PLAN.jobs(stage) for path in job.outputs.values()]
+
+
+def keys_to_restore(stage):
+    """Pattern of the keys whose results `cache/` holds: their jobs are listed as restore_<stage>, and compute nothing.
+
+    Only the process that plans the jobs decides this; one that runs a single job is told its rule.
+    """
+    if not workflow.is_main_process:
+        return KEY
+    found = [] if STORAGE else [job.key for job in jobs_to_restore(PLAN, stage)]
+    return "|".join(found) or NO_KEY
 
 
 def was_stopped(log):
@@ -86,7 +105,7 @@ def evaluation_inputs(wildcards):
 
 def devices_of(wildcards):
     """Number of processes that share a training run, each with its own threads and GPU."""
-    return PLAN.find("train", wildcards.experiment).devices
+    return PLAN.find("train", wildcards.training, wildcards.key).devices
 
 
 onstart:

@@ -26,20 +26,34 @@ rule evaluate:
         " --suite {params.suite} --results {params.results}"
 
 
+use rule evaluate as restore_evaluate with:
+    log:
+        "logs/restore/evaluate-{experiment}-{target}-{key}.log",
+    benchmark:
+        "logs/benchmarks/restore/evaluate-{experiment}-{target}-{key}.tsv"
+    wildcard_constraints:
+        key=keys_to_restore("evaluate"),
+    message:
+        "restore {wildcards.experiment} on {wildcards.target} from cache/"
+
+
+ruleorder: restore_evaluate > evaluate
+
+
 rule evaluate_all:
     input:
         all_outputs("evaluate"),
 
 
 # `snakemake <experiment>` runs one experiment with its dependencies.
-for job in PLAN.train:
+for experiment in PLAN.experiments:
 
     rule:
         name:
-            job.name
+            experiment.name
         input:
             [
                 str(path)
-                for evaluation in PLAN.of_experiment(job.name)
+                for evaluation in PLAN.of_experiment(experiment.name)
                 for path in evaluation.outputs.values()
             ],

@@ -39,6 +39,22 @@ rule prepare:
         "bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite} --results {params.results}"
 
 
+use rule prepare as restore_prepare with:
+    input:
+        [],
+    log:
+        "logs/restore/prepare-{dataset}-{key}.log",
+    benchmark:
+        "logs/benchmarks/restore/prepare-{dataset}-{key}.tsv"
+    wildcard_constraints:
+        key=keys_to_restore("prepare"),
+    message:
+        "restore {wildcards.dataset} from cache/"
+
+
+ruleorder: restore_prepare > prepare
+
+
 rule prepare_all:
     input:
         all_outputs("prepare"),

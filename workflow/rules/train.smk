@@ -1,18 +1,20 @@
 rule train:
     input:
-        lambda wildcards: outputs_of(PLAN.find("train", wildcards.experiment).prepare),
+        lambda wildcards: outputs_of(
+            PLAN.find("train", wildcards.training, wildcards.key).prepare
+        ),
     output:
-        weights="results/train/{experiment}/{key}/weights.safetensors",
-        run="results/train/{experiment}/{key}/run.json",
+        weights="results/train/{training}/{key}/weights.safetensors",
+        run="results/train/{training}/{key}/run.json",
         history=report(
-            "results/train/{experiment}/{key}/history.csv",
+            "results/train/{training}/{key}/history.csv",
             category="Training",
             caption="../report/train.rst",
         ),
     log:
-        "logs/train/{experiment}-{key}.log",
+        "logs/train/{training}-{key}.log",
     benchmark:
-        "logs/benchmarks/train/{experiment}-{key}.tsv"
+        "logs/benchmarks/train/{training}-{key}.tsv"
     threads: lambda wildcards: PLAN.params.train.threads * devices_of(wildcards)
     resources:
         gpu=lambda wildcards: GPUS * devices_of(wildcards),
@@ -21,9 +23,23 @@ rule train:
         suite=SUITE,
         results=results_of("train"),
     message:
-        "train {wildcards.experiment}"
+        "train {wildcards.training}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.experiment} --key {wildcards.key} --suite {params.suite} --results {params.results}"
+        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.training} --key {wildcards.key} --suite {params.suite} --results {params.results}"
+
+
+use rule train as restore_train with:
+    log:
+        "logs/restore/train-{training}-{key}.log",
+    benchmark:
+        "logs/benchmarks/restore/train-{training}-{key}.tsv"
+    wildcard_constraints:
+        key=keys_to_restore("train"),
+    message:
+        "restore {wildcards.training} from cache/"
+
+
+ruleorder: restore_train > train
 
 
 rule train_all:

@@ -159,12 +159,11 @@ def evaluation_record(
     rows: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the content of `<target>.json`: the numbers and everything they depend on, without times or paths."""
+    """Return the content of `<target>.json`: the numbers and everything they depend on, without times, paths or labels.
+
+    Labels, such as the experiment's name, are those of the one who reads it: the result may be used under several.
+    """
     return {
-        "experiment": experiment.name,
-        "group": experiment.group,
-        "recipe": experiment.recipe_name,
-        "variant": experiment.variant,
         "key": key,
         "train_key": train_key,
         "train": experiment.train_settings(),

@@ -56,6 +56,7 @@ class Experiment:
 
     Attributes:
         variant: recipe and overrides, the part of the name besides data set, backbone, learner and seed.
+        training_variant: recipe and those overrides that change the training; the part of the training's name.
         image_size: side of the network's input images, pixels.
         evaluate: the test protocol.
         targets: data sets it is tested on.
@@ -68,6 +69,7 @@ class Experiment:
     recipe_name: str
     recipe: Recipe
     variant: str
+    training_variant: str
     seed: int
     image_size: int
     evaluate: Evaluate
@@ -83,6 +85,12 @@ class Experiment:
     def name(self) -> str:
         """Unique within a suite, readable, safe as a file name."""
         return f"{self.group}-s{self.seed}"
+
+    @property
+    def training_name(self) -> str:
+        """Name of the training alone, which experiments that differ only in their evaluation share."""
+        parts = (self.dataset.label, self.backbone.label, self.learner.label, self.training_variant, f"s{self.seed}")
+        return "-".join(parts)
 
     @property
     def shots(self) -> tuple[int, ...]:
@@ -113,7 +121,7 @@ class Experiment:
         given = {} if self.weights is None else {"weights": path_digest(self.weights)}
         return {
             **given,
-            "dataset": self.dataset.label,
+            "dataset": self.dataset.name,
             "backbone": self.backbone.as_json(),
             "learner": self.learner.as_json(),
             "recipe": {**recipe, "image_size": self.image_size},
@@ -252,13 +260,17 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
     evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
+    backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
+    learner = _LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner"))
+    trained = _training_overrides(params, row, overrides, _training_values(recipe, backbone, learner), where)
     experiment = Experiment(
         dataset=dataset,
-        backbone=_BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone")),
-        learner=_LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner")),
+        backbone=backbone,
+        learner=learner,
         recipe_name=row["recipe"],
         recipe=recipe,
-        variant="-".join([row["recipe"], *(_variant_token(key, value) for key, value in overrides.items())]),
+        variant=_variant(row["recipe"], overrides),
+        training_variant=_variant(row["recipe"], trained),
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
@@ -275,6 +287,42 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     _check_parts(experiment, where)
     _check_fits(experiment, where)
     return experiment
+
+
+def _training_overrides(
+    params: Params, row: Mapping[str, Any], overrides: Mapping[str, Any], resolved: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the overrides that give the training another value than its recipe, learner or backbone does.
+
+    Args:
+        params: the whole file.
+        row: names of the recipe, learner and backbone.
+        overrides: those of the suite.
+        resolved: `_training_values` with the overrides.
+        where: dotted path for messages.
+    """
+    trained = {key: value for key, value in overrides.items() if key in resolved}
+    if not trained:
+        return {}
+    plain = _training_values(
+        _recipe(params, row["recipe"], {}, where),
+        _BACKBONE.choose(params, row["backbone"], where),
+        _LEARNER.choose(params, row["learner"], where),
+    )
+    return {key: value for key, value in trained.items() if plain.get(key) != resolved[key]}
+
+
+def _training_values(recipe: Recipe, backbone: Choice, learner: Choice) -> dict[str, Any]:
+    """Return the values that overrides can replace in a training: `n_shot`, `validation.n_shot`, `learner.bound`."""
+    values = recipe.model_dump(mode="json")
+    sections = {name: values[name] for name in RECIPE_SECTIONS}
+    sections |= {"backbone": backbone.settings, "learner": learner.settings}
+    return values | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+
+
+def _variant(recipe: str, overrides: Mapping[str, Any]) -> str:
+    """Return the name of a recipe with overrides."""
+    return "-".join([recipe, *(_variant_token(key, value) for key, value in overrides.items())])
 
 
 def _given_file(path: str, where: str) -> Path:

@@ -121,8 +121,11 @@ class Contents:
 
     @property
     def trainings(self) -> tuple[ReportEntry, ...]:
-        """One finished entry per experiment: its targets share the training run."""
-        return tuple({entry.experiment: entry for entry in self.finished}.values())
+        """The first finished entry of each training run, which targets and experiments may share."""
+        found: dict[Path, ReportEntry] = {}
+        for entry in self.finished:
+            found.setdefault(entry.train_dir, entry)
+        return tuple(found.values())
 
     @property
     def labels(self) -> dict[str, str]:

@@ -210,6 +210,7 @@ def _experiment(record: ExportRecord) -> Experiment:
         recipe_name=record.recipe,
         recipe=recipe,
         variant=record.variant,
+        training_variant=record.variant,
         seed=train.seed,
         image_size=recipe.image_size,
         evaluate=Evaluate(),

@@ -41,11 +41,11 @@ def copy_tables(plan: Plan) -> Path:
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: missing; {rerun}")
-    runs = {job.name: read_json(job.outputs["run"]) for job in plan.train}
+    runs = {job.key: (job, read_json(job.outputs["run"])) for job in plan.train}
     record = {
-        "machine": {"processor": _processor(), **next(iter(runs.values()))["machine"]},
-        "training_seconds": {name: run.get("seconds") for name, run in runs.items()},
-        "experiments": {name: run["train"] for name, run in runs.items()},
+        "machine": {"processor": _processor(), **next(iter(runs.values()))[1]["machine"]},
+        "training_seconds": {job.name: run.get("seconds") for job, run in runs.values()},
+        "experiments": {job.name: runs[job.train.key][1]["train"] for job in plan.evaluate},
         "evaluate": {f"{job.name} on {job.target}": job.settings for job in plan.evaluate},
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from fewshot.errors import DataError
 from fewshot.files import read_json
 from fewshot.workflow.listing import STATE_WORDS, job_state
 from fewshot.workflow.plan import EvaluateJob, Identity, Job, Plan
-from fewshot.workflow.results import IDENTITY
+from fewshot.workflow.results import IDENTITY, RESULT, names_in
 
 ABSENT = "(none)"
 
@@ -23,6 +23,7 @@ ENTRY_NAMES = {
     "files": "file",
     "packages": "package",
     "training": "training",
+    "arithmetic": "runtime",
     "dataset": "base",
     "stage": "stage",
 }
@@ -80,11 +81,12 @@ def _shown(value: Any) -> str:
 
 def last_recorded(job: Job) -> tuple[Path, Identity] | None:
     """Return the newest recorded result of a job's name (and target) that has another key, and its identity."""
-    files: dict[str, Path] = {}
-    for root, inner in ((job.results, ""), (paths.CACHE, "result")):  # the cache wins: checkouts leave its times alone
-        for folder in (root / job.stage / job.name).glob("*"):
-            if folder.name != job.key and (folder / inner / IDENTITY).is_file():
-                files[folder.name] = folder / inner / IDENTITY
+    results = {folder.name: folder for folder in (job.results / job.stage / job.name).glob("*")}
+    entries = (paths.CACHE / job.stage).glob("*")
+    cached = {entry.name: entry / RESULT for entry in entries if job.name in names_in(entry)}
+    folders = {**results, **cached}  # the cache wins: checkouts leave its times alone
+    files = {key: folder / IDENTITY for key, folder in folders.items() if key != job.key}
+    files = {key: file for key, file in files.items() if file.is_file()}
     records = [(file.stat().st_mtime_ns, file.parent, _read_identity(file)) for file in files.values()]
     found = [record for record in records if _same_target(record[2], job)]
     return max(found, key=lambda record: record[:2])[1:] if found else None

@@ -14,6 +14,7 @@ from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.experiments.build import initial_learner
+from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
 from fewshot.progress import say
 from fewshot.settings import Settings
@@ -76,7 +77,7 @@ def prepare_job(job: PrepareJob) -> str:
         draw_contact_sheet(store, out / "contact_sheet.png")
         facts = {name: {"classes": len(s.class_sizes), "images": len(s)} for name, s in store.splits.items()}
         record = {
-            "dataset": job.name,
+            "dataset": job.dataset.name,
             "data_key": job.data_key,
             "content_hash": store.content_hash,
             "image_shape": list(store.image_shape),
@@ -138,7 +139,6 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         else:
             facts = train_on_devices(job.experiment, store, out, saved, claimed, threads=runtime.threads)
         record = {
-            "experiment": job.name,
             "key": job.key,
             "train": job.settings,
             "data_hash": store.content_hash,
@@ -161,7 +161,7 @@ def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
 def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
     """Return, as text, the accuracies of an experiment with external weights instead of its own."""
     prepare_job(job.prepare)
-    experiment = job.train.experiment
+    experiment = job.experiment
     devices.limit_threads(plan.params.train.threads)
     device, lock = devices.claim_device(plan.params.train.device, plan.params.train.jobs_per_gpu)
     learner = initial_learner(experiment)
@@ -174,19 +174,28 @@ def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
     )
 
 
-def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
+def export_job(experiment: Experiment, plan: Plan, out: Path, key: str | None = None) -> None:
     """Write weights, settings and model card of a trained experiment.
+
+    Args:
+        experiment: one of the plan.
+        plan: of its suite.
+        out: folder to write.
+        key: of the training, if the plan must still give it this one.
 
     Raises:
         CheckpointError: if it is not trained yet.
+        ParamsError: if the training has another key.
         FewshotError: if the folder cannot be written.
     """
+    job: TrainJob = plan.find("train", experiment.name, key)
+    restore_missing(job)
     weights = job.outputs["weights"]
     if not weights.exists():
-        raise CheckpointError(f"{job.name} is not trained yet; run: snakemake --cores 1 {job.name}")
-    evaluations = [evaluation.outputs["json"] for evaluation in plan.of_experiment(job.name)]
+        raise CheckpointError(f"{experiment.name} is not trained yet; run: snakemake --cores 1 {experiment.name}")
+    evaluations = [evaluation.outputs["json"] for evaluation in plan.of_experiment(experiment.name)]
     export(
-        job.experiment,
+        experiment,
         weights,
         out,
         train_key=job.key,
@@ -197,7 +206,7 @@ def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
 
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
-    runtime, experiment = plan.params.train, job.train.experiment
+    runtime, experiment = plan.params.train, job.experiment
     for read in (job.prepare, job.train):
         restore_missing(read)
     store = open_prepared(job.prepare)

@@ -11,22 +11,34 @@ import yaml
 
 from fewshot import paths
 from fewshot.datasets import DATASETS
-from fewshot.workflow.plan import EvaluateJob, Job, Plan
-from fewshot.workflow.results import tidy
+from fewshot.workflow.plan import EvaluateJob, Job, Plan, PrepareJob
+from fewshot.workflow.results import is_restorable, tidy
 from fewshot.workflow.tables_state import tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
 
-STATE_WORDS = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
+STATE_WORDS = {"made": "made", "cached": "to restore from cache/", "begun": "begun", "-": "missing"}
 
 
 def job_state(job: Job) -> str:
-    """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-"."""
+    """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-".
+
+    A cached job is restored; nothing is computed.
+    """
     if all(path.exists() for path in job.outputs.values()):
         return "made"
-    if (job.cache_dir / "result").is_dir():
+    if is_restorable(job):
         return "cached"
     return "begun" if (job.cache_dir / "checkpoints" / "checkpoint.pt").exists() else "-"
+
+
+def jobs_to_restore(plan: Plan, stage: str) -> list[Job]:
+    """Return the jobs of a stage that the workflow only restores from `cache/`.
+
+    A data set counts only if its arrays, which the cache does not hold, exist as well.
+    """
+    cached = [job for job in plan.jobs(stage) if job_state(job) == "cached"]
+    return [job for job in cached if not isinstance(job, PrepareJob) or job.store_dir.is_dir()]
 
 
 def suite_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -36,6 +48,7 @@ def suite_rows(plan: Plan) -> list[dict[str, Any]]:
             "experiment": job.name,
             "target": job.target,
             "key": job.key,
+            "training": job.train.name,
             "train_key": job.train.key,
             "trained": job_state(job.train),
             "evaluated": job_state(job),
@@ -54,18 +67,20 @@ def suite_json(plan: Plan) -> str:
 
 def suite_table(plan: Plan) -> str:
     """Return the experiments of a suite as text: keys, states, and the commands that run them."""
-    by_experiment: dict[str, list[EvaluateJob]] = {}
-    for job in plan.evaluate:
-        by_experiment.setdefault(job.name, []).append(job)
+    names = [experiment.name for experiment in plan.experiments]
+    trained = {job.key: job_state(job) for job in plan.train}
     rows = [("experiment", "train key", "trained", "evaluated")]
-    rows += [(job.name, job.key, job_state(job), _evaluated(by_experiment.get(job.name, []))) for job in plan.train]
+    for name in names:
+        evaluations = plan.of_experiment(name)
+        key = evaluations[0].train.key
+        rows.append((name, key, trained[key], _evaluated(evaluations)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    example = plan.train[0].name if plan.train else "<experiment>"
+    example = names[0] if names else "<experiment>"
     suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
     return "\n".join(
         [
-            f"suite {plan.suite}: {len(plan.train)} experiments, {_count_states(plan.train)}; "
+            f"suite {plan.suite}: {len(names)} experiments; {len(plan.train)} trainings, {_count_states(plan.train)}; "
             f"{len(plan.evaluate)} evaluations, {_count_states(plan.evaluate)}",
             "",
             *lines,
@@ -83,7 +98,7 @@ def _count_states(jobs: tuple[Job, ...]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in STATE_WORDS.items() if counts[state]) or "none"
 
 
-def _evaluated(jobs: list[EvaluateJob]) -> str:
+def _evaluated(jobs: tuple[EvaluateJob, ...]) -> str:
     return ", ".join(f"{job.target} {job_state(job)}" for job in jobs)
 
 

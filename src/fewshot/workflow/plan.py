@@ -1,7 +1,9 @@
 """Experiments -> jobs with keys and paths. The Snakefile, the command line and the tests all use this module.
 
 A key is the digest of a job's identity: everything that determines its result. It is part of the path, so "up to date"
-means "the file exists". Importing this module or planning writes nothing and imports neither torch nor pandas.
+means "the file exists". Names are labels, and no key depends on them: experiments of a suite with the same training
+share one job, under the name of the first. Importing this module or planning writes nothing and imports neither torch
+nor pandas.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +19,7 @@ from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, did_you_mean, locate_errors
 from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
-from fewshot.experiments.params import Params
+from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
 from fewshot.paths import PACKAGE_DIR
@@ -75,7 +77,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of the experiment or data set."""
+        """Name of the data set, training or experiment: a label, which no key depends on."""
         raise NotImplementedError
 
     @property
@@ -96,7 +98,7 @@ class Job:
     @property
     def cache_dir(self) -> Path:
         """Folder of the job's checkpoints and of the copy of its result; neither workflow tool manages it."""
-        return paths.CACHE / self.stage / self.name / self.key
+        return paths.CACHE / self.stage / self.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,12 @@ class PrepareJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    """Episodes -> trained learner."""
+    """Episodes -> trained learner.
+
+    Attributes:
+        experiment: the first experiment of the suite that uses it.
+        prepare: the data set it trains on.
+    """
 
     experiment: Experiment
     prepare: PrepareJob
@@ -160,8 +167,8 @@ class TrainJob(Job):
 
     @property
     def name(self) -> str:
-        """Name of the experiment."""
-        return self.experiment.name
+        """Name of the training."""
+        return self.experiment.training_name
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -187,10 +194,12 @@ class EvaluateJob(Job):
     """A trained learner on the frozen episodes of one target, at all shots.
 
     Attributes:
-        train: the training it evaluates.
+        experiment: the experiment it belongs to.
+        train: the training it evaluates, which other experiments may share.
         prepare: the data set it tests on.
     """
 
+    experiment: Experiment
     train: TrainJob
     prepare: PrepareJob
 
@@ -199,7 +208,7 @@ class EvaluateJob(Job):
     @property
     def name(self) -> str:
         """Name of the experiment."""
-        return self.train.name
+        return self.experiment.name
 
     @property
     def target(self) -> str:
@@ -220,12 +229,17 @@ class EvaluateJob(Job):
     @property
     def episodes(self) -> EpisodeList:
         """The frozen list this job reads (a prefix of the file's)."""
-        return _episode_list(self.train.experiment)
+        return _episode_list(self.experiment)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of one suite; `results` is the root folder of their results."""
+    """All jobs of one suite; `results` is the root folder of their results.
+
+    Attributes:
+        train: the trainings, each once.
+        evaluate: the evaluations, by experiment in the order of the suite.
+    """
 
     params: Params
     suite: str
@@ -233,6 +247,11 @@ class Plan:
     prepare: tuple[PrepareJob, ...]
     train: tuple[TrainJob, ...]
     evaluate: tuple[EvaluateJob, ...]
+
+    @cached_property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """The experiments in the order of the suite; several may share a training."""
+        return tuple({job.name: job.experiment for job in self.evaluate}.values())
 
     @cached_property
     def report_key(self) -> str:
@@ -255,11 +274,18 @@ class Plan:
 
     @cached_property
     def _by_name(self) -> dict[str, dict[str, list[Any]]]:
-        """Stage -> name -> jobs; Snakemake looks each job up several times."""
+        """Stage -> name -> jobs; Snakemake looks each job up several times.
+
+        A training is found by its own name and by those of its experiments, which come first.
+        """
         found: dict[str, dict[str, list[Any]]] = {stage: {} for stage in ("prepare", "train", "evaluate")}
+        for job in self.evaluate:
+            found["train"][job.name] = [job.train]
         for stage, by_name in found.items():
-            for job in self.jobs(stage):
-                by_name.setdefault(job.name, []).append(job)
+            for planned in self.jobs(stage):
+                named = by_name.setdefault(planned.name, [])
+                if planned.key not in [job.key for job in named]:
+                    named.append(planned)
         return found
 
     def find(self, stage: str, name: str, key: str | None = None, target: str | None = None) -> Any:
@@ -282,6 +308,15 @@ class Plan:
                 "since this job was planned; rerun snakemake"
             )
         return found[0]
+
+    def experiment(self, name: str) -> Experiment:
+        """Return the experiment of this name, or the first that uses the training of this name.
+
+        Raises:
+            ParamsError: if there is none.
+        """
+        job: TrainJob = self.find("train", name)
+        return next((experiment for experiment in self.experiments if experiment.name == name), job.experiment)
 
     def of_experiment(self, name: str) -> tuple[EvaluateJob, ...]:
         """Return the evaluations of one experiment."""
@@ -316,9 +351,13 @@ def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan
     """Plan the jobs of a suite; see `load_plan`."""
     experiments = suite_experiments(params, suite)
     prepare = _prepare_jobs(experiments, results)
-    train = [_train_job(experiment, prepare[experiment.dataset.label]) for experiment in experiments]
-    evaluate = [_evaluate_job(job, prepare[target.label]) for job in train for target in job.experiment.targets]
-    return Plan(params, suite, results, tuple(prepare.values()), tuple(train), tuple(evaluate))
+    train: dict[str, TrainJob] = {}
+    evaluate: list[EvaluateJob] = []
+    for experiment in experiments:
+        job = _train_job(experiment, prepare[experiment.dataset.label], params.train)
+        job = train.setdefault(job.key, job)
+        evaluate += [_evaluate_job(experiment, job, prepare[target.label]) for target in experiment.targets]
+    return Plan(params, suite, results, tuple(prepare.values()), tuple(train.values()), tuple(evaluate))
 
 
 def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str, PrepareJob]:
@@ -368,25 +407,37 @@ def _data_identity(dataset: Choice) -> Identity:
     }
 
 
-def _train_job(experiment: Experiment, prepare: PrepareJob) -> TrainJob:
+def _train_job(experiment: Experiment, prepare: PrepareJob, runtime: Train) -> TrainJob:
     identity: Identity = {
         "stage": "train",
         "settings": experiment.train_settings(),
+        "arithmetic": _arithmetic(runtime),
         "data": prepare.identity["data"],
         "modules": _job_modules(experiment, "train"),
     }
     return TrainJob(identity=identity, results=prepare.results, experiment=experiment, prepare=prepare)
 
 
-def _evaluate_job(train: TrainJob, target: PrepareJob) -> EvaluateJob:
+def _evaluate_job(experiment: Experiment, train: TrainJob, target: PrepareJob) -> EvaluateJob:
     identity: Identity = {
         "stage": "evaluate",
         "training": train.key,
-        "settings": train.experiment.evaluate_settings(target.dataset),
+        "settings": experiment.evaluate_settings(target.dataset),
+        "arithmetic": train.identity["arithmetic"],
         "data": target.identity["data"],
-        "modules": _job_modules(train.experiment, "evaluate"),
+        "modules": _job_modules(experiment, "evaluate"),
     }
-    return EvaluateJob(identity=identity, results=train.results, train=train, prepare=target)
+    return EvaluateJob(identity=identity, results=train.results, experiment=experiment, train=train, prepare=target)
+
+
+def _arithmetic(runtime: Train) -> Identity:
+    """Return how a job computes, as far as it is set: a sum over several CPU threads has other last bits.
+
+    On a GPU the CPU threads only load data. `auto` is left as it is, because the plan may be made on another machine
+    than the one that computes.
+    """
+    threads = {} if runtime.device == "cuda" else {"threads": runtime.threads}
+    return {"device": runtime.device, **threads}
 
 
 def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:

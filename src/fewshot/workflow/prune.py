@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from fewshot import paths
 from fewshot.errors import FewshotError, ParamsError
 from fewshot.experiments.params import Params
+from fewshot.workflow.old_layout import is_key, old_entries
 from fewshot.workflow.plan import Plan, make_plan
+from fewshot.workflow.results import RESULT, names_in
 
-JOB_STAGES = ("prepare", "train", "evaluate")
 REFS = ("refs/heads", "refs/remotes", "refs/tags", "refs/exps")
 
 Key = tuple[str, str, str]  # stage, name of the job, key
@@ -34,11 +35,13 @@ class UnneededFolder:
         kind: "old" (the job has a new key), "orphaned" (its job is in no suite), "partial" or "arrays".
         path: folder.
         size: bytes.
+        names: of the job, where the path does not show them.
     """
 
     kind: str
     path: Path
     size: int
+    names: tuple[str, ...] = ()
 
 
 def suite_plans(params: Params, suite: str | None) -> list[Plan]:
@@ -61,7 +64,7 @@ def suite_plans(params: Params, suite: str | None) -> list[Plan]:
 
 def planned_keys(plans: Iterable[Plan]) -> set[Key]:
     """Return the keys of all jobs of the suites."""
-    return {(job.stage, job.name, job.key) for plan in plans for stage in JOB_STAGES for job in plan.jobs(stage)}
+    return {(job.stage, job.name, job.key) for plan in plans for stage in paths.JOB_STAGES for job in plan.jobs(stage)}
 
 
 def recorded_keys() -> set[Key]:
@@ -89,7 +92,7 @@ def _recorded_outputs(lock: str) -> Iterator[tuple[str, str]]:
     for stage in (yaml.safe_load(lock) or {}).get("stages", {}).values():
         for out in stage.get("outs", []):
             name = Path(out["path"]).name
-            if name in JOB_STAGES and Path(out["path"]).parent == paths.RESULTS:
+            if name in paths.JOB_STAGES and Path(out["path"]).parent == paths.RESULTS:
                 yield name, out["md5"]
 
 
@@ -120,15 +123,7 @@ def _dvc_cache_dir() -> Path:
 
 def find_unneeded(plans: list[Plan], needed: set[Key]) -> list[UnneededFolder]:
     """Return the folders in `results/`, `cache/` and `data/prepared` that are not needed, largest first."""
-    names = {(stage, name) for stage, name, _ in planned_keys(plans)}
     data_keys = {(job.name, job.data_key) for plan in plans for job in plan.prepare} | _data_keys_of(needed)
-    jobs = [
-        ("old" if (stage, folder.parent.name) in names else "orphaned", folder)
-        for root in (paths.RESULTS, paths.CACHE)
-        for stage in JOB_STAGES
-        for folder in _subfolders(root / stage, "*/*")
-        if (stage, folder.parent.name, folder.name) not in needed
-    ]
     suites = {plan.suite for plan in plans}
     tables = [("orphaned", folder) for folder in _subfolders(paths.CACHE / "tables", "*") if folder.name not in suites]
     partial = [("partial", folder) for folder in _subfolders(paths.RESULTS / "partial", "*")]
@@ -137,8 +132,30 @@ def find_unneeded(plans: list[Plan], needed: set[Key]) -> list[UnneededFolder]:
         for folder in _subfolders(paths.PREPARED, "*/*")
         if (folder.parent.name, folder.name) not in data_keys
     ]
-    found = [UnneededFolder(kind, folder, _folder_size(folder)) for kind, folder in (*jobs, *tables, *partial, *arrays)]
-    return sorted(found, key=lambda item: (-item.size, item.path))
+    others = [UnneededFolder(kind, folder, _folder_size(folder)) for kind, folder in (*tables, *partial, *arrays)]
+    return sorted([*_unneeded_jobs(plans, needed), *others], key=lambda item: (-item.size, item.path))
+
+
+def _unneeded_jobs(plans: list[Plan], needed: set[Key]) -> Iterator[UnneededFolder]:
+    """Yield the folders of jobs whose key is not needed, under whatever name."""
+    planned = {(stage, name) for stage, name, _ in planned_keys(plans)}
+    keys = {(stage, key) for stage, _, key in needed}
+    for stage in paths.JOB_STAGES:
+        duplicates = {entry for entry in old_entries(stage) if (paths.CACHE / stage / entry.name / RESULT).exists()}
+        for folder, names in _job_folders(stage):
+            if (stage, folder.name) in keys and folder not in duplicates:
+                continue
+            kind = "old" if any((stage, name) in planned for name in names) else "orphaned"
+            yield UnneededFolder(kind, folder, _folder_size(folder), names if folder.parent.name == stage else ())
+
+
+def _job_folders(stage: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield every folder of a job in `results/` and `cache/`, with the names it has or was used under."""
+    for folder in (*_subfolders(paths.RESULTS / stage, "*/*"), *old_entries(stage)):
+        yield folder, (folder.parent.name,)
+    for folder in _subfolders(paths.CACHE / stage, "*"):
+        if is_key(folder.name):
+            yield folder, tuple(names_in(folder))
 
 
 def _subfolders(root: Path, pattern: str) -> list[Path]:
@@ -149,8 +166,7 @@ def _data_keys_of(needed: set[Key]) -> set[tuple[str, str]]:
     """Return (data set, key of its arrays) of the prepared data behind the needed results."""
     keys = set()
     for stage, name, key in needed:
-        place = Path(stage, name, key)
-        for folder in (paths.RESULTS / place, paths.CACHE / place / "result"):
+        for folder in (paths.RESULTS / stage / name / key, paths.CACHE / stage / key / RESULT):
             manifest = folder / "manifest.json"
             if stage == "prepare" and manifest.exists():
                 keys.add((name, json.loads(manifest.read_text(encoding="utf-8"))["data_key"]))
@@ -177,7 +193,10 @@ def summary(folders: list[UnneededFolder], *, deleted: bool) -> str:
     """Return as text the size, kind and path of each folder, and the total size."""
     if not folders:
         return "nothing to delete: every result is needed by a suite or recorded in a branch, tag or experiment"
-    lines = [f"{_human_size(folder.size):>9}  {folder.kind:<8}  {folder.path}" for folder in folders]
+    lines = [
+        f"{_human_size(folder.size):>9}  {folder.kind:<8}  {folder.path}  {' '.join(folder.names)}".rstrip()
+        for folder in folders
+    ]
     total = f"{_human_size(sum(folder.size for folder in folders)):>9}  in {len(folders)} folders"
     end = "deleted" if deleted else "nothing was deleted; 'fewshot prune --delete' deletes these"
     return "\n".join([*lines, total, end])

@@ -1,8 +1,11 @@
 """Finished results: published in one step, and kept in `cache/`, which no workflow tool touches, to be restored later.
 
-cache/<stage>/<name>/<key>/partial/       files of a job while it runs
-cache/<stage>/<name>/<key>/result/        the finished files, moved there in one step, with their hashes
-results/<stage>/<name>/<key>/             a copy of them, hashes last; what the workflow tools see
+cache/<stage>/<key>/partial/       files of a job while it runs
+cache/<stage>/<key>/result/        the finished files, moved there in one step, with their hashes
+cache/<stage>/<key>/names.txt      names under which it was used: labels, for `fewshot explain` and `fewshot prune`
+results/<stage>/<name>/<key>/      a copy of the files, hashes last; what the workflow tools see
+
+The cache is found by key alone, so a result is restored under any name. What a job writes must not contain its name.
 """
 
 import errno
@@ -19,12 +22,14 @@ from filelock import FileLock, Timeout
 from fewshot import paths
 from fewshot.digests import sha256_of
 from fewshot.errors import ResourceError
-from fewshot.files import write_json
+from fewshot.files import write_atomic, write_json
 from fewshot.progress import say
 from fewshot.workflow.plan import Job
 
 HASHES = "sha256.json"
 IDENTITY = "identity.json"
+RESULT = "result"
+NAMES = "names.txt"
 
 
 def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
@@ -48,17 +53,19 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
         for folder in (cache, target):
             check_writable(folder)
         with _job_lock(cache / ".lock"):
-            if _is_intact(cache / "result"):
-                _copy_result(cache / "result", target)
+            add_name(cache, job.name)
+            if _is_intact(cache / RESULT):
+                _copy_result(cache / RESULT, target)
                 return "restored"
+            _set_aside(cache / RESULT)
             partial, checkpoints = cache / "partial", cache / "checkpoints"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             checkpoints.mkdir(exist_ok=True)
             work(partial, checkpoints)
             write_json(partial / IDENTITY, job.identity)
-            _move_to_cache(partial, cache / "result")
-            _copy_result(cache / "result", target)
+            _move_to_cache(partial, cache / RESULT)
+            _copy_result(cache / RESULT, target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
 
@@ -68,9 +75,28 @@ def restore_missing(job: Job) -> None:
 
     A storage provides only the files that a rule names, and users may delete some.
     """
-    kept = job.cache_dir / "result"
-    if not _has_all_files(job.dir) and _is_intact(kept):
+    kept = job.cache_dir / RESULT
+    if not has_all_files(job.dir) and _is_intact(kept):
         _copy_result(kept, job.dir)
+
+
+def is_restorable(job: Job) -> bool:
+    """Return whether the cache has every file of a job's result; their content is checked when they are restored."""
+    return has_all_files(job.cache_dir / RESULT)
+
+
+def names_in(cache_dir: Path) -> list[str]:
+    """Return the names under which an entry of the cache was used, oldest first."""
+    try:
+        return (cache_dir / NAMES).read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+
+
+def add_name(cache_dir: Path, name: str) -> None:
+    """Record a name under which an entry of the cache is used."""
+    if name not in (names := names_in(cache_dir)):
+        write_atomic(cache_dir / NAMES, "".join(f"{known}\n" for known in (*names, name)).encode())
 
 
 @contextmanager
@@ -132,12 +158,20 @@ def _move_to_cache(partial: Path, result: Path) -> None:
     partial.rename(result)
 
 
+def _set_aside(result: Path) -> None:
+    """Rename a damaged result, so that it is no longer taken for one to restore."""
+    if result.is_dir():
+        aside = result.with_name("damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        result.rename(aside)
+
+
 def _is_intact(result: Path) -> bool:
     """Return whether every file of a finished result exists and is unchanged."""
     return _check_files(result, lambda file, sha256: sha256_of(file) == sha256)
 
 
-def _has_all_files(result: Path) -> bool:
+def has_all_files(result: Path) -> bool:
     """Return whether every file of a finished result exists, regardless of content."""
     return _check_files(result, lambda file, _: file.exists())
 
@@ -185,13 +219,14 @@ def tidy(results: Path, stage: str, keep: set[Path]) -> list[Path]:
     for folder in sorted((results / stage).glob("*/*")):
         if folder in keep or not folder.is_dir():
             continue
-        kept = paths.CACHE / folder.relative_to(results)
-        if not _is_intact(kept / "result"):
-            place = kept / ("result" if _is_intact(folder) else "incomplete")
+        kept = paths.CACHE / stage / folder.name
+        if not _is_intact(kept / RESULT):
+            place = kept / (RESULT if _is_intact(folder) else "incomplete")
             shutil.rmtree(kept / "moving", ignore_errors=True)
             shutil.copytree(folder, kept / "moving")
             shutil.rmtree(place, ignore_errors=True)
             (kept / "moving").rename(place)
+            add_name(kept, folder.parent.name)
         shutil.rmtree(folder)
         moved.append(folder)
         if not any(folder.parent.iterdir()):

@@ -26,14 +26,14 @@ def suite_report(plan: Plan) -> SuiteReport:
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
             restore_missing(job)
-    backbones = _display_names([job.experiment.backbone for job in plan.train])
-    learners = _display_names([job.experiment.learner for job in plan.train])
+    backbones = _display_names([experiment.backbone for experiment in plan.experiments])
+    learners = _display_names([experiment.learner for experiment in plan.experiments])
     entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
 def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
-    experiment = job.train.experiment
+    experiment = job.experiment
     return ReportEntry(
         experiment=experiment.name,
         group=experiment.group,
@@ -60,7 +60,7 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
             prepared = log_file("prepare", data.name, data.key)
             return prepared if prepared.exists() else log_file("download", data.name, data.data_key)
     if not job.train.outputs["weights"].exists():
-        return log_file("train", job.name, job.train.key)
+        return log_file("train", job.train.name, job.train.key)
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
