@@ -84,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_argument(
         "--weights", type=Path, metavar="FILE", help="evaluate this weights file instead and print the result"
     )
+    testing = stage("test", _test, "Test any finished training with another protocol; nothing is trained.")
+    testing.add_argument("name", metavar="experiment", help="name of an experiment or training, or a training's key")
+    testing.add_argument("--shots", type=_numbers, metavar="1,5", help="support images per class")
+    testing.add_argument("--ways", type=int, help="classes per episode")
+    testing.add_argument("--queries", type=int, help="query images per class")
+    testing.add_argument("--episodes", type=int, help="test episodes per number of shots")
+    testing.add_argument("--target", type=_names, metavar="NAME,...", help="data sets to test on")
+    testing.add_argument("--variant", type=_names, metavar="NAME,...", help="entries of `variants` in params.yaml")
+    testing.add_argument("--split", help="train, validation or test")
+    testing.add_argument("--seed", type=int, help="seed of the test episodes")
     reporting = stage("report", _report, "Write the tables, figures and report of a suite.")
     reporting.add_argument(
         "--allow-missing", action="store_true", help="write partial tables of the results that exist"
@@ -164,6 +174,36 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(jobs.evaluate_weights(job, plan, options.weights))
         else:
             print(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
+
+
+def _test(options: argparse.Namespace) -> None:
+    plan = _plan(options)
+    given = {
+        "shots": options.shots,
+        "n_way": options.ways,
+        "n_query": options.queries,
+        "episodes": options.episodes,
+        "targets": options.target,
+        "variants": options.variant,
+        "split": options.split,
+        "seed": options.seed,
+    }
+    _import_jobs(plan)
+    from fewshot.workflow.testing import evaluate_training, find_training
+
+    found, name = find_training(plan, options.name)
+    for line in evaluate_training(found, name, {key: value for key, value in given.items() if value is not None}):
+        print(line)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ PREPARED = Path("data/prepared")
 RESULTS = Path("results")  # a plan may use a different root (`--results`, for jobs with remote storage)
 CACHE = Path("cache")
 LOGS = Path("logs")
+TESTS = Path("tests")  # within the root of results
 EXPORTS = Path("exports")
 
 JOB_STAGES = ("prepare", "train", "evaluate")

@@ -32,6 +32,8 @@ DIAGNOSED_AT_ONCE = 10
 def load_learners(experiment: Experiment, train_dir: Path, device: torch.device) -> dict[str, list[Learner]]:
     """Return the trained models by selection: "single" (the best state) and, if several states were kept, "ensemble".
 
+    They are changed as the experiment's variant says.
+
     Raises:
         CheckpointError: if a weights file is missing, damaged or from a different model.
     """
@@ -49,7 +51,7 @@ def load_learners(experiment: Experiment, train_dir: Path, device: torch.device)
         for path in paths:
             learner = initial_learner(experiment)
             load_weights(path, learner)
-            found[selection].append(learner.to(device).eval())
+            found[selection].append(learner.for_evaluation(experiment.changes).to(device).eval())
     return found
 
 
@@ -176,6 +178,7 @@ def evaluation_record(
         "episodes": settings["episodes"],
         "evaluate_seed": settings["seed"],
         "batch_norm": batch_norm,
+        "changes": settings.get("changes", {}),
         "versions": dict(versions),
         "results": list(rows),
     }

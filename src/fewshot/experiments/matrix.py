@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from fewshot.datasets import DATASETS
 from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, allowed_values, locate_errors, quoted
-from fewshot.experiments.params import Evaluate, Matrix, Params, Recipe
-from fewshot.learners import LEARNERS
+from fewshot.experiments.params import AS_TRAINED, Evaluate, Matrix, Params, Recipe
+from fewshot.learners import LEARNERS, check_evaluation
 from fewshot.learners.context import LearnerContext
+from fewshot.learners.settings import EvaluationSettings
 from fewshot.registry import Part, find_part
 from fewshot.settings import parse_as
 
@@ -24,6 +25,8 @@ MAX_BASE_HOPS = 2
 # Overrides in a suite with one of these prefixes and a dot do not belong to the recipe.
 OTHER_SECTIONS = ("learner", "backbone", "evaluate")
 MAX_NAME = 200  # file names are limited to 255 bytes, and logs and scratch files add to the name
+
+NO_CHANGES = EvaluationSettings()
 
 RECIPE_SECTIONS = ("augmentation", "validation")
 
@@ -60,6 +63,8 @@ class Experiment:
         image_size: side of the network's input images, pixels.
         evaluate: the test protocol.
         targets: data sets it is tested on.
+        test_variant: name of the changes in evaluation; "as_trained" if there are none.
+        changes: settings of the evaluation that differ from those of the training.
         weights: file of trained weights used instead of training, or None.
     """
 
@@ -74,6 +79,8 @@ class Experiment:
     image_size: int
     evaluate: Evaluate
     targets: tuple[Choice, ...]
+    test_variant: str = AS_TRAINED
+    changes: EvaluationSettings = NO_CHANGES
     weights: Path | None = None
 
     @property
@@ -130,8 +137,14 @@ class Experiment:
 
     def evaluate_settings(self, target: Choice) -> dict[str, Any]:
         """Return everything but the trained model that determines the evaluation on `target`, as plain values."""
-        protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots"})
-        return {**protocol, "target": target.label, "shots": list(self.shots)}
+        protocol = self.evaluate.model_dump(mode="json", exclude={"targets", "shots", "variants"})
+        changes = self.changes.model_dump(mode="json", exclude_defaults=True)
+        return {
+            **protocol,
+            "target": target.label,
+            "shots": list(self.shots),
+            **({"changes": changes} if changes else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -203,15 +216,19 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     for number, matrix in enumerate(params.suites[suite]):
         where = f"suites.{suite}[{number}]"
         for row in _combinations(matrix, where):
-            experiment = _resolve(params, matrix, row, where)
-            if experiment.name in experiments:
-                raise ParamsError(f"{where}: duplicate experiment {experiment.name} in the suite; remove one")
-            experiments[experiment.name] = experiment
+            trained = _resolve(params, matrix, row, where)
+            for name in trained.evaluate.variants:
+                experiment = _tested(params, trained, name, where)
+                if experiment.name in experiments:
+                    raise ParamsError(f"{where}: duplicate experiment {experiment.name} in the suite; remove one")
+                experiments[experiment.name] = experiment
     return list(experiments.values())
 
 
 def _check_sections(params: Params) -> None:
-    """Check every entry of recipes, learners, backbones and prepare, including those the suite does not use."""
+    """Check every entry of recipes, learners, backbones, prepare and variants, used by the suite or not."""
+    if AS_TRAINED in params.variants:
+        raise ParamsError(f"variants.{AS_TRAINED}: this name means no changes; choose another")
     for name in params.recipes:
         _recipe(params, name, {}, f"recipes.{name}")
     for family in (_DATASET, _BACKBONE, _LEARNER):
@@ -257,7 +274,8 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     overrides = {key: value for key, value in row.items() if key not in named}
     dataset = _DATASET.choose(params, row["dataset"], where)
     recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
-    given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
+    replaced = ("shots", "targets", "episodes", "variants")
+    given = {key: getattr(matrix, key) for key in replaced if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
     evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
     backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
@@ -279,14 +297,67 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
             _DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)
         ),
     )
+    _check_name(experiment, where)
+    _check_parts(experiment, where)
+    _check_fits(experiment, where)
+    return experiment
+
+
+def with_protocol(params: Params, experiment: Experiment, protocol: Mapping[str, Any]) -> list[Experiment]:
+    """Return an experiment with another test protocol, once per variant.
+
+    Args:
+        params: the whole file.
+        experiment: one of its experiments.
+        protocol: fields of `evaluate` that differ.
+
+    Raises:
+        ParamsError: if a value is out of range, a name unknown, or the protocol does not fit the learner or the data.
+    """
+    variants = {} if experiment.test_variant == AS_TRAINED else {"variants": (experiment.test_variant,)}
+    targets = tuple(target.label for target in experiment.targets)
+    values = {**experiment.evaluate.model_dump(), "targets": targets, **variants, **protocol}
+    evaluate = parse_as(Evaluate, values, where="evaluate")
+    plain = replace(
+        experiment,
+        variant=experiment.training_variant,
+        test_variant=AS_TRAINED,
+        changes=NO_CHANGES,
+        evaluate=evaluate,
+        targets=tuple(_DATASET.choose(params, name, "evaluate.targets") for name in evaluate.targets or targets),
+    )
+    _check_parts(plain, "evaluate")
+    _check_fits(plain, "evaluate")
+    return [_tested(params, plain, name, "evaluate") for name in evaluate.variants]
+
+
+def _tested(params: Params, trained: Experiment, name: str, where: str) -> Experiment:
+    """Return an experiment whose trained learner is evaluated in a variant."""
+    if name == AS_TRAINED:
+        return trained
+    with locate_errors(f"{where}.variants"):
+        changes: EvaluationSettings = find_part("variant", name, {AS_TRAINED: NO_CHANGES, **params.variants})
+    experiment = replace(trained, variant=f"{trained.variant}-{name}", test_variant=name, changes=changes)
+    _check_name(experiment, where)
+    with locate_errors(f"{where}: variant {name!r}"):
+        check_evaluation(
+            trained.learner.name,
+            changes,
+            backbone=trained.backbone.name,
+            context=trained.context,
+            backbone_settings=trained.backbone.settings,
+            **trained.learner.settings,
+        )
+    return experiment
+
+
+def _check_name(experiment: Experiment, where: str) -> None:
+    """Reject a name too long for a file."""
     if len(experiment.name) > MAX_NAME:
         raise ParamsError(
             f"{where}: the name {quoted(experiment.name)} has {len(experiment.name)} characters; at most {MAX_NAME} "
             "fit in a file name: use a recipe instead of overrides"
         )
-    _check_parts(experiment, where)
-    _check_fits(experiment, where)
-    return experiment
 
 
 def _training_overrides(

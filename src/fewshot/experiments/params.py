@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from fewshot.episodes.form import EpisodeForm
+from fewshot.learners.settings import EvaluationSettings
 from fewshot.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=60)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Shots = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+AS_TRAINED = "as_trained"
+"""Name of the variant without changes."""
+
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -110,6 +114,10 @@ class Evaluate(Settings):
     targets: tuple[str, ...] | None = Field(
         None, description="data sets to test on (cross-domain); null: the training data set"
     )
+    variants: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        (AS_TRAINED,),
+        description="entries of `variants`, each a row of its own; as_trained: with the training's settings",
+    )
 
 
 class Train(Settings):
@@ -145,6 +153,9 @@ class Matrix(BaseModel):
     shots: Literal["train_shot"] | Shots | None = Field(None, description="replaces evaluate.shots")
     targets: tuple[Name, ...] | None = Field(None, description="replaces evaluate.targets")
     episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="replaces evaluate.episodes")
+    variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="replaces evaluate.variants"
+    )
     weights: str | None = Field(
         None,
         description="file of trained weights to evaluate instead of training: an export, or from the original program",
@@ -168,6 +179,9 @@ class Params(Settings):
     prepare: dict[Name, dict[str, Any]] = Field({}, description="per data set: path or mirrors, checksums, options")
     train: Train = Field(Train(), description="how jobs run")
     evaluate: Evaluate = Field(Evaluate(), description="the test protocol")
+    variants: dict[Name, EvaluationSettings] = Field(
+        {}, description="named settings that change only the evaluation of a trained learner"
+    )
     report: Report = Field(Report(), description="what the report shows")
 
 

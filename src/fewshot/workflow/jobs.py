@@ -166,6 +166,7 @@ def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
     device, lock = devices.claim_device(plan.params.train.device, plan.params.train.jobs_per_gpu)
     learner = initial_learner(experiment)
     load_foreign_weights(weights, learner)
+    learner = learner.for_evaluation(experiment.changes)
     split = open_prepared(job.prepare).split(job.settings["split"])
     rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, frozen_episodes(job), device)
     del lock

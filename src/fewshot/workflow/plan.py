@@ -6,7 +6,7 @@ share one job, under the name of the first. Importing this module or planning wr
 nor pandas.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -349,7 +349,11 @@ def load_plan(
 
 def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:
     """Plan the jobs of a suite; see `load_plan`."""
-    experiments = suite_experiments(params, suite)
+    return plan_experiments(params, suite, suite_experiments(params, suite), results)
+
+
+def plan_experiments(params: Params, suite: str, experiments: Sequence[Experiment], results: Path) -> Plan:
+    """Plan the jobs of some experiments, which need not be those of the suite."""
     prepare = _prepare_jobs(experiments, results)
     train: dict[str, TrainJob] = {}
     evaluate: list[EvaluateJob] = []
@@ -442,7 +446,9 @@ def _arithmetic(runtime: Train) -> Identity:
 
 def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:
     """Return the digests of the modules of a stage and of the components the experiment uses, by name."""
-    return module_digests([*STAGE_MODULES[stage], *part_modules(experiment)])
+    head = experiment.changes.head
+    changed = () if stage == "train" or head is None else LEARNERS[head].modules
+    return module_digests([*STAGE_MODULES[stage], *part_modules(experiment), *changed])
 
 
 def part_modules(experiment: Experiment) -> tuple[str, ...]:
