@@ -33,7 +33,7 @@ def test_export_holds_the_key_and_the_finished_evaluations(plan, project):
     record = {"target": "omniglot", "batch_norm": "running", "results": [result]}
     write_json(evaluation.outputs["json"], record)
 
-    export_job(job, plan, project / "model")
+    export_job(job.experiment, plan, project / "model")
 
     card = (project / "model" / "README.md").read_text(encoding="utf-8")
     assert read_json(project / "model" / "model.json")["train_key"] == job.key
@@ -45,4 +45,4 @@ def test_export_holds_the_key_and_the_finished_evaluations(plan, project):
 
 def test_untrained_experiment_is_not_exported(plan, project):
     with pytest.raises(CheckpointError, match=f"snakemake --cores 1 {plan.train[0].name}"):
-        export_job(plan.train[0], plan, project / "model")
+        export_job(plan.experiments[0], plan, project / "model")

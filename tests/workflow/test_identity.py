@@ -237,15 +237,35 @@ def test_explicit_default_changes_nothing(plan_of):
     assert keys(plan_of()) == keys(plan_of(recipe={"label_smoothing": 0.0, "momentum": 0.9}))
 
 
-def test_runtime_settings_change_nothing(tiny_params):
-    values = tiny_params()
-    plans = [
-        make_plan(parse_as(Params, {**values, "train": train}, where=""), "tiny")
-        for train in ({}, {"threads": 4, "device": "cpu", "checkpoint_seconds": 1.0, "jobs_per_gpu": 3})
-    ]
+@pytest.fixture
+def computed_with(tiny_params):
+    """Return a function that plans the tiny suite with settings of the section `train`."""
 
-    assert keys(plans[0]) == keys(plans[1])
-    assert keys(plans[0], "evaluate") == keys(plans[1], "evaluate")
+    def planned(**train):
+        return make_plan(parse_as(Params, {**tiny_params(), "train": train}, where=""), "tiny")
+
+    return planned
+
+
+def test_runtime_settings_without_influence_change_nothing(computed_with):
+    plain, other = computed_with(), computed_with(checkpoint_seconds=1.0, jobs_per_gpu=3)
+
+    assert keys(plain) == keys(other)
+    assert keys(plain, "evaluate") == keys(other, "evaluate")
+
+
+@pytest.mark.parametrize("train", [{"threads": 4}, {"device": "cpu"}, {"device": "cpu", "threads": 4}])
+def test_how_sums_are_computed_changes_training_and_evaluation(train, computed_with):
+    before, after = computed_with(), computed_with(**train)
+
+    assert changed(keys(before), keys(after)) == list(keys(before))
+    assert changed(keys(before, "evaluate"), keys(after, "evaluate")) == list(keys(before))
+    assert keys(before, "prepare") == keys(after, "prepare")
+    assert before.train[0].settings == after.train[0].settings
+
+
+def test_threads_that_only_load_data_change_nothing(computed_with):
+    assert keys(computed_with(device="cuda")) == keys(computed_with(device="cuda", threads=4))
 
 
 def test_order_of_the_suite_changes_no_key(plan_of):

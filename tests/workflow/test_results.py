@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from fewshot.errors import ResourceError
-from fewshot.workflow.results import restore_missing, run_job, tidy
+from fewshot.workflow.results import is_restorable, names_in, restore_missing, run_job, tidy
 
 TARGET = Path("results/train/job/key")
-CACHE = Path("cache/train/job/key")
+CACHE = Path("cache/train/key")
 IDENTITY = {"stage": "train", "settings": {"seed": 0}}
 
 
@@ -25,16 +25,17 @@ class Job:
     """What `run_job` uses of a job."""
 
     name: str = "job"
+    key: str = "key"
     results: Path = Path("results")
     identity: dict = field(default_factory=lambda: IDENTITY)
 
     @property
     def dir(self):
-        return self.results / "train" / self.name / "key"
+        return self.results / "train" / self.name / self.key
 
     @property
     def cache_dir(self):
-        return Path("cache/train", self.name, "key")
+        return Path("cache/train", self.key)
 
 
 def write(out, checkpoints):
@@ -80,6 +81,14 @@ def test_finished_result_is_restored_not_recomputed(project):
 
     assert run(never) == "restored"
     assert content(TARGET) == RESULT
+
+
+def test_result_is_restored_under_any_name(project):
+    run()
+
+    assert run(never, name="other") == "restored"
+    assert content(Path("results/train/other/key")) == RESULT
+    assert names_in(CACHE) == ["job", "other"]
 
 
 def test_lost_and_changed_files_are_restored(project):
@@ -151,6 +160,21 @@ def test_damaged_cache_is_not_used(damage, project):
 
     assert run() == "made"
     assert content(TARGET) == RESULT
+    assert content(CACHE / "result") == RESULT
+
+
+def test_damaged_cache_is_not_listed_as_restorable_again(project):
+    """Even if the work then fails, the next plan must not promise a restore."""
+    run()
+    (CACHE / "result" / "weights").write_text("num")
+    assert is_restorable(Job())
+
+    def crash(out, checkpoints):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(crash)
+    assert not is_restorable(Job())
 
 
 def test_crash_leaves_no_result_but_the_checkpoints(project):
@@ -217,7 +241,7 @@ def refuse(code):
 def test_unwritable_folder_is_detected_before_the_work(code, project, monkeypatch):
     monkeypatch.setattr("pathlib.Path.touch", refuse(code))
 
-    with pytest.raises(ResourceError, match=r"cache/train/job/key: cannot be written .*fix its permissions"):
+    with pytest.raises(ResourceError, match=r"cache/train/key: cannot be written .*fix its permissions"):
         run(never)
 
 
@@ -256,13 +280,13 @@ def test_file_in_place_of_the_results_folder(project):
 
 def test_tidy_moves_results_of_other_suites(project):
     run()
-    run(name="other")
+    run(name="other", key="second")
 
-    assert tidy(Path("results"), "train", {TARGET}) == [Path("results/train/other/key")]
+    assert tidy(Path("results"), "train", {TARGET}) == [Path("results/train/other/second")]
 
     assert content(TARGET) == RESULT
     assert not Path("results/train/other").exists()
-    assert run(never, name="other") == "restored"
+    assert run(never, name="other", key="second") == "restored"
 
 
 def test_tidy_keeps_results_without_a_cached_copy(project):
@@ -272,6 +296,7 @@ def test_tidy_keeps_results_without_a_cached_copy(project):
     tidy(Path("results"), "train", set())
 
     assert not TARGET.exists()
+    assert names_in(CACHE) == ["job"]
     assert run(never) == "restored"
     assert content(TARGET) == RESULT
 
