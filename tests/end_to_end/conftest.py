@@ -172,6 +172,10 @@ class Project:
         """The rows of `fewshot list --json`."""
         return json.loads(self.run(f"fewshot list --json{f' --suite {suite}' if suite else ''}").text)
 
+    def train_key(self, experiment: str, suite: str | None = None) -> str:
+        """The key of the training of an experiment."""
+        return next(row["train_key"] for row in self.plan(suite) if row["experiment"] == experiment)
+
     def table(self, suite: str = "tiny", where: str = "tables") -> dict[str, str]:
         """Accuracy by experiment, from the table."""
         with (self.folder / "results" / where / suite / "runs.csv").open(encoding="utf-8") as file:

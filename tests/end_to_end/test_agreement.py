@@ -3,6 +3,9 @@
 The contents of tables are compared, not the status reported by a tool.
 """
 
+import re
+import shutil
+
 import pytest
 
 CLEAN = "Data and pipelines are up to date."
@@ -60,6 +63,37 @@ def test_parameter_edits(recorded, tool):
     assert recorded.run(tool).work == recorded.TABLE
     recorded.check_table()
     assert set(recorded.table()) == {recorded.PROTOTYPE, recorded.RIDGE}
+
+
+@pytest.mark.slow
+def test_a_suite_of_other_labels_restores_what_is_finished(recorded):
+    """Labels train nothing: both tools list restored jobs as such, and record each training once."""
+    recorded.edit(
+        "  other:\n",
+        "  labels:\n"
+        "    - {dataset: shapes, backbone: conv4, learner: [ridge, same], recipe: [quick, renamed], n_shot: 1}\n"
+        "    - {dataset: shapes, backbone: conv4, learner: ridge, recipe: quick, evaluate.n_way: 2}\n"
+        "  other:\n",
+    )
+    recorded.edit("  slow: {", "  renamed: {base: quick}\n  slow: {")
+    recorded.edit("  ridge: {ridge: 50.0}\n", "  ridge: {ridge: 50.0}\n  same: {base: ridge, ridge: 50.0}\n")
+    recorded.edit("suite: tiny", "suite: labels")
+    shutil.rmtree(recorded.folder / "results")
+
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", recorded.run("snakemake -n").text, re.MULTILINE))
+    assert planned == {
+        "prepare": "1", "restore_train": "1", "restore_evaluate": "4", "evaluate": "1", "report": "1", "all": "1",
+        "total": "9",
+    }  # fmt: skip
+    listed = recorded.run("fewshot list").text
+    assert "5 experiments; 1 trainings, 1 to restore from cache/; 5 evaluations, 4 to restore" in listed
+    started = recorded.run("snakemake --cores 2")
+    assert f"restore training {recorded.RIDGE} from cache/" in started.text
+    assert "restored" in next((recorded.folder / "logs/restore").glob("train-*.log")).read_text(encoding="utf-8")
+    assert recorded.repro().work == recorded.NOTHING
+    assert CLEAN in recorded.run("dvc status").text
+    assert [path.name for path in (recorded.folder / "results/train").glob("*")] == [recorded.RIDGE]
+    recorded.check_table("labels")
 
 
 def test_changed_user_files(recorded):

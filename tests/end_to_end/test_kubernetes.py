@@ -84,10 +84,10 @@ def log_of_training(bucket, experiment):
 
 def evict_the_training(cloud, cluster):
     """Evict the pod that trains the ridge learner as soon as a checkpoint exists."""
-    checkpoints = cluster.folder / "claims" / "fewshot-cache" / "train" / cloud.RIDGE
+    checkpoints = cluster.folder / "claims" / "fewshot-cache" / "train" / cloud.train_key(cloud.RIDGE)
     end = time.monotonic() + 300
     while time.monotonic() < end:
-        if list(checkpoints.glob("*/checkpoints/checkpoint.pt")):
+        if (checkpoints / "checkpoints" / "checkpoint.pt").exists():
             pod = next(pod for pod in cluster.pods.values() if cloud.RIDGE in pod.log)
             return pod.evict()
         time.sleep(0.05)

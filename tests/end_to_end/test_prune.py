@@ -5,39 +5,41 @@ import pytest
 OLD = "ridge: 50.0"
 
 
-def folders(project, root):
-    return {path.relative_to(project.folder).as_posix() for path in (project.folder / root).glob("*/*/*")}
+def entries(project):
+    """Names of the entries of the cache: <stage>/<key>."""
+    return {path.relative_to(project.folder / "cache").as_posix() for path in (project.folder / "cache").glob("*/*")}
 
 
 @pytest.mark.slow
 def test_old_keys_are_pruned(recorded):
     """Old keys are deleted; what a suite, branch or tag needs is kept, unless --ignore-refs is given."""
-    made = folders(recorded, "cache")
+    made = entries(recorded)
+    old_ridge = {f"train/{recorded.train_key(recorded.RIDGE)}"}
     assert "nothing to delete" in recorded.run("fewshot prune").text
 
     recorded.edit(OLD, "ridge: 20.0")  # only this text needs the new key; the branch records the old one
     recorded.run(f"snakemake --cores 2 {recorded.RIDGE}")
     recorded.edit("ridge: 20.0", "ridge: 10.0")
     listed = recorded.run("fewshot prune").text
-    new = folders(recorded, "cache") - made
+    new = entries(recorded) - made
     assert len(new) == 2
-    for folder in new:
-        assert folder in listed
-        assert folder.replace("cache", "results") in listed
+    for entry in new:
+        stage, key = entry.split("/")
+        assert f"cache/{entry}  {recorded.RIDGE}" in listed
+        assert f"results/{stage}/{recorded.RIDGE}/{key}" in listed
     assert "nothing was deleted" in listed
-    assert not any(folder in listed for folder in made)
-    assert folders(recorded, "cache") == made | new, "a dry run deleted something"
+    assert not any(f"cache/{entry}" in listed for entry in made)
+    assert entries(recorded) == made | new, "a dry run deleted something"
 
     recorded.run("fewshot prune --delete")
-    assert folders(recorded, "cache") == made
+    assert entries(recorded) == made
     assert "nothing to delete" in recorded.run("fewshot prune").text
 
     forced = recorded.run("fewshot prune --ignore-refs").text
-    old_ridge = {folder for folder in made if recorded.RIDGE in folder}
-    assert all(folder in forced for folder in old_ridge)
+    assert all(f"cache/{entry}" in forced for entry in old_ridge)
     assert recorded.PIXELS not in forced
-    for folder in old_ridge:
-        assert (recorded.folder / folder).is_dir()
+    for entry in old_ridge:
+        assert (recorded.folder / "cache" / entry).is_dir()
 
 
 def test_prune_refuses_if_needs_are_unknown(recorded):
@@ -64,6 +66,6 @@ def test_list(recorded, suite):
     """`fewshot list` shows what exists, how to run the rest, and where the tables are."""
     text = recorded.run(f"fewshot list --suite {suite}").text
     made, missing = (3, 0) if suite == "tiny" else (1, 1)
-    assert f"{made + missing} experiments, {made} made{f', {missing} missing' if missing else ''};" in text
+    assert f"{made + missing} trainings, {made} made{f', {missing} missing' if missing else ''};" in text
     assert ("up to date" in text) == (suite == "tiny")
     assert f"results/tables/{suite}" in text

@@ -19,14 +19,16 @@ SMALL = (
 )
 
 
-def test_the_cluster_gives_the_same_table(fresh, made, tmp_path):
+def test_the_cluster_gives_the_same_table(fresh, tmp_path):
     """All results are byte-identical to those without a cluster; concurrent jobs see different GPUs."""
     fresh.edit("train: {device: cpu}", "train: {device: auto}")  # requests GPUs; torch sees that they are simulated
+    local = fresh.copy(tmp_path / "local")
+    local.snakemake()
     fresh.variables["FEWSHOT_DEVICES"] = str(tmp_path / "devices")
     finished = fresh.run(f"snakemake --profile profiles/slurm {SMALL}")
     assert "slurm" in finished.text.lower()
     assert finished.work == fresh.everything
-    assert fresh.digests() == made.digests()
+    assert fresh.digests() == local.digests()
     fresh.check_table()
     assert "Nothing to be done" in fresh.run("snakemake -n").text
     check_devices([json.loads(line) for line in (tmp_path / "devices").read_text().splitlines()])
