@@ -114,8 +114,8 @@ def small_disk(folder, options):
 )
 def test_disks(made, options, complaint, advice):
     """A full disk or read-only folder stops one job with one clear line; with space freed, it resumes."""
+    made.edit("ridge: 50.0", "ridge: 20.0")
     with small_disk(made.folder / "cache" / "train" / made.train_key(made.RIDGE), options):
-        made.edit("ridge: 50.0", "ridge: 20.0")
         failed = made.try_run(f"fewshot train {made.RIDGE}")
         assert failed.status == 2
         assert complaint in failed.text

@@ -121,10 +121,12 @@ class Evaluate(Settings):
 
 
 class Train(Settings):
-    """How jobs run; none of these settings is meant to change a result, all are recorded in run.json."""
+    """How jobs run; `threads` and `device` change the last bits of results, and so the keys."""
 
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads per job")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if available")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads per job; part of the keys except with device: cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU if available; part of the keys as written"
+    )
     jobs_per_gpu: int = Field(1, ge=1, le=64, description="jobs that may share one GPU")
     checkpoint_seconds: float = Field(
         120.0, ge=0, le=86400, description="seconds between checkpoints; the most a kill can lose"

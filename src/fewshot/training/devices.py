@@ -161,12 +161,13 @@ def _shared_folder(folder: Path) -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return device, threads and package versions, for run.json."""
+    """Return device, threads, instruction set and package versions, for run.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "versions": recorded_versions(),
     }
