@@ -280,7 +280,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
     backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
     learner = _LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner"))
-    trained = _training_overrides(params, row, overrides, _training_values(recipe, backbone, learner), where)
+    trained = _training_overrides(params, row, overrides, (recipe, backbone, learner), where)
     experiment = Experiment(
         dataset=dataset,
         backbone=backbone,
@@ -361,7 +361,11 @@ def _check_name(experiment: Experiment, where: str) -> None:
 
 
 def _training_overrides(
-    params: Params, row: Mapping[str, Any], overrides: Mapping[str, Any], resolved: Mapping[str, Any], where: str
+    params: Params,
+    row: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    parts: tuple[Recipe, Choice, Choice],
+    where: str,
 ) -> dict[str, Any]:
     """Return the overrides that give the training another value than its recipe, learner or backbone does.
 
@@ -369,18 +373,18 @@ def _training_overrides(
         params: the whole file.
         row: names of the recipe, learner and backbone.
         overrides: those of the suite.
-        resolved: `_training_values` with the overrides.
+        parts: recipe, backbone and learner with the overrides.
         where: dotted path for messages.
     """
-    trained = {key: value for key, value in overrides.items() if key in resolved}
-    if not trained:
+    if not overrides:
         return {}
     plain = _training_values(
         _recipe(params, row["recipe"], {}, where),
         _BACKBONE.choose(params, row["backbone"], where),
         _LEARNER.choose(params, row["learner"], where),
     )
-    return {key: value for key, value in trained.items() if plain.get(key) != resolved[key]}
+    resolved = _training_values(*parts)
+    return {key: value for key, value in overrides.items() if key in resolved and plain.get(key) != resolved[key]}
 
 
 def _training_values(recipe: Recipe, backbone: Choice, learner: Choice) -> dict[str, Any]:
