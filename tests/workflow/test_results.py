@@ -91,6 +91,26 @@ def test_result_is_restored_under_any_name(project):
     assert names_in(CACHE) == ["job", "other"]
 
 
+def test_pulled_result_is_restored_under_any_name(project):
+    """What DVC pulls is in results/ only, under the name it was recorded with."""
+    run()
+    shutil.rmtree("cache")
+    assert is_restorable(Job(name="other"))
+
+    assert run(never, name="other") == "restored"
+    assert content(Path("results/train/other/key")) == RESULT
+    assert content(CACHE / "result") == RESULT
+
+
+def test_damaged_copy_under_another_name_is_not_used(project):
+    run()
+    shutil.rmtree("cache")
+    (TARGET / "weights").write_text("num")
+
+    assert run(name="other") == "made"
+    assert content(Path("results/train/other/key")) == RESULT
+
+
 def test_lost_and_changed_files_are_restored(project):
     run()
     (TARGET / "weights").write_text("changed")
@@ -166,6 +186,7 @@ def test_damaged_cache_is_not_used(damage, project):
 def test_damaged_cache_is_not_listed_as_restorable_again(project):
     """Even if the work then fails, the next plan must not promise a restore."""
     run()
+    shutil.rmtree("results")
     (CACHE / "result" / "weights").write_text("num")
     assert is_restorable(Job())
 

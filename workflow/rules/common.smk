@@ -63,7 +63,7 @@ def all_outputs(stage):
 
 
 def keys_to_restore(stage):
-    """Pattern of the keys whose results `cache/` holds: their jobs are listed as restore_<stage>, and compute nothing.
+    """Pattern of the keys whose results were finished before: their jobs, restore_<stage>, compute nothing.
 
     Only the process that plans the jobs decides this; one that runs a single job is told its rule.
     """

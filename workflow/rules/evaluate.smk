@@ -34,7 +34,7 @@ use rule evaluate as restore_evaluate with:
     wildcard_constraints:
         key=keys_to_restore("evaluate"),
     message:
-        "restore evaluation of {wildcards.experiment} on {wildcards.target} from cache/"
+        "restore evaluation {wildcards.experiment} on {wildcards.target}, finished before"
 
 
 ruleorder: restore_evaluate > evaluate

@@ -49,7 +49,7 @@ use rule prepare as restore_prepare with:
     wildcard_constraints:
         key=keys_to_restore("prepare"),
     message:
-        "restore data set {wildcards.dataset} from cache/"
+        "restore data set {wildcards.dataset}, finished before"
 
 
 ruleorder: restore_prepare > prepare

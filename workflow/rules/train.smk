@@ -36,7 +36,7 @@ use rule train as restore_train with:
     wildcard_constraints:
         key=keys_to_restore("train"),
     message:
-        "restore training {wildcards.training} from cache/"
+        "restore training {wildcards.training}, finished before"
 
 
 ruleorder: restore_train > train

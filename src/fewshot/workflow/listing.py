@@ -17,14 +17,11 @@ from fewshot.workflow.tables_state import tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
 
-STATE_WORDS = {"made": "made", "cached": "to restore from cache/", "begun": "begun", "-": "missing"}
+STATE_WORDS = {"made": "made", "cached": "to restore", "begun": "begun", "-": "missing"}
 
 
 def job_state(job: Job) -> str:
-    """Return "made", "cached" (finished, but not in results/), "begun" (a checkpoint exists) or "-".
-
-    A cached job is restored; nothing is computed.
-    """
+    """Return "made", "cached" (finished before, only to restore), "begun" (a checkpoint exists) or "-"."""
     if all(path.exists() for path in job.outputs.values()):
         return "made"
     if is_restorable(job):
@@ -33,9 +30,9 @@ def job_state(job: Job) -> str:
 
 
 def jobs_to_restore(plan: Plan, stage: str) -> list[Job]:
-    """Return the jobs of a stage that the workflow only restores from `cache/`.
+    """Return the jobs of a stage that the workflow only restores.
 
-    A data set counts only if its arrays, which the cache does not hold, exist as well.
+    A data set counts only if its arrays, which are not part of the result, exist as well.
     """
     cached = [job for job in plan.jobs(stage) if job_state(job) == "cached"]
     return [job for job in cached if not isinstance(job, PrepareJob) or job.store_dir.is_dir()]

@@ -33,7 +33,7 @@ NAMES = "names.txt"
 
 
 def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
-    """Compute the result of a job, or restore it from the cache if it was finished before.
+    """Compute the result of a job, or restore it if it was finished before, under whatever name.
 
     The job's identity is recorded with the files of the result.
 
@@ -54,7 +54,9 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
             check_writable(folder)
         with _job_lock(cache / ".lock"):
             add_name(cache, job.name)
-            if _is_intact(cache / RESULT):
+            if (finished := next(filter(_is_intact, _copies(job)), None)) is not None:
+                if finished != cache / RESULT:
+                    _copy_to_cache(finished, cache / RESULT)
                 _copy_result(cache / RESULT, target)
                 return "restored"
             _set_aside(cache / RESULT)
@@ -71,18 +73,28 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
 
 
 def restore_missing(job: Job) -> None:
-    """Restore from the cache the missing files of a finished result that a job is about to read.
+    """Restore the missing files of a finished result that a job is about to read.
 
     A storage provides only the files that a rule names, and users may delete some.
     """
-    kept = job.cache_dir / RESULT
-    if not has_all_files(job.dir) and _is_intact(kept):
-        _copy_result(kept, job.dir)
+    if not has_all_files(job.dir) and (finished := next(filter(_is_intact, _copies(job)), None)) is not None:
+        _copy_result(finished, job.dir)
 
 
 def is_restorable(job: Job) -> bool:
-    """Return whether the cache has every file of a job's result; their content is checked when they are restored."""
-    return has_all_files(job.cache_dir / RESULT)
+    """Return whether every file of a job's result exists somewhere; their content is checked when they are restored."""
+    return any(map(has_all_files, _copies(job)))
+
+
+def _copies(job: Job) -> Iterator[Path]:
+    """Yield the folders that may hold the result of a job: in `cache/`, and in `results/` under any name.
+
+    A result that was pulled is only in `results/`, under the name it had when it was recorded.
+    """
+    yield job.cache_dir / RESULT
+    stage = job.dir.parent.parent
+    names = sorted(os.listdir(stage)) if stage.is_dir() else []
+    yield from (stage / name / job.key for name in names)
 
 
 def names_in(cache_dir: Path) -> list[str]:
@@ -166,6 +178,15 @@ def _set_aside(result: Path) -> None:
         result.rename(aside)
 
 
+def _copy_to_cache(folder: Path, place: Path) -> None:
+    """Copy a folder of `results/` into an entry of the cache, in one step."""
+    moving = place.with_name("moving")
+    shutil.rmtree(moving, ignore_errors=True)
+    shutil.copytree(folder, moving)
+    shutil.rmtree(place, ignore_errors=True)
+    moving.rename(place)
+
+
 def _is_intact(result: Path) -> bool:
     """Return whether every file of a finished result exists and is unchanged."""
     return _check_files(result, lambda file, sha256: sha256_of(file) == sha256)
@@ -221,11 +242,7 @@ def tidy(results: Path, stage: str, keep: set[Path]) -> list[Path]:
             continue
         kept = paths.CACHE / stage / folder.name
         if not _is_intact(kept / RESULT):
-            place = kept / (RESULT if _is_intact(folder) else "incomplete")
-            shutil.rmtree(kept / "moving", ignore_errors=True)
-            shutil.copytree(folder, kept / "moving")
-            shutil.rmtree(place, ignore_errors=True)
-            (kept / "moving").rename(place)
+            _copy_to_cache(folder, kept / (RESULT if _is_intact(folder) else "incomplete"))
             add_name(kept, folder.parent.name)
         shutil.rmtree(folder)
         moved.append(folder)
