@@ -21,9 +21,8 @@ def plan(tiny_params):
     return make_plan(parse_as(Params, tiny_params("ridge"), where=""), "tiny")
 
 
-@pytest.fixture
-def finished(plan, project):
-    """Create the files that a finished suite leaves; return its plan."""
+def finish(plan):
+    """Create the files that a finished suite leaves."""
     tables = plan.tables_dir
     (tables / "figures").mkdir(parents=True)
     (tables / "manifest.json").write_text("{}")
@@ -35,6 +34,12 @@ def finished(plan, project):
         job.dir.mkdir(parents=True)
         record = {"machine": {"python": "3.11"}, "seconds": 1.5, "train": job.settings}
         write_json(job.outputs["run"], record)
+
+
+@pytest.fixture
+def finished(plan, project):
+    """Return the plan of a finished suite."""
+    finish(plan)
     (project / "README.md").write_text(DOCUMENT)
     return plan
 
@@ -50,6 +55,18 @@ def test_tables_are_copied_with_their_settings(finished, project):
     assert record["experiments"][name] == json.loads(json.dumps(finished.train[0].settings))
     assert record["training_seconds"] == {name: 1.5}
     assert record["machine"]["processor"]
+
+
+def test_experiments_that_share_a_training_are_all_recorded(tiny_params, project):
+    values = tiny_params("ridge", **{"evaluate.n_way": [3, 4]})
+    plan = make_plan(parse_as(Params, values, where=""), "tiny")
+    finish(plan)
+
+    record = json.loads((copy_tables(plan) / "settings.json").read_text())
+
+    assert list(record["training_seconds"]) == ["glyphs-conv4-ridge-quick-s0"]
+    assert list(record["experiments"]) == [experiment.name for experiment in plan.experiments]
+    assert len(plan.experiments) == 2
 
 
 def test_document_shows_the_copied_table(finished, project):

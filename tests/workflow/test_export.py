@@ -43,6 +43,18 @@ def test_export_holds_the_key_and_the_finished_evaluations(plan, project):
     assert f"training key {job.key}, data\n{'d' * 12}" in card
 
 
+def test_experiment_that_shares_its_training_is_exported_under_its_own_name(project, tiny_params):
+    values = tiny_params("ridge", **{"evaluate.n_way": [3, 4]})
+    plan = make_plan(parse_as(Params, values, where=""), "tiny")
+    finish_training(plan.train[0])
+    experiment = plan.experiment("glyphs-conv4-ridge-quick-evaluate_4way-s0")
+
+    export_job(experiment, plan, project / "model", plan.train[0].key)
+
+    assert read_json(project / "model" / "model.json")["experiment"] == experiment.name
+    assert "\n4-way accuracy" in (project / "model" / "README.md").read_text(encoding="utf-8")
+
+
 def test_untrained_experiment_is_not_exported(plan, project):
     with pytest.raises(CheckpointError, match=f"snakemake --cores 1 {plan.train[0].name}"):
         export_job(plan.experiments[0], plan, project / "model")

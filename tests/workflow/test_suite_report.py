@@ -1,16 +1,25 @@
 """How the report names the components of a suite."""
 
-from fewshot.experiments.params import Params
+from fewshot.experiments.params import Params, Report
+from fewshot.report.contents import Contents
+from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.settings import parse_as
 from fewshot.workflow.plan import make_plan
 from fewshot.workflow.suite_report import suite_report
 
 
-def shown_learners(tiny_params, learners: list[str]) -> list[str]:
+def entries(tiny_params, learners: list[str]) -> tuple[ReportEntry, ...]:
     values = tiny_params(learner=learners)
-    values["learners"] = {"wide": {"base": "ridge", "ridge": 5.0}, "narrow": {"base": "ridge", "ridge": 500.0}}
-    plan = make_plan(parse_as(Params, values, where=""), "tiny")
-    return [entry.learner for entry in suite_report(plan).entries]
+    values["learners"] = {
+        "wide": {"base": "ridge", "ridge": 5.0},
+        "narrow": {"base": "ridge", "ridge": 500.0},
+        "wide_too": {"base": "ridge", "ridge": 5.0},
+    }
+    return suite_report(make_plan(parse_as(Params, values, where=""), "tiny")).entries
+
+
+def shown_learners(tiny_params, learners: list[str]) -> list[str]:
+    return [entry.learner for entry in entries(tiny_params, learners)]
 
 
 def test_component_used_once_has_its_registered_name(tiny_params) -> None:
@@ -19,3 +28,13 @@ def test_component_used_once_has_its_registered_name(tiny_params) -> None:
 
 def test_component_with_several_settings_has_its_labels(tiny_params) -> None:
     assert shown_learners(tiny_params, ["wide", "narrow"]) == ["wide", "narrow"]
+
+
+def test_labels_of_one_training_have_their_own_rows_and_one_curve(tiny_params) -> None:
+    wide, too, narrow = rows = entries(tiny_params, ["wide", "wide_too", "narrow"])
+
+    assert [entry.learner for entry in rows] == ["wide", "wide_too", "narrow"]
+    assert wide.train_dir == too.train_dir != narrow.train_dir
+    assert wide.evaluation != too.evaluation
+    contents = Contents(SuiteReport("tiny", "", rows, Report()), (), (), (), missing=())
+    assert contents.trainings == (wide, narrow)
