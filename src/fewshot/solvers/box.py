@@ -8,6 +8,10 @@ Every entry is at its lower bound, free, or at its upper bound. All infeasible e
 stops falling, only one moves per round (Murty's rule). Source: Judice and Pires, Comput. Oper. Res. 1994.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -47,7 +51,10 @@ def box_program(matrix: Tensor, linear: Tensor, upper: Tensor) -> Solution:
     """
     _check(matrix, linear, upper)
     single = matrix.dim() == 2
-    solution = _solve_boxes(*(value.unsqueeze(0) if single else value for value in (matrix, linear, upper)))
+    given = (value.unsqueeze(0) if single else value for value in (matrix, linear, upper))
+    quadratic, linear, upper = (value.detach().double() for value in given)
+    solution = solve_boxes(Dense(quadratic), linear, upper)
+    solution = replace(solution, alpha=solution.alpha.to(matrix.dtype))
     return solution.single() if single else solution
 
 
@@ -69,9 +76,51 @@ def _check(matrix: Tensor, linear: Tensor, upper: Tensor) -> None:
         raise ValueError(f"upper holds {upper.min().item()}; allowed: 0 or more")
 
 
-def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
-    """Solve T programs without validating them."""
-    matrix, linear, upper = (value.detach().double() for value in (given, linear, upper))
+class Quadratic(Protocol):
+    """The matrices H of T programs, as far as pivoting needs them; float64, symmetric, positive definite."""
+
+    largest: Tensor
+    """Largest diagonal entry of each H, (T, 1)."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return H x of x (T, N)."""
+
+    def factor(self, free: Tensor) -> "Solve":
+        """Return a function that solves the equations of the free entries, (T, N) bool."""
+
+
+Solve = Callable[[Tensor], Tensor]
+"""Right-hand sides (T, N), zero where not free -> x (T, N), zero where not free."""
+
+
+class Dense:
+    """A `Quadratic` given as matrices (T, N, N)."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.largest = matrix.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return H x of x (T, N)."""
+        return (self.matrix @ x.unsqueeze(2)).squeeze(2)
+
+    def factor(self, free: Tensor) -> Solve:
+        """Return a function that solves with the factors of the matrix on the free entries (identity elsewhere)."""
+        mask = free.to(self.matrix.dtype)
+        masked = self.matrix * mask.unsqueeze(2) * mask.unsqueeze(1)
+        masked.diagonal(dim1=1, dim2=2).add_(1 - mask)
+        factors, pivots, _ = torch.linalg.lu_factor_ex(masked)
+        return lambda right: torch.linalg.lu_solve(factors, pivots, right.unsqueeze(2)).squeeze(2)
+
+
+def solve_boxes(quadratic: Quadratic, linear: Tensor, upper: Tensor) -> Solution:
+    """Solve T programs given in any form, without validating them; see `box_program`.
+
+    Args:
+        quadratic: H.
+        linear: q, (T, N) float64.
+        upper: u, (T, N) float64.
+    """
     state = torch.where(upper > 0, UPPER, LOWER)
     count = upper.shape[1] + 1
     fewest, patience = torch.full_like(state[:, 0], count), torch.full_like(state[:, 0], PATIENCE)
@@ -79,8 +128,11 @@ def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
     while rounds < MAX_ROUNDS:
         rounds += 1
         free = state == FREE
-        x, factors = _solve_free(matrix, linear, torch.where(state == UPPER, upper, 0.0), free)
-        wanted = _feasible_state(x, matrix, linear, upper, state)
+        fixed = torch.where(state == UPPER, upper, 0.0)
+        solve = quadratic.factor(free)
+        x = solve((linear - quadratic.product(fixed)) * free) + fixed
+        gradient = quadratic.product(x) - linear
+        wanted = _feasible_state(x, gradient, linear, upper, state)
         infeasible = wanted != state
         counts = infeasible.sum(1)
         if not bool(counts.any()):
@@ -89,32 +141,17 @@ def _solve_boxes(given: Tensor, linear: Tensor, upper: Tensor) -> Solution:
         fewest = torch.minimum(fewest, counts)
         last = infeasible & (infeasible.flip(1).cumsum(1).flip(1) == 1)
         state = torch.where(torch.where(patience[:, None] >= 0, infeasible, last), wanted, state)
-    residual = _residual(x, matrix, linear, upper)
+    residual = _residual(x, gradient / quadratic.largest.clamp(min=1e-300), upper)
 
     def adjoint(gradient: Tensor) -> Tensor:
-        return _solve(factors, torch.where(free, gradient.double(), 0.0)).to(gradient.dtype)
+        return solve(torch.where(free, gradient.double(), 0.0)).to(gradient.dtype)
 
     converged = (counts == 0) & (residual <= 1e-9)
-    return Solution(x.to(given.dtype), residual, torch.full_like(counts, rounds), converged, adjoint)
+    return Solution(x, residual, torch.full_like(counts, rounds), converged, adjoint)
 
 
-def _solve_free(matrix: Tensor, linear: Tensor, fixed: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return x with all but the free entries fixed, and the factors of the matrix on these (identity elsewhere)."""
-    mask = free.to(matrix.dtype)
-    masked = matrix * mask.unsqueeze(2) * mask.unsqueeze(1)
-    masked.diagonal(dim1=1, dim2=2).add_(1 - mask)
-    factors, pivots, _ = torch.linalg.lu_factor_ex(masked)
-    right = (linear - (matrix @ fixed.unsqueeze(2)).squeeze(2)) * mask
-    return _solve((factors, pivots), right) + fixed, (factors, pivots)
-
-
-def _solve(factors: tuple[Tensor, Tensor], right: Tensor) -> Tensor:
-    return torch.linalg.lu_solve(*factors, right.unsqueeze(2)).squeeze(2)
-
-
-def _feasible_state(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor, state: Tensor) -> Tensor:
+def _feasible_state(x: Tensor, gradient: Tensor, linear: Tensor, upper: Tensor, state: Tensor) -> Tensor:
     """Return the new state: free entries outside the box go to that bound, bound entries pulled inwards become free."""
-    gradient = (matrix @ x.unsqueeze(2)).squeeze(2) - linear
     tolerance = 1e-12 * linear.abs().amax(1, keepdim=True).clamp(min=1.0)
     margin = 1e-12 * x.abs().amax(1, keepdim=True)
     leaves = torch.where(x < -margin, LOWER, torch.where(x > upper + margin, UPPER, FREE))
@@ -123,9 +160,7 @@ def _feasible_state(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor, st
     return torch.where(state == FREE, leaves, bounded)
 
 
-def _residual(x: Tensor, matrix: Tensor, linear: Tensor, upper: Tensor) -> Tensor:
-    largest = matrix.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=1e-300)
-    step = ((matrix @ x.unsqueeze(2)).squeeze(2) - linear) / largest
+def _residual(x: Tensor, step: Tensor, upper: Tensor) -> Tensor:
     moved = torch.minimum((x - step).clamp(min=0.0), upper)
     size = x.abs().amax(1)
     worst = (moved - x).abs().amax(1) / torch.where(size > 0, size, 1.0)
