@@ -1,7 +1,9 @@
 """Weston-Watkins support vector machine head, symmetrised.
 
 Source: Weston and Watkins, ESANN 1999, as in the released code of Lee et al., CVPR 2019. The matrix in that code is not
-symmetric (so solvers solve a different problem from the one intended); its symmetric part is used here.
+symmetric (so solvers solve a different problem from the one intended); its symmetric part is used here. It is positive
+definite if there are at most as many support images as features plus one; beyond that, and with a large `bound`, some
+episodes are reported as not converged.
 """
 
 import torch

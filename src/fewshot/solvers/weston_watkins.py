@@ -30,7 +30,7 @@ def weston_watkins(kernel: Tensor, labels: Tensor, n_way: int, bound: float, cou
     """Solve T duals to rounding error, starting with every variable at its upper bound.
 
     Args:
-        kernel: K, (T, S, S) float64, positive definite; only its values are used.
+        kernel: K, (T, S, S) float64, symmetric and positive definite.
         labels: class of each sample, int64 0 .. n_way - 1, (T, S); every class must occur.
         n_way: M, number of classes.
         bound: C, largest value of a variable.
