@@ -13,6 +13,7 @@ from fewshot.learners import ADAPTIVE_LEARNERS, build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.diagnostics import linear_cka
 from fewshot.learners.inner_loop import adapt_detached, split_tasks
+from fewshot.learners.settings import EvaluationSettings
 
 
 def test_anil_adapts_the_head_only(small_learner, random_batch):
@@ -121,7 +122,7 @@ def test_support_mode_scores_support_images_as_the_inner_loop_does(small_learner
 
 
 def test_evaluation_can_take_more_steps(small_learner, random_batch):
-    learner = small_learner("maml", evaluation_steps=7)
+    learner = small_learner("maml").for_evaluation(EvaluationSettings(inner_steps=7))
     assert learner.diagnose(random_batch())["query_accuracy"].shape == (1, 8)
 
 
@@ -203,7 +204,6 @@ def test_a_different_number_of_ways_is_refused(small_learner, random_batch):
     [
         ({"inner_step": 3}, "inner_step"),
         ({"inner_steps": 0}, "inner_steps"),
-        ({"evaluation_steps": 0}, "evaluation_steps"),
         ({"inner_learning_rate": -0.1}, "inner_learning_rate"),
         ({"batch_norm": "running"}, "batch_norm"),
     ],
@@ -222,11 +222,10 @@ def test_unusable_settings_are_refused(name, settings, key):
         ("cxgrad", {"per_step_batch_norm": True}),
     ],
 )
-def test_evaluation_steps_without_parameters_are_refused(name, settings):
-    with pytest.raises(
-        ValidationError, match=r"evaluation_steps 7: this learner has parameters for each of its inner_steps \(5\)"
-    ):
-        ADAPTIVE_LEARNERS[name].settings(evaluation_steps=7, **settings)
+def test_evaluation_steps_without_parameters_are_refused(name, settings, small_learner):
+    learner = small_learner(name, inner_steps=5, **settings)
+    with pytest.raises(ParamsError, match="inner_steps 7: it has parameters for each of its 5 inner steps"):
+        learner.for_evaluation(EvaluationSettings(inner_steps=7))
 
 
 @pytest.mark.parametrize(

@@ -105,17 +105,17 @@ def test_a_head_of_ones_own_can_be_replaced_but_has_no_settings_to_change(random
 
 
 @pytest.mark.parametrize("name", ["maml", "fomaml", "anil", "boil"])
-@pytest.mark.parametrize("change", [{"evaluation_steps": 4}, {"batch_norm": "support"}])
+@pytest.mark.parametrize("change", [{"inner_steps": 4}, {"batch_norm": "support"}])
 def test_inner_steps_and_batch_norm_equal_those_of_a_learner_built_with_them(name, change, small_learner, random_batch):
     learner, batch = small_learner(name).eval(), random_batch()
     expected = small_learner(name, **change).eval().logits(batch)
     before = learner.logits(batch)
-    changed = learner.for_evaluation(changes(**{key.replace("evaluation", "inner"): v for key, v in change.items()}))
+    changed = learner.for_evaluation(changes(**change))
 
     assert torch.equal(changed.logits(batch), expected)
     assert torch.equal(learner.logits(batch), before)
     assert not torch.allclose(before, expected)
-    assert changed.diagnose(batch)["support_loss"].shape == (1, change.get("evaluation_steps", 2))
+    assert changed.diagnose(batch)["support_loss"].shape == (1, change.get("inner_steps", 2))
 
 
 REFUSED = [

@@ -253,7 +253,8 @@ def _place() -> str:
     return "a test"
 
 
-_DEVICE: PretendGPU
+# Registered when tests are collected: torch's autograd only knows devices registered before its first backward pass.
+_DEVICE = PretendGPU()
 _module_to = nn.Module.to
 _torch_tensor = torch.tensor
 
@@ -280,20 +281,13 @@ def _tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     return made if device is None else made.to(device)
 
 
-@pytest.fixture(scope="session")
-def _registered() -> PretendGPU:
-    global _DEVICE
-    _DEVICE = PretendGPU()
-    return _DEVICE
-
-
 @pytest.fixture
-def gpu(_registered: PretendGPU, monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendGPU]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendGPU]:
     """Return the pretend GPU; its operations work within the test."""
     monkeypatch.setattr(nn.Module, "to", _move)
     monkeypatch.setattr(torch, "tensor", _tensor)
     with _Everywhere():
-        yield _registered
+        yield _DEVICE
 
 
 class Float64Preprocess(Preprocess):

@@ -3,7 +3,6 @@
 The settings types are defined here, not in the heads' files, so that the plan can read them without importing torch.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -31,7 +30,6 @@ __all__ = [
     "SvmHead",
     "SvmWwHead",
     "build_head",
-    "changed_for_evaluation",
 ]
 
 
@@ -89,10 +87,7 @@ class SvmSettings(CertifiedSettings):
         "auto", description="backend of solver exact: numba (CPU), torch (batched, any device), or auto (by device)"
     )
     max_iterations: int = Field(
-        15, ge=1, description="iterations of solvers qpth and truncated in training (released code)"
-    )
-    max_iterations_evaluation: int = Field(
-        3, ge=1, description="iterations of the same solvers in evaluation (released test script)"
+        15, ge=1, description="iterations of solvers qpth and truncated (15 in the released training program)"
     )
     solver_precision: Literal["float32", "float64"] = Field(
         "float32", description="precision of solvers qpth and truncated; exact always uses float64"
@@ -151,14 +146,3 @@ def build_head(name: str, **settings: Any) -> "Head":
     """
     head: Head = find_part("head", name, HEADS).load()(**settings)
     return head
-
-
-def changed_for_evaluation(trained: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a head that is only evaluated.
-
-    Args:
-        trained: settings of the trained head, or {} for another head with its defaults.
-        changes: those that differ; `max_iterations` is the number of iterations in evaluation.
-    """
-    in_evaluation = {"max_iterations_evaluation": changes["max_iterations"]} if "max_iterations" in changes else {}
-    return {**trained, **in_evaluation, **changes}

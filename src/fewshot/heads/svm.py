@@ -54,7 +54,7 @@ class SvmHead(CertifiedHead):
         def fit(kernel: Tensor) -> tuple[Tensor, Adjoint]:
             problem = self._problem(kernel, support_labels, n_way)
             if self.settings.solver == "truncated":
-                solution = truncated(problem, self._max_iterations, PRECISIONS[self.settings.solver_precision])
+                solution = truncated(problem, self.settings.max_iterations, PRECISIONS[self.settings.solver_precision])
             else:
                 solution = solve(problem, self.settings.backend)
             self.certify(solution.kkt_residual, solution.converged)
@@ -65,13 +65,9 @@ class SvmHead(CertifiedHead):
     def _scores_by_qpth(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores with qpth, differentiated by plain autograd."""
         problem = self._problem(torch.bmm(support, support.mT), labels, n_way)
-        solution = by_qpth(problem, self._max_iterations, PRECISIONS[self.settings.solver_precision])
+        solution = by_qpth(problem, self.settings.max_iterations, PRECISIONS[self.settings.solver_precision])
         self.certify(solution.kkt_residual, solution.converged)
         return torch.bmm(query, torch.bmm(support.mT, solution.alpha))
 
     def _problem(self, kernel: Tensor, labels: Tensor, n_way: int) -> Problem:
         return Problem(kernel, labels, n_way, self.settings.bound, self.settings.diagonal_shift)
-
-    @property
-    def _max_iterations(self) -> int:
-        return self.settings.max_iterations if self.training else self.settings.max_iterations_evaluation

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot.backbones import BACKBONES
-from fewshot.heads import HEADS, changed_for_evaluation
+from fewshot.heads import HEADS
 from fewshot.learners.context import (
     DEFAULT_CONTEXT,
     LearnerContext,
@@ -174,7 +174,7 @@ def check_evaluation(
     if name in HEADS:
         check_head_changes(name, changes)
         head = part if changes.head is None else find_part("head", changes.head, HEADS)
-        head.typed(changed_for_evaluation(chosen.model_dump() if changes.head is None else {}, changes.head_settings))
+        head.typed({**(chosen.model_dump() if changes.head is None else {}), **changes.head_settings})
         return
     check_inner_loop_changes(name, chosen, changes)
     if changes.batch_norm is not None and part.check is not None:

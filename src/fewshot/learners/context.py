@@ -117,10 +117,12 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
             f"learner {name!r} cannot be evaluated with another head or head_settings: its linear head is part of the "
             "network it adapts; allowed: inner_steps, batch_norm"
         )
-    try:
-        settings.check_steps("inner_steps", changes.inner_steps)
-    except ValueError as error:
-        raise ParamsError(f"learner {name!r} in evaluation: {error}") from None
+    if settings.has_parameters_per_step and changes.inner_steps not in (None, settings.inner_steps):
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with inner_steps {changes.inner_steps}: it has parameters for each "
+            f"of its {settings.inner_steps} inner steps; allowed: {settings.inner_steps} or null, or "
+            f"{settings.without_parameters_per_step}"
+        )
 
 
 def check_head_changes(name: str, changes: EvaluationSettings) -> None:

@@ -21,7 +21,7 @@ from fewshot.backbones import build_backbone
 from fewshot.backbones.base import Backbone, check_embeddings, check_module, embedding_size, has_lazy_weights
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
-from fewshot.heads import build_head, changed_for_evaluation
+from fewshot.heads import build_head
 from fewshot.heads.base import Head
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
 from fewshot.learners.context import DEFAULT_CONTEXT, check_head_changes
@@ -160,9 +160,9 @@ def _head_for_evaluation(trained: nn.Module, name: str | None, settings: Mapping
     if name is None and not settings:
         return trained
     if name is not None:
-        head: Head = build_head(name, **changed_for_evaluation({}, settings))
+        head: Head = build_head(name, **settings)
     elif isinstance(trained, Head):
-        head = type(trained)(**changed_for_evaluation(trained.settings.model_dump(), settings))
+        head = type(trained)(**{**trained.settings.model_dump(), **settings})
     else:
         raise ParamsError(
             f"head_settings apply to a head of fewshot.heads, not {type(trained).__name__}; name the head to use "

@@ -120,7 +120,7 @@ class MAML(Learner):
         self.settings = parse_as(self.settings_type, settings, where="")
         self.context = context
         self.batch_norm = self.settings.batch_norm
-        self.evaluation_steps = self.settings.steps_in_evaluation
+        self.evaluation_steps = self.settings.inner_steps
         self.inner_learning_rate = self.settings.inner_learning_rate
         check_context(type(self).__name__, context)
         check_module(backbone)

@@ -5,9 +5,9 @@ recorded with a result only if it differs from its default, so that it does not 
 """
 
 import operator
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fewshot.settings import Settings
 
@@ -34,10 +34,7 @@ class MAMLSettings(Settings):
 
     without_parameters_per_step: ClassVar[str] = "use a learner without per-step parameters"
 
-    inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set in training")
-    evaluation_steps: int | None = Field(
-        None, ge=1, le=1000, description="gradient steps in evaluation; null: as many as in training"
-    )
+    inner_steps: int = Field(5, ge=1, le=100, description="gradient steps on the support set")
     inner_learning_rate: float = Field(0.01, ge=0, le=100, description="step size of the inner loop")
     batch_norm: BatchNormMode = Field(
         "transductive",
@@ -53,32 +50,9 @@ class MAMLSettings(Settings):
     )
 
     @property
-    def steps_in_evaluation(self) -> int:
-        """Inner steps in evaluation."""
-        return self.evaluation_steps or self.inner_steps
-
-    @property
     def has_parameters_per_step(self) -> bool:
         """Whether the learner has parameters for each inner step, so that evaluation takes as many as training."""
         return False
-
-    def check_steps(self, name: str, steps: int | None) -> None:
-        """Raise `ValueError` unless the learner can take `steps` inner steps in evaluation.
-
-        Args:
-            name: of the setting that holds `steps`, for the message.
-            steps: inner steps; None: as many as in training.
-        """
-        if self.has_parameters_per_step and steps not in (None, self.inner_steps):
-            raise ValueError(
-                f"{name} {steps}: this learner has parameters for each of its inner_steps ({self.inner_steps}); "
-                f"allowed: {self.inner_steps} or null, or {self.without_parameters_per_step}"
-            )
-
-    @model_validator(mode="after")
-    def _steps_have_parameters(self) -> Self:
-        self.check_steps("evaluation_steps", self.evaluation_steps)
-        return self
 
 
 class FOMAMLSettings(MAMLSettings):
@@ -99,7 +73,7 @@ class ANILSettings(MAMLSettings):
 class BOILSettings(MAMLSettings):
     """Settings of `boil` (Oh et al., ICLR 2021); defaults from the authors' script."""
 
-    inner_steps: int = Field(1, ge=1, le=100, description="gradient steps on the support set in training")
+    inner_steps: int = Field(1, ge=1, le=100, description="gradient steps on the support set")
     inner_learning_rate: float = Field(0.5, ge=0, le=100, description="step size of the inner loop (backbone only)")
 
 
