@@ -1,5 +1,10 @@
-"""Digests of plain values, files and folders; file digests can be saved and reused by later processes."""
+"""Digests of plain values, files and folders; file digests can be saved and reused by later processes.
 
+With the environment variable `FEWSHOT_VERIFY=1` every file is read again, for damage that left its size and times as
+they were.
+"""
+
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +17,7 @@ from fewshot.paths import CACHE, PACKAGE_DIR
 
 KEY_LENGTH = 12
 SAVED_DIGESTS = CACHE / "digests.json"
+ALWAYS_READ = "FEWSHOT_VERIFY"  # environment variable; if set, saved digests are not used
 
 
 def digest(value: Any) -> str:
@@ -20,9 +26,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
+def sha256_of(file: Path, start: int = 0) -> str:
+    """Return the SHA-256 of a file's content from byte `start` on, in hexadecimal."""
     with file.open("rb") as opened:
+        opened.seek(start)
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -45,17 +52,32 @@ def path_digest(path: Path) -> str:
         ) from None
 
 
+def file_digest(path: Path, start: int = 0) -> str:
+    """Return the SHA-256 of a file's content from byte `start` on.
+
+    A file is read again only if its size, modification time or inode have changed, or if `FEWSHOT_VERIFY` is set.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    return _file_digest(path, *_stamp(path), start=start)
+
+
 def save_digests() -> None:
     """Save the digests this process computed to `cache/`, so that large files are read only once, not by every job.
 
-    A saved digest is valid while the size, modification time and inode of the file are unchanged.
+    A saved digest is valid while the size, modification time and inode of the file are unchanged. If the file cannot be
+    written, later processes compute the digests again.
     """
     if not _computed:
         return
-    SAVED_DIGESTS.parent.mkdir(parents=True, exist_ok=True)
+    files = {**_read_saved(), **_computed}
     scratch = SAVED_DIGESTS.with_name(f".{SAVED_DIGESTS.name}.{os.getpid()}")
-    scratch.write_text(json.dumps({**_saved(), **_computed}), encoding="utf-8")
-    scratch.replace(SAVED_DIGESTS)
+    with contextlib.suppress(OSError):
+        SAVED_DIGESTS.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps({"digest": digest(files), "files": files}), encoding="utf-8")
+        scratch.replace(SAVED_DIGESTS)
+        _computed.clear()
 
 
 _computed: dict[str, list[Any]] = {}
@@ -63,11 +85,18 @@ _computed: dict[str, list[Any]] = {}
 
 @cache
 def _saved() -> dict[str, list[Any]]:
+    """Return the saved digests by file; none if every file is to be read again."""
+    return {} if os.environ.get(ALWAYS_READ) else _read_saved()
+
+
+def _read_saved() -> dict[str, list[Any]]:
+    """Return the saved digests; {} if they are missing or damaged."""
     try:
         saved = json.loads(SAVED_DIGESTS.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        files: dict[str, list[Any]] = saved["files"]
+        return files if saved["digest"] == digest(files) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return saved if isinstance(saved, dict) else {}
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -76,12 +105,12 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 @cache
-def _file_digest(path: Path, *stamp: int) -> str:
-    name = os.path.abspath(path)
+def _file_digest(path: Path, *stamp: int, start: int = 0) -> str:
+    name = os.path.abspath(path) + (f" from byte {start}" if start else "")
     saved = _saved().get(name)
     if isinstance(saved, list) and saved[:-1] == list(stamp):
         return str(saved[-1])
-    sha256 = sha256_of(path)
+    sha256 = sha256_of(path, start)
     if PACKAGE_DIR not in path.parents:
         _computed[name] = [*stamp, sha256]
     return sha256

@@ -5,7 +5,8 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,43 @@ def write_npz(path: Path, arrays: Mapping[str, "np.ndarray | np.generic"]) -> No
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
 
 
-def read_json(path: Path) -> Any:
+RESTORE = "delete its folder and rerun: it is restored or recomputed"
+
+
+def read_json(path: Path, *, advice: str = RESTORE) -> Any:
     """Read a JSON file written by this program.
+
+    Args:
+        path: of the file.
+        advice: what to do if it cannot be read, for the error.
 
     Raises:
         DataError: if the file is missing or damaged.
     """
-    try:
+    with _refuse_damage(path, advice):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: not readable ({error}); delete its folder and rerun: it is restored or recomputed"
-        ) from None
+
+
+def read_npz(path: Path, *, advice: str = RESTORE) -> "dict[str, np.ndarray]":
+    """Read all arrays of an npz file, by name; arguments and errors as `read_json`."""
+    import numpy as np  # as in `write_npz`
+
+    with _refuse_damage(path, advice), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def read_csv(path: Path, *, advice: str = RESTORE) -> list[dict[str, str]]:
+    """Read the records of a CSV file with a header; all values are strings. Arguments and errors as `read_json`."""
+    with _refuse_damage(path, advice), path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@contextmanager
+def _refuse_damage(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # zipfile, csv and numpy raise many types for a damaged file
+        raise DataError(f"{path}: not readable ({str(error) or type(error).__name__}); {advice}") from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -67,9 +93,3 @@ def write_csv(path: Path, records: Iterable[Mapping[str, Any]], columns: Sequenc
     writer.writeheader()
     writer.writerows(records)
     write_atomic(path, text.getvalue().encode())
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the records of a CSV file with a header; all values are strings."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -293,6 +293,8 @@ STORE_DAMAGE = {
     "array is a pickle": lambda store: (store / "train.npy").write_bytes(pickle.dumps([1])),
     "arrays swapped": lambda store: shutil.copy(store / "test.npy", store / "train.npy"),
     "sources missing": lambda store: (store / "train.sources.txt").unlink(),
+    "a source id changed": lambda store: (store / "test.sources.txt").write_text("5\n1\n2\n3\n4\n"),
+    "provenance changed": lambda store: write_record(store, provenance={"files": []}),
     "a pixel changed": flip_a_pixel,
 }
 
@@ -312,16 +314,20 @@ def test_damaged_store_is_refused(kind, make, tmp_path):
     STORE_DAMAGE[kind](store)
 
     with pytest.raises(DataError, match=r"prepare"):
-        open_store(store, verify=True)
+        open_store(store)
 
 
-def test_damaged_store_is_rebuilt(make, tmp_path):
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b""), lambda file: flip_a_pixel(file.parent)])
+def test_damaged_store_is_rebuilt(damage, make, tmp_path, capsys):
     files = {f"{name}/{i}.png": make.png(make.images(1, 9, i)[0]) for name in "abc" for i in range(2)}
     settings = DATASETS["folder"].settings(path=str(make.folder(tmp_path / "given", files)), image_size=9)
     first = build_store("folder", settings, tmp_path, tmp_path / "store")
-    (tmp_path / "store" / "test.npy").write_bytes(b"")
+    before = (tmp_path / "store" / "train.npy").read_bytes()
+    damage(tmp_path / "store" / "train.npy")
 
     assert build_store("folder", settings, tmp_path, tmp_path / "store").content_hash == first.content_hash
+    assert (tmp_path / "store" / "train.npy").read_bytes() == before
+    assert "building the store again: " in capsys.readouterr().err
 
 
 PLAN_FAULTS = {

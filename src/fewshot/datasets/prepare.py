@@ -10,8 +10,9 @@ from fewshot.datasets import DATASETS
 from fewshot.datasets.base import Dataset
 from fewshot.datasets.contact_sheet import draw_contact_sheet
 from fewshot.datasets.download import describe_files, download
-from fewshot.datasets.store import Store, open_store, write_store
+from fewshot.datasets.store import Store, is_store, open_store, write_store
 from fewshot.errors import DataError
+from fewshot.progress import say
 from fewshot.registry import find_part
 from fewshot.settings import Settings
 
@@ -31,7 +32,7 @@ def load_dataset(name: str, settings: Settings) -> Dataset:
 
 
 def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -> Store:
-    """Build the store of a data set, or open it if it is already complete.
+    """Open the store of a data set, after building it if it is missing or damaged.
 
     Args:
         name: an entry of `DATASETS`.
@@ -47,8 +48,9 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
     with FileLock(store_dir.with_name(f".{store_dir.name}.lock")):
         try:
             return open_store(store_dir)
-        except DataError:
-            pass  # missing or damaged: built from the source
+        except DataError as error:
+            if is_store(store_dir):
+                say(f"building the store again: {str(error).rpartition('; ')[0]}")
         dataset = load_dataset(name, settings)
         files = download(name, settings, raw_dir)
         scratch = store_dir.with_name(f".{store_dir.name}.scratch")

@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fewshot.datasets.disk import require_space
+from fewshot.digests import file_digest
 from fewshot.errors import DataError
 
 DIGEST_BYTES = 16
 EXAMPLES_KEPT = 20
-ROWS_READ = 1024
 
 
 @dataclass(frozen=True)
@@ -176,20 +176,28 @@ def array_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def check_pixels(path: Path, images: np.ndarray, sha256: str) -> None:
-    """Raise `DataError` unless the pixels have the recorded hash."""
-    total = hashlib.sha256()
-    for start in range(0, len(images), ROWS_READ):
-        total.update(np.ascontiguousarray(images[start : start + ROWS_READ]).data)
-    if total.hexdigest() != sha256:
-        raise DataError(
-            f"{path}: the pixels have changed since they were prepared (hash differs); {prepare_again(path.parent)}"
-        )
+def check_split(directory: Path, name: str, record: SplitRecord, sources_sha256: str) -> None:
+    """Verify the files of a split against their recorded hashes; unchanged files are read only once (see `digests`).
+
+    Raises:
+        DataError: if the pixels or the source ids have changed.
+    """
+    images, sources = directory / f"{name}.npy", sources_file(directory, name)
+    header = len(array_header((sum(record.class_sizes), *record.image_shape)))
+    for path, start, recorded in ((images, header, record.sha256), (sources, 0, sources_sha256)):
+        try:
+            found = file_digest(path, start)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); {prepare_again(directory)}") from error
+        if found != recorded:
+            raise DataError(
+                f"{path} has changed since it was prepared (its sha256 differs); {prepare_again(directory)}"
+            )
 
 
 def prepare_again(directory: Path) -> str:
     """Return what to do about a damaged store."""
-    return f"delete {directory} and prepare again"
+    return f"'fewshot prepare {directory.parent.name}' builds it again from the raw files"
 
 
 def find_duplicates(directory: Path, digests: dict[str, np.ndarray]) -> dict[str, Any]:

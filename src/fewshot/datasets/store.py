@@ -21,20 +21,22 @@ from fewshot.datasets import SPLITS
 from fewshot.datasets.split_files import (
     SplitPlan,
     SplitRecord,
-    check_pixels,
+    check_split,
     find_duplicates,
     open_images,
     prepare_again,
     sources_file,
     write_split,
 )
+from fewshot.digests import sha256_of
 from fewshot.errors import DataError
 from fewshot.files import cannot_write
 
-__all__ = ["JoinedImages", "SplitPlan", "SplitStore", "Store", "open_store", "write_store"]
+__all__ = ["JoinedImages", "SplitPlan", "SplitStore", "Store", "is_store", "open_store", "write_store"]
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "store.json"
+SEAL = "sha256"  # key in the record: the hash of everything else in it
 WRITE_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -184,8 +186,10 @@ def write_store(
             "splits": {name: asdict(split) for name, split in records.items()},
             "duplicates": find_duplicates(partial, digests),
             "provenance": provenance or {},
+            "sources": {name: sha256_of(sources_file(partial, name)) for name in records},
         }
-        (partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        sealed = {**record, SEAL: _hash_of(record)}
+        (partial / RECORD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False), encoding="utf-8")
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
     except OSError as error:
@@ -197,40 +201,38 @@ def write_store(
     return open_store(directory)
 
 
-def open_store(directory: Path, verify: bool = False) -> Store:
-    """Open a store.
+def open_store(directory: Path) -> Store:
+    """Open a store and verify its files; those that are unchanged since an earlier verification are not read again.
 
     Args:
         directory: folder of the store.
-        verify: also recompute the hash of all pixels.
 
     Raises:
-        DataError: if something is missing, truncated, of another shape or type, or (with `verify`) changed.
+        DataError: if something is missing, damaged, or of another shape or type.
     """
     record = _read_record(directory)
     try:
         records = {name: SplitRecord(**fields) for name, fields in record["splits"].items()}
-        content_hash, dataset = record["content_hash"], record["dataset"]
-        hash_found = _content_hash(records)
+        content_hash, dataset, sources = record["content_hash"], record["dataset"], record["sources"]
+        if content_hash != _content_hash(records):
+            raise DataError(f"{directory / RECORD}: its content hash does not match; {prepare_again(directory)}")
+        _check_splits(records)
+        splits = {name: _open_split(directory, name, split, sources[name]) for name, split in records.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{directory / RECORD} is incomplete ({error}); {prepare_again(directory)}") from error
-    if content_hash != hash_found:
-        raise DataError(
-            f"{directory / RECORD} was changed: its content hash does not match; {prepare_again(directory)}"
-        )
-    _check_splits(records)
-    splits = {name: _open_split(directory, name, split, verify) for name, split in records.items()}
     return Store(dataset, directory, splits, content_hash, record)
 
 
-def _open_split(directory: Path, name: str, record: SplitRecord, verify: bool) -> SplitStore:
-    path, sources = directory / f"{name}.npy", sources_file(directory, name)
-    images = open_images(path, (sum(record.class_sizes), *record.image_shape))
-    if not sources.is_file():
-        raise DataError(f"{sources} is missing; {prepare_again(directory)}")
-    if verify:
-        check_pixels(path, images, record.sha256)
-    return SplitStore(name, images, tuple(record.class_names), np.array(record.class_sizes, np.int64), (sources,))
+def is_store(directory: Path) -> bool:
+    """Return whether there is a store in a folder, intact or not."""
+    return (directory / RECORD).exists()
+
+
+def _open_split(directory: Path, name: str, record: SplitRecord, sources_sha256: str) -> SplitStore:
+    images = open_images(directory / f"{name}.npy", (sum(record.class_sizes), *record.image_shape))
+    check_split(directory, name, record, sources_sha256)
+    sources = (sources_file(directory, name),)
+    return SplitStore(name, images, tuple(record.class_names), np.array(record.class_sizes, np.int64), sources)
 
 
 def _read_record(directory: Path) -> dict[str, Any]:
@@ -238,12 +240,16 @@ def _read_record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"no prepared data set in {directory}; run `fewshot prepare`") from error
+        raise DataError(
+            f"no prepared data set in {directory}; run 'fewshot prepare {directory.parent.name}'"
+        ) from error
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not readable ({error}); {prepare_again(directory)}") from error
     found = record.get("format") if isinstance(record, dict) else type(record).__name__
     if found != FORMAT:
         raise DataError(f"{path} has format {found!r}, this program reads {FORMAT}; {prepare_again(directory)}")
+    if record.pop(SEAL, None) != _hash_of(record):
+        raise DataError(f"{path} has changed since it was written (its hash differs); {prepare_again(directory)}")
     return dict(record)
 
 
@@ -260,4 +266,9 @@ def _check_splits(records: dict[str, SplitRecord]) -> None:
 
 
 def _content_hash(records: dict[str, SplitRecord]) -> str:
-    return hashlib.sha256(json.dumps({name: asdict(r) for name, r in records.items()}).encode()).hexdigest()
+    return _hash_of({name: asdict(record) for name, record in records.items()})
+
+
+def _hash_of(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of plain values in their order."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
