@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot.errors import ResourceError
-from fewshot.workflow.results import is_restorable, names_in, restore_missing, run_job, tidy
+from fewshot.errors import DataError, ResourceError
+from fewshot.workflow.results import is_restorable, names_in, require_result, restore_result, run_job, tidy
 
 TARGET = Path("results/train/job/key")
 CACHE = Path("cache/train/key")
@@ -27,6 +27,7 @@ class Job:
     name: str = "job"
     key: str = "key"
     results: Path = Path("results")
+    stage: str = "train"
     identity: dict = field(default_factory=lambda: IDENTITY)
 
     @property
@@ -125,16 +126,74 @@ def test_missing_files_are_restored_before_reading(lost, project):
     run()
     (TARGET / lost).unlink()
 
-    restore_missing(Job())
+    assert restore_result(Job()) == []
 
     assert content(TARGET) == RESULT
     assert (TARGET / "sha256.json").exists()
 
 
 def test_restore_without_a_cached_result(project):
-    restore_missing(Job())
+    assert restore_result(Job()) == ["sha256.json"]
 
     assert not Path("results").exists()
+
+
+def flip(file):
+    """Change the file without changing its size."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("name", ["weights", "ensemble/epoch-1", "sha256.json", "identity.json"])
+def test_damaged_files_are_restored_before_reading(name, project, capsys):
+    run()
+    before = {path: path.read_bytes() for path in TARGET.rglob("*") if path.is_file()}
+    restore_result(Job())
+    flip(TARGET / name)
+
+    require_result(Job(), suite="tiny")
+
+    assert {path: path.read_bytes() for path in TARGET.rglob("*") if path.is_file()} == before
+    assert f"sha256 differs): {name}; restored from cache/train/job/key/result" in capsys.readouterr().err
+
+
+def test_damaged_files_without_an_intact_copy_are_refused(project):
+    run()
+    for root in (TARGET, CACHE / "result"):
+        flip(root / "weights")
+
+    with pytest.raises(DataError, match=r"sha256 differs\): weights; make it again: fewshot train job --suite tiny"):
+        require_result(Job(), suite="tiny")
+    require_result(Job(), suite="tiny", reads=["ensemble/epoch-1"])
+    assert run() == "made"
+    require_result(Job(), suite="tiny")
+
+
+def test_files_without_recorded_hashes_are_not_verified(project):
+    TARGET.mkdir(parents=True)
+    (TARGET / "weights").write_text("from a storage")
+
+    require_result(Job(), suite="tiny")
+
+    assert content(TARGET) == {"weights": "from a storage"}
+
+
+@pytest.mark.parametrize("damage", [lambda: shutil.rmtree("cache"), lambda: flip(CACHE / "result" / "weights")])
+def test_intact_result_is_copied_to_the_cache_not_recomputed(damage, project):
+    run()
+    damage()
+
+    assert run(never) == "restored"
+    assert content(CACHE / "result") == content(TARGET) == RESULT
+
+
+def test_damage_in_the_cache_is_reported(project, capsys):
+    run()
+    shutil.rmtree("results")
+    flip(CACHE / "result" / "weights")
+
+    assert run() == "made"
+    assert "cache/train/job/key/result: damaged; computing the result again" in capsys.readouterr().err
 
 
 def test_results_can_have_another_root(project):

@@ -1,14 +1,15 @@
 """Frozen episode lists: written once, used to evaluate every learner, identified by a hash."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from fewshot.episodes.draw import EpisodeIndices
 from fewshot.errors import DataError
-from fewshot.files import write_npz
+from fewshot.files import read_npz, write_npz
+
+ADVICE = "delete its folder and run 'fewshot prepare' again"
 
 
 def write_episodes(path: Path, episodes: EpisodeIndices) -> None:
@@ -22,18 +23,26 @@ def write_episodes(path: Path, episodes: EpisodeIndices) -> None:
     write_npz(path, arrays)
 
 
-def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
+def read_episodes(path: Path, *, n_shot: int, episodes: int, recorded_hash: str | None = None) -> EpisodeIndices:
     """Read the first `episodes` of a frozen list, with `n_shot` support images per class.
 
+    Args:
+        path: of the file.
+        n_shot: support images per class; the file may have more.
+        episodes: number of episodes; the file may have more.
+        recorded_hash: the `episodes_hash` of the whole list, if known.
+
     Raises:
-        DataError: if the file is missing or damaged, or has too few episodes or shots.
+        DataError: if the file is missing or damaged, has too few episodes or shots, or is another list than recorded.
     """
+    arrays = read_npz(path, advice=ADVICE)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = EpisodeIndices(file["classes"], file["images"], int(file["n_query"]), file["ids"])
+        found = EpisodeIndices(arrays["classes"], arrays["images"], int(arrays["n_query"]), arrays["ids"])
         _check_form(found)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and rerun prepare") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not an episode list ({error}); {ADVICE}") from None
+    if recorded_hash not in (None, episodes_hash(found)):
+        raise DataError(f"{path}: not the list that was drawn (its episodes_hash is not {recorded_hash}); {ADVICE}")
     if len(found) < episodes or found.n_shot < n_shot:
         raise DataError(
             f"{path}: contains {len(found)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"

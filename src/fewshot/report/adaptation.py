@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fewshot.files import read_npz
 from fewshot.report import stats
 from fewshot.report.contents import Contents
 from fewshot.report.inputs import ReportEntry
@@ -53,8 +54,7 @@ def _legend_name(contents: Contents, entry: ReportEntry) -> str:
 def _stored_arrays(entry: ReportEntry) -> dict[str, np.ndarray]:
     """Return the arrays of an evaluation that this module draws."""
     drawn = ("diagnostics/", "certificate/", "embedding_map/")
-    with np.load(entry.arrays, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if name.startswith(drawn)}
+    return {name: values for name, values in read_npz(entry.arrays).items() if name.startswith(drawn)}
 
 
 def _panels(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:

@@ -152,7 +152,7 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
     """
     missing = tuple(entry for entry in suite.entries if not entry.exists)
     if missing and not allow_missing:
-        raise DataError(f"results are missing; make them first:\n{describe_missing(missing)}")
+        raise DataError(f"results are missing or damaged; make them first:\n{describe_missing(missing)}")
     runs = tuple(run for entry in suite.entries if entry not in missing for run in read_runs(entry))
     rows = group_rows(runs)
     comparisons = tuple(compare_rows(rows))
@@ -164,9 +164,10 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
 
 
 def describe_missing(missing: Sequence[ReportEntry]) -> str:
-    """Return a line per missing result: the last line of its log, the log's path, and the command to compute it."""
+    """Return a line per missing result: its damage or the end of its log, and the command to compute it."""
     return "\n".join(
-        f"  {entry.experiment} on {entry.target}: {_end_of_log(entry.log)}; run: {entry.command}" for entry in missing
+        f"  {entry.experiment} on {entry.target}: {entry.damage or _end_of_log(entry.log)}; run: {entry.command}"
+        for entry in missing
     )
 
 

@@ -26,6 +26,7 @@ class ReportEntry:
         store_dir: the target's image store.
         log: log of the job that makes `evaluation`.
         command: shell command that makes this entry.
+        damage: what is wrong with its files, if they are missing or changed since they were made; else "".
     """
 
     experiment: str
@@ -43,6 +44,7 @@ class ReportEntry:
     store_dir: Path
     log: Path | None
     command: str
+    damage: str = ""
 
     @property
     def arrays(self) -> Path:
@@ -51,8 +53,8 @@ class ReportEntry:
 
     @property
     def exists(self) -> bool:
-        """Whether the evaluation is finished."""
-        return self.evaluation.is_file() and self.arrays.is_file()
+        """Whether the evaluation is finished and undamaged."""
+        return self.evaluation.is_file() and self.arrays.is_file() and not self.damage
 
 
 @dataclass(frozen=True)

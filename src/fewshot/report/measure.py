@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fewshot.errors import DataError
+from fewshot.files import read_json, read_npz
 from fewshot.report import stats
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.stats import Estimate
@@ -130,15 +131,14 @@ def read_runs(entry: ReportEntry) -> list[Run]:
     Raises:
         DataError: if a file is damaged, or the arrays do not match the JSON file.
     """
+    advice = f"delete {entry.evaluation.parent} and run: {entry.command}"
+    protocol, arrays = read_json(entry.evaluation, advice=advice), read_npz(entry.arrays, advice=advice)
     try:
-        protocol = json.loads(entry.evaluation.read_text())
         results = protocol.pop("results")
-        with np.load(entry.arrays, allow_pickle=False) as arrays:
-            return [_run(entry, protocol, result, arrays) for result in results]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [_run(entry, protocol, result, arrays) for result in results]
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {error}); "
-            f"delete it and run: {entry.command}"
+            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {error}); {advice}"
         ) from error
 
 

@@ -1,11 +1,11 @@
 """runtimes.csv: duration and hardware of each training; not in the manifest, because times are not reproducible."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas
 
+from fewshot.files import read_json
 from fewshot.report.contents import Contents
 
 
@@ -20,11 +20,8 @@ def write_runtimes(contents: Contents, path: Path) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Return the facts of a run that are single values; {} if the file is missing or unreadable."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """Return the facts of a run that are single values; {} if the file is missing."""
+    content = read_json(path) if path.is_file() else None
     if not isinstance(content, dict):
         return {}
     return {name: value for name, value in _flat(content) if name.partition(".")[0] not in ("train", "settings")}

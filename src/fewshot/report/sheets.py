@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from fewshot.datasets.store import JoinedImages, open_store
-from fewshot.errors import DataError
+from fewshot.datasets.store import JoinedImages, is_store, open_store
+from fewshot.files import read_npz
 from fewshot.report.contents import Contents
 from fewshot.report.measure import Run
 from fewshot.report.style import CORRECT_COLOR, WRONG_COLOR, Picture
@@ -35,15 +35,16 @@ def sheet_pictures(contents: Contents) -> Iterator[Picture]:
 
 
 def sheet(run: Run, label: str) -> Picture | None:
-    """Draw the first stored episode of a run; None if there is none, or its images are not on this machine."""
+    """Draw the first stored episode of a run; None if there is none, or its images are not on this machine.
+
+    Raises:
+        DataError: if its images are damaged.
+    """
     n_way, entry = run.protocol["n_way"], run.entry
     episode = _first_episode(run)
-    if episode is None or n_way > len(CLASS_NAMES):
+    if episode is None or n_way > len(CLASS_NAMES) or not is_store(entry.store_dir):
         return None
-    try:
-        images = open_store(entry.store_dir).split(run.protocol["split"]).images
-    except DataError:
-        return None
+    images = open_store(entry.store_dir).split(run.protocol["split"]).images
     support, query, labels, predictions = episode
     order = np.argsort(labels, kind="stable")
     correct = (predictions == labels)[order].reshape(n_way, -1)
@@ -74,8 +75,8 @@ def _first_episode(run: Run) -> list[np.ndarray] | None:
     """Return support rows, query rows, query labels and predictions of the first stored episode; None if not stored."""
     parts = ("support_rows", "query_rows", "query_labels", "predictions")
     names = [f"sheet/{run.shot}shot/{part}" for part in parts]
-    with np.load(run.entry.arrays, allow_pickle=False) as arrays:
-        return [arrays[name][0] for name in names] if all(name in arrays for name in names) else None
+    arrays = read_npz(run.entry.arrays)
+    return [arrays[name][0] for name in names] if all(name in arrays for name in names) else None
 
 
 def _side(images: np.ndarray | JoinedImages) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
+from fewshot.digests import save_digests
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
@@ -27,7 +28,7 @@ from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
-from fewshot.workflow.results import restore_missing, run_job
+from fewshot.workflow.results import HASHES, require_result, restore_result, run_job
 
 
 def dataset_settings(job: PrepareJob) -> Settings:
@@ -50,8 +51,10 @@ def open_prepared(job: PrepareJob) -> Store:
         DataError: if a rebuilt store differs from the one that the recorded manifest describes.
     """
     store = build_store(job.dataset.name, dataset_settings(job), job.raw_dir, job.store_dir)
+    save_digests()
     manifest = job.outputs["manifest"]
-    if manifest.exists():
+    lost = restore_result(job)
+    if manifest.exists() and not {manifest.name, HASHES} & set(lost):
         recorded = read_json(manifest)["content_hash"]
         if recorded != store.content_hash:
             raise DataError(
@@ -95,7 +98,7 @@ def export_episodes(job: PrepareJob, file: Path) -> str:
     """Write the frozen test episodes of a data set for other programs; return a summary."""
     prepare_job(job)
     wanted, store = _tested_list(job), open_prepared(job)
-    episodes = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
+    episodes = frozen_episodes(job, wanted)
     split = store.split(wanted.split)
     write_episode_list(file, episodes, split, dataset=job.name, content_hash=store.content_hash)
     return f"{file}: {wanted.episodes} episodes of {job.name} {wanted.split}, episodes_hash {episodes_hash(episodes)}"
@@ -111,8 +114,7 @@ def check_episodes(job: PrepareJob, file: Path) -> str:
     wanted, store = _tested_list(job), open_prepared(job)
     listed = read_episode_list(file)
     check_episode_list(listed, store.split(wanted.split), store.content_hash)
-    frozen = read_episodes(job.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
-    same = listed.header.episodes_hash == episodes_hash(frozen)
+    same = listed.header.episodes_hash == episodes_hash(frozen_episodes(job, wanted))
     which = "the frozen list of this suite" if same else "not the frozen list of this suite"
     return f"{file}: intact, matches {job.name}; {listed.header.episodes} episodes, {which}"
 
@@ -127,6 +129,7 @@ def _tested_list(job: PrepareJob) -> EpisodeList:
 def train_job(job: TrainJob, plan: Plan) -> str:
     """Train one experiment."""
     runtime = plan.params.train
+    require_result(job.prepare, suite=plan.suite, reads=[job.prepare.outputs["manifest"].name])
     store = open_prepared(job.prepare)
 
     def work(out: Path, checkpoints: Path) -> None:
@@ -152,10 +155,19 @@ def train_job(job: TrainJob, plan: Plan) -> str:
     return run_job(job, work)
 
 
-def frozen_episodes(job: EvaluateJob) -> EpisodeIndices:
-    """Return the frozen episodes that an evaluation reads."""
-    wanted = job.episodes
-    return read_episodes(job.prepare.dir / wanted.file_name, n_shot=wanted.form.n_shot, episodes=wanted.episodes)
+def frozen_episodes(job: PrepareJob, wanted: EpisodeList) -> EpisodeIndices:
+    """Return the episodes of a frozen list.
+
+    Raises:
+        DataError: if it is not the list that the manifest of the data set describes.
+    """
+    lists = read_json(job.outputs["manifest"])["episode_lists"]
+    return read_episodes(
+        job.dir / wanted.file_name,
+        n_shot=wanted.form.n_shot,
+        episodes=wanted.episodes,
+        recorded_hash=lists[wanted.file_name],
+    )
 
 
 def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
@@ -168,7 +180,8 @@ def evaluate_weights(job: EvaluateJob, plan: Plan, weights: Path) -> str:
     load_foreign_weights(weights, learner)
     learner = learner.for_evaluation(experiment.changes)
     split = open_prepared(job.prepare).split(job.settings["split"])
-    rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, frozen_episodes(job), device)
+    episodes = frozen_episodes(job.prepare, job.episodes)
+    rows, _ = evaluate(experiment, {"single": [learner.to(device)]}, split, episodes, device)
     del lock
     return "\n".join(
         f"{job.target} {row['shot']}-shot: {100 * row['accuracy']:.2f} +- {100 * row['ci95']:.2f} %" for row in rows
@@ -190,18 +203,21 @@ def export_job(experiment: Experiment, plan: Plan, out: Path, key: str | None = 
         FewshotError: if the folder cannot be written.
     """
     job: TrainJob = plan.find("train", experiment.name, key)
-    restore_missing(job)
+    restore_result(job)
     weights = job.outputs["weights"]
     if not weights.exists():
         raise CheckpointError(f"{experiment.name} is not trained yet; run: snakemake --cores 1 {experiment.name}")
-    evaluations = [evaluation.outputs["json"] for evaluation in plan.of_experiment(experiment.name)]
+    evaluations = plan.of_experiment(experiment.name)
+    finished = [evaluation for evaluation in evaluations if evaluation.outputs["json"].exists()]
+    for read in (job, *finished):
+        require_result(read, suite=plan.suite)
     export(
         experiment,
         weights,
         out,
         train_key=job.key,
         data_hash=read_json(job.outputs["run"])["data_hash"],
-        evaluations=[read_json(file) for file in evaluations if file.exists()],
+        evaluations=[read_json(evaluation.outputs["json"]) for evaluation in finished],
     )
 
 
@@ -209,10 +225,10 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
     """Evaluate one trained model on one target, at all shots."""
     runtime, experiment = plan.params.train, job.experiment
     for read in (job.prepare, job.train):
-        restore_missing(read)
+        require_result(read, suite=plan.suite)
     store = open_prepared(job.prepare)
     split = store.split(job.settings["split"])
-    episodes = frozen_episodes(job)
+    episodes = frozen_episodes(job.prepare, job.episodes)
 
     def work(out: Path, _: Path) -> None:
         started = time.monotonic()

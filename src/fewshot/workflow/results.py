@@ -13,15 +13,15 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from fewshot import paths
-from fewshot.digests import sha256_of
-from fewshot.errors import ResourceError
+from fewshot.digests import file_digest, save_digests, sha256_of
+from fewshot.errors import DataError, ResourceError
 from fewshot.files import write_atomic, write_json
 from fewshot.progress import say
 from fewshot.workflow.plan import Job
@@ -54,36 +54,80 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
             check_writable(folder)
         with _job_lock(cache / ".lock"):
             add_name(cache, job.name)
-            if (finished := next(filter(_is_intact, _copies(job)), None)) is not None:
-                if finished != cache / RESULT:
-                    _copy_to_cache(finished, cache / RESULT)
-                _copy_result(cache / RESULT, target)
+            kept = cache / RESULT
+            if (finished := _intact_copy(job)) is not None:
+                if finished != kept:
+                    _copy_to_cache(finished, kept)
+                _copy_result(kept, target)
                 return "restored"
-            _set_aside(cache / RESULT)
+            _set_aside(kept)
             partial, checkpoints = cache / "partial", cache / "checkpoints"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             checkpoints.mkdir(exist_ok=True)
             work(partial, checkpoints)
             write_json(partial / IDENTITY, job.identity)
-            _move_to_cache(partial, cache / RESULT)
-            _copy_result(cache / RESULT, target)
+            _move_to_cache(partial, kept)
+            _copy_result(kept, target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
 
 
-def restore_missing(job: Job) -> None:
-    """Restore the missing files of a finished result that a job is about to read.
+def require_result(job: Job, *, suite: str, reads: Collection[str] | None = None) -> None:
+    """Verify a finished result that is about to be read; restore missing and damaged files from an intact copy.
 
-    A storage provides only the files that a rule names, and users may delete some.
+    A result without recorded hashes, such as one that a storage provides file by file, is not verified.
+
+    Args:
+        job: whose result is read.
+        suite: of the job, for the error.
+        reads: names of the files that are read; None means all.
+
+    Raises:
+        DataError: if a file is missing or damaged and the cache has no intact copy; names the command that remakes it.
     """
-    if not has_all_files(job.dir) and (finished := next(filter(_is_intact, _copies(job)), None)) is not None:
+    lost = [name for name in restore_result(job) if reads is None or name in (*reads, HASHES)]
+    if lost and (job.dir / HASHES).exists():
+        raise DataError(f"{describe_damage(job, lost)}; make it again: {remake_command(job, suite)}")
+
+
+def restore_result(job: Job) -> list[str]:
+    """Restore the missing and damaged files of a finished result from an intact copy: in the cache, or under any name.
+
+    Users may delete files, disks may damage them, and a storage provides only those that a rule names. Files unchanged
+    since an earlier verification are not read again (see `digests`).
+
+    Returns:
+        Names of the files that are still missing or damaged; only that of the recorded hashes if these are.
+    """
+    lost = _damaged_files(job.dir)
+    if lost and (finished := _intact_copy(job)) is not None:
+        if (job.dir / HASHES).exists():
+            say(f"{describe_damage(job, lost)}; restored from {finished}")
         _copy_result(finished, job.dir)
+        lost = []
+    save_digests()
+    return lost
+
+
+def describe_damage(job: Job, names: Sequence[str]) -> str:
+    """Return which files of a result are missing or damaged."""
+    return f"{job.dir}: missing or changed since the job finished (sha256 differs): {', '.join(names)}"
+
+
+def remake_command(job: Job, suite: str) -> str:
+    """Return the command that makes a result again."""
+    return f"fewshot {job.stage} {job.name} --suite {suite}"
 
 
 def is_restorable(job: Job) -> bool:
     """Return whether every file of a job's result exists somewhere; their content is checked when they are restored."""
     return any(map(has_all_files, _copies(job)))
+
+
+def _intact_copy(job: Job) -> Path | None:
+    """Return a folder that holds the result of a job, unchanged."""
+    return next(filter(_is_intact, _copies(job)), None)
 
 
 def _copies(job: Job) -> Iterator[Path]:
@@ -173,6 +217,7 @@ def _move_to_cache(partial: Path, result: Path) -> None:
 def _set_aside(result: Path) -> None:
     """Rename a damaged result, so that it is no longer taken for one to restore."""
     if result.is_dir():
+        say(f"{result}: damaged; computing the result again")
         aside = result.with_name("damaged")
         shutil.rmtree(aside, ignore_errors=True)
         result.rename(aside)
@@ -189,20 +234,35 @@ def _copy_to_cache(folder: Path, place: Path) -> None:
 
 def _is_intact(result: Path) -> bool:
     """Return whether every file of a finished result exists and is unchanged."""
-    return _check_files(result, lambda file, sha256: sha256_of(file) == sha256)
+    return not _damaged_files(result, sha256_of)
 
 
 def has_all_files(result: Path) -> bool:
     """Return whether every file of a finished result exists, regardless of content."""
-    return _check_files(result, lambda file, _: file.exists())
+    hashes = _recorded_hashes(result)
+    return bool(hashes) and all((result / name).exists() for name in hashes)
 
 
-def _check_files(result: Path, check: Callable[[Path, str], bool]) -> bool:
-    """Return whether a check of (file, recorded sha256) holds for every recorded file of a result."""
+def _damaged_files(result: Path, digest_of: Callable[[Path], str] = file_digest) -> list[str]:
+    """Return the recorded files that are missing or changed; the name of the record itself if it is not readable."""
+    hashes = _recorded_hashes(result)
+    return [name for name, sha256 in hashes.items() if not _has_digest(result / name, sha256, digest_of)] or (
+        [] if hashes else [HASHES]
+    )
+
+
+def _recorded_hashes(result: Path) -> dict[str, str]:
+    """Return file -> sha256 of a finished result; {} if there is no readable record."""
     try:
-        hashes = json.loads((result / HASHES).read_text())
-        return bool(hashes) and all(check(result / name, value) for name, value in hashes.items())
-    except (OSError, ValueError, AttributeError):
+        return dict(json.loads((result / HASHES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str]) -> bool:
+    try:
+        return digest_of(file) == sha256
+    except OSError:
         return False
 
 

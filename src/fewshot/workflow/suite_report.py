@@ -8,9 +8,12 @@ from fewshot.experiments.matrix import Choice
 from fewshot.paths import log_file
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
-from fewshot.workflow.plan import EvaluateJob, Plan
-from fewshot.workflow.results import restore_missing
+from fewshot.workflow.plan import EvaluateJob, Job, Plan
+from fewshot.workflow.results import HASHES, describe_damage, remake_command, restore_result
 from fewshot.workflow.tables_state import stamp_file
+
+# Files of each stage that a report reads, by name or ending.
+READ = {"prepare": (), "train": (HASHES, "run.json", "history.csv"), "evaluate": (HASHES, ".json", ".npz")}
 
 
 def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
@@ -23,17 +26,30 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 
 def suite_report(plan: Plan) -> SuiteReport:
     """Return the inputs of the report."""
-    for stage in ("prepare", "train", "evaluate"):
-        for job in plan.jobs(stage):
-            restore_missing(job)
+    damage = {job.dir: _damage(job) for stage in READ for job in plan.jobs(stage)}
     backbones = _display_names([experiment.backbone for experiment in plan.experiments])
     learners = _display_names([experiment.learner for experiment in plan.experiments])
-    entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
+    entries = tuple(_entry(plan, job, damage, backbones, learners) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
-def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
+def _damage(job: Job) -> str:
+    """Restore what is missing or damaged of a result; return what the report reads that cannot be restored."""
+    reads = READ[job.stage]
+    lost = [name for name in restore_result(job) if name in reads or Path(name).suffix in reads]
+    return describe_damage(job, lost) if lost and (job.dir / HASHES).exists() else ""
+
+
+def _entry(
+    plan: Plan,
+    job: EvaluateJob,
+    damage: Mapping[Path, str],
+    backbones: Mapping[str, str],
+    learners: Mapping[str, str],
+) -> ReportEntry:
     experiment = job.experiment
+    broken = next((read for read in (job.train, job) if damage[read.dir]), None)
+    run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
     return ReportEntry(
         experiment=experiment.name,
         group=experiment.group,
@@ -49,7 +65,8 @@ def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners:
         prepare_dir=job.prepare.dir,
         store_dir=job.prepare.store_dir,
         log=_log_of_missing_stage(job),
-        command=f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}",
+        command=remake_command(broken, plan.suite) if broken else run,
+        damage=damage[broken.dir] if broken else "",
     )
 
 

@@ -13,7 +13,7 @@ from fewshot.experiments.matrix import with_protocol
 from fewshot.files import read_json
 from fewshot.workflow.jobs import evaluate_job, prepare_job
 from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, make_plan, plan_experiments
-from fewshot.workflow.results import restore_missing
+from fewshot.workflow.results import restore_result
 
 
 def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
@@ -61,7 +61,7 @@ def evaluate_training(plan: Plan, name: str, protocol: Mapping[str, Any]) -> lis
         CheckpointError: if the training is not finished.
     """
     training: TrainJob = plan.find("train", name)
-    restore_missing(training)
+    restore_result(training)
     if not training.outputs["weights"].exists():
         raise CheckpointError(
             f"{training.name} is not trained yet; run: snakemake --cores all {plan.experiment(name).name} "
