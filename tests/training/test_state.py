@@ -1,11 +1,13 @@
 """The state of a training run: totals become history rows; checkpoints are written when due, by one process."""
 
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
-from fewshot.training.state import Checkpoints, Progress, TrainingState
+from fewshot.training.state import Checkpoints, Kept, Progress, TrainingState
 
 
 @pytest.fixture
@@ -58,13 +60,37 @@ def test_only_the_writing_process_saves_and_all_resume(state_of):
 
 def test_a_save_deletes_the_states_that_are_no_longer_kept(state_of):
     state = state_of()
-    for epoch in (1, 2):
+    for epoch in (1, 2, 3):
         state.checkpoints.kept_state(epoch).touch()
-    state.progress.kept = [(0.5, 2)]
+        state.progress.kept = [Kept(0.5, epoch, "hash")]
+        state.save()
 
-    state.save()
+    assert sorted(file.name for file in state.checkpoints.folder.glob("epoch-*")) == [
+        "epoch-2.safetensors",  # named by the checkpoint before
+        "epoch-3.safetensors",
+    ]
 
-    assert [file.name for file in state.checkpoints.folder.glob("epoch-*")] == ["epoch-2.safetensors"]
+
+@pytest.mark.parametrize("renamed_to", ["checkpoint-previous.pt", "checkpoint.pt"])
+def test_a_kill_while_checkpoints_are_renamed_leaves_one(renamed_to, state_of, monkeypatch):
+    state = state_of()
+    rename = Path.replace
+
+    def killed(file, target):
+        if target.name == renamed_to:
+            raise RuntimeError("killed")
+        return rename(file, target)
+
+    for step in (1, 2, 3):
+        state.progress.step = step
+        if step == 3:
+            monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(RuntimeError, match="killed") if step == 3 else nullcontext():
+            state.save()
+
+    resumed = state_of()
+    assert resumed.resume()
+    assert resumed.progress.step == 2
 
 
 def test_nothing_is_resumed_without_a_checkpoint(state_of):

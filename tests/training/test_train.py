@@ -19,9 +19,11 @@ from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
 from fewshot.learners.episodic import smoothed_cross_entropy
 from fewshot.training.outer_step import OuterStep, rate_multiplier, training_batch
+from fewshot.training.selection import publish
 from fewshot.training.state import Checkpoints
 from fewshot.training.stop_signals import Interrupted
 from fewshot.training.train import train
+from fewshot.weights.checkpoint import save_checkpoint
 from fewshot.workflow.plan import load_plan
 
 NEVER = math.inf
@@ -146,6 +148,7 @@ from fewshot.datasets.store import open_store
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
+from fewshot.training.selection import publish
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 torch.set_num_threads(1)
@@ -334,13 +337,83 @@ def test_weights_that_diverge_in_the_last_step_are_not_published(episodes, tiny_
         run(tiny_experiment(recipe={"validation": {"episodes": episodes, "n_query": 3}}))
 
 
-@pytest.mark.parametrize("kept", [0, 100, 3000])
-def test_truncated_checkpoint_is_refused(kept, tiny_experiment, run, tmp_path):
-    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+def flip(file, share):
+    """Flip one bit of a file, at a share of its length."""
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 4
+    file.write_bytes(content)
 
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: .*delete it to train from the start"):
-        run(tiny_experiment())
+
+def truncate(file, share):
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+
+DAMAGES = [(damage, share) for damage in (flip, truncate) for share in (0, 0.15, 0.5, 0.9)]
+
+
+@pytest.mark.parametrize(("damage", "share"), DAMAGES)
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    damage, share, tiny_experiment, run, at_step, tmp_path, capsys
+):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
+    whole = run(experiment, "whole")
+    at_step(10, fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(experiment, "killed")
+    damage(tmp_path / "killed" / "checkpoints" / "checkpoint.pt", share)
+
+    assert files(run(experiment, "killed")) == files(whole)
+    said = capsys.readouterr().err
+    assert "checkpoint.pt: damaged" in said
+    assert "resuming after step 4 of 12" in said
+
+
+def test_the_checkpoint_before_survives_the_next_kill(tiny_experiment, run, at_step, tmp_path):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
+    whole = run(experiment, "whole")
+    checkpoint = tmp_path / "killed" / "checkpoints" / "checkpoint.pt"
+    for step in (10, 9):
+        at_step(step, fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(experiment, "killed")
+        flip(checkpoint, 0.5)
+
+    assert files(run(experiment, "killed")) == files(whole)
+
+
+@pytest.mark.parametrize("names", [["checkpoint.pt", "checkpoint-previous.pt"], ["epoch-1.safetensors"]])
+def test_training_restarts_if_no_checkpoint_is_intact(names, tiny_experiment, run, at_step, tmp_path, capsys):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 3})
+    whole = run(experiment, "whole")
+    at_step(10, fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(experiment, "killed")
+    for name in names:
+        flip(tmp_path / "killed" / "checkpoints" / name, 0.9)
+
+    assert files(run(experiment, "killed")) == files(whole)
+    assert "no checkpoint is intact: training restarts from the beginning" in capsys.readouterr().err
+
+
+def test_a_state_damaged_since_the_last_checkpoint_is_not_published(tiny_experiment, run, tmp_path, monkeypatch):
+    experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
+    whole = run(experiment, "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("fewshot.training.train.publish", lambda *arguments, **settings: fail())
+        with pytest.raises(RuntimeError, match="killed"):
+            run(experiment, "killed")
+    kept = sorted((tmp_path / "killed" / "checkpoints").glob("epoch-*.safetensors"))
+
+    def damage_and_publish(*arguments, **settings):
+        flip(kept[-1], 0.9)
+        publish(*arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fewshot.training.train.publish", damage_and_publish)
+        with pytest.raises(CheckpointError, match="rerun the same command"):
+            run(experiment, "killed")
+
+    assert files(run(experiment, "killed")) == files(whole)
 
 
 def test_checkpoint_of_another_model_is_refused(tiny_experiment, run, tmp_path):
@@ -358,19 +431,9 @@ def test_checkpoint_of_another_optimizer_is_refused(tiny_experiment, run, tmp_pa
 
 
 def test_incomplete_checkpoint_is_refused(tiny_experiment, run, tmp_path):
-    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
-    torch.save({"format": 1, "learner": {}}, checkpoint)
+    save_checkpoint(stopped_run(tiny_experiment(), run, tmp_path), {"learner": {}})
 
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: "):
-        run(tiny_experiment())
-
-
-def test_missing_kept_weights_are_refused(tiny_experiment, run, tmp_path):
-    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
-    for file in checkpoint.parent.glob("epoch-*.safetensors"):
-        file.unlink()
-
-    with pytest.raises(CheckpointError, match="to train from the start"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: incomplete"):
         run(tiny_experiment())
 
 
@@ -379,10 +442,9 @@ def test_checkpoint_is_read_without_executing_code(tiny_experiment, run, tmp_pat
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
-    checkpoint = stopped_run(tiny_experiment(), run, tmp_path)
-    torch.save({"format": 1, "learner": Hostile()}, checkpoint)
+    save_checkpoint(stopped_run(tiny_experiment(), run, tmp_path), {"learner": Hostile()})
 
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         run(tiny_experiment())
     assert not (tmp_path / "executed").exists()
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from fewshot.errors import CheckpointError
 from fewshot.experiments.build import initial_learner
-from fewshot.weights.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from fewshot.weights.checkpoint import DamagedError, load_checkpoint, load_weights, save_checkpoint, save_weights
 
 
 @pytest.fixture
@@ -81,8 +81,22 @@ def test_missing_checkpoint_is_not_an_error(tmp_path):
     assert load_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_checkpoint_of_a_different_format_is_refused(tmp_path):
-    torch.save({"format": 99}, tmp_path / "checkpoint")
+def test_checkpoint_of_a_different_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot.weights.checkpoint.FORMAT", 99)
+    save_checkpoint(tmp_path / "checkpoint", {})
+    monkeypatch.undo()
 
     with pytest.raises(CheckpointError, match="different format"):
         load_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.15, 0.5, 0.9, 0.999])
+def test_any_changed_bit_of_a_checkpoint_is_noticed(share, learner, tmp_path):
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, {"learner": learner.state_dict()})
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(DamagedError, match="checkpoint: damaged"):
+        load_checkpoint(path)

@@ -8,14 +8,15 @@ import torch
 
 from fewshot.datasets.store import Store
 from fewshot.episodes.draw import draw_episodes
+from fewshot.errors import CheckpointError
 from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import preprocessing
 from fewshot.experiments.matrix import Experiment
 from fewshot.learners.base import Learner
 from fewshot.training.history import write_history
-from fewshot.training.state import TrainingState
-from fewshot.weights.checkpoint import load_weights, save_weights
+from fewshot.training.state import Kept, TrainingState
+from fewshot.weights.checkpoint import DamagedError, load_weights, save_weights
 from fewshot.weights.foreign import load_foreign_weights
 
 
@@ -42,10 +43,11 @@ def validate(
 
 def keep_if_best(state: TrainingState, accuracy: float, epoch: int, at_most: int) -> None:
     """Keep the weights after an epoch if they are among the `at_most` best; earlier epochs win ties."""
-    ranked = sorted([*state.progress.kept, (accuracy, epoch)], key=lambda item: (-item[0], item[1]))
-    state.progress.kept = ranked[:at_most]
-    if (accuracy, epoch) in state.progress.kept:
-        save_weights(state.checkpoints.kept_state(epoch), state.learner)
+    new = Kept(accuracy, epoch, sha256="")
+    ranked = sorted([*state.progress.kept, new], key=lambda kept: (-kept.accuracy, kept.epoch))[:at_most]
+    if new in ranked:
+        sha256 = save_weights(state.checkpoints.kept_state(epoch), state.learner)
+        state.progress.kept = [new._replace(sha256=sha256) if kept is new else kept for kept in ranked]
 
 
 def publish(out: Path, state: TrainingState, *, ensemble: bool) -> None:
@@ -55,9 +57,15 @@ def publish(out: Path, state: TrainingState, *, ensemble: bool) -> None:
         out: folder that gets weights.safetensors, history.csv and ensemble/epoch-<n>.safetensors.
         state: of the finished training.
         ensemble: whether to write all kept states as well.
+
+    Raises:
+        CheckpointError: if a kept state is damaged.
     """
     write_history(out / "history.csv", state.progress.history)
-    files = [state.checkpoints.kept_state(epoch) for _, epoch in state.progress.kept]
+    try:
+        files = state.checkpoints.intact_files(state.progress.kept)
+    except DamagedError as error:
+        raise CheckpointError(f"{error}; rerun the same command: it trains again what was lost") from None
     if files:
         load_weights(files[0], state.learner)
     save_weights(out / "weights.safetensors", state.learner)

@@ -2,16 +2,33 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from fewshot.digests import sha256_of
 from fewshot.errors import CheckpointError
+from fewshot.progress import say
 from fewshot.training.history import Epoch
-from fewshot.weights.checkpoint import fit_state, load_checkpoint, save_checkpoint
+from fewshot.weights.checkpoint import FROM_THE_START, DamagedError, fit_state, load_checkpoint, save_checkpoint
+
+
+class Kept(NamedTuple):
+    """A state that was kept because it is among the best.
+
+    Attributes:
+        accuracy: on the validation episodes, 0..1.
+        epoch: after which it was kept.
+        sha256: of its file.
+    """
+
+    accuracy: float
+    epoch: int
+    sha256: str
 
 
 @dataclass
@@ -23,14 +40,14 @@ class Progress:
         loss_sum: loss of the current epoch's steps, summed.
         accuracy_sum: accuracy (0..1) of the current epoch's steps, summed.
         history: a row per finished epoch, as in `Epoch`.
-        kept: (validation accuracy, epoch) of the kept states, best first.
+        kept: the kept states, best first.
     """
 
     step: int = 0
     loss_sum: float = 0.0
     accuracy_sum: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    kept: list[tuple[float, int]] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
     def step_done(self, loss: float, accuracy: float) -> None:
         """Count an outer step."""
@@ -66,7 +83,7 @@ class Checkpoints:
     """Where, and how often, the state of a training is saved.
 
     Attributes:
-        folder: holds the checkpoint and the kept states; an existing checkpoint is resumed.
+        folder: holds the last two checkpoints and the states they name; an existing checkpoint is resumed.
         seconds: between checkpoints within an epoch, so the most work that a kill can lose; one is also written after
             every epoch.
     """
@@ -79,9 +96,26 @@ class Checkpoints:
         """Checkpoint that a training run resumes from."""
         return self.folder / "checkpoint.pt"
 
+    @property
+    def previous(self) -> Path:
+        """Checkpoint written before, from which it resumes if that one is damaged."""
+        return self.folder / "checkpoint-previous.pt"
+
     def kept_state(self, epoch: int) -> Path:
         """Return the file for the weights after an epoch, if they are among the best."""
         return self.folder / f"epoch-{epoch}.safetensors"
+
+    def intact_files(self, kept: Sequence[Kept]) -> list[Path]:
+        """Return the files of kept states.
+
+        Raises:
+            DamagedError: if one is missing or has changed since it was written.
+        """
+        files = [self.kept_state(state.epoch) for state in kept]
+        for file, state in zip(files, kept, strict=True):
+            if not file.is_file() or sha256_of(file) != state.sha256:
+                raise DamagedError(f"{file}: missing or damaged (its sha256 differs from the recorded one)")
+        return files
 
 
 class TrainingState:
@@ -101,21 +135,28 @@ class TrainingState:
         self.checkpoints, self.writes = checkpoints, writes
         self.progress = Progress()
         self.saved_at = time.monotonic()
+        self._newest_is_intact = True
+        self._saved_kept: list[Kept] = []  # of the last intact checkpoint
 
     def save(self) -> None:
-        """Write a checkpoint, then delete the kept states that it no longer names."""
+        """Write a checkpoint, keep the one before it, and delete the states that neither of them names."""
         if not self.writes:
             return
+        progress, folder = self.progress, self.checkpoints.folder
         state = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
+            "progress": {**asdict(progress), "kept": [list(kept) for kept in progress.kept]},
         }
-        save_checkpoint(self.checkpoints.file, state)
-        kept = {self.checkpoints.kept_state(epoch) for _, epoch in self.progress.kept}
-        for file in self.checkpoints.folder.glob("epoch-*.safetensors"):
-            if file not in kept:
+        save_checkpoint(folder / "checkpoint-new.pt", state)
+        if self.checkpoints.file.exists() and self._newest_is_intact:
+            self.checkpoints.file.replace(self.checkpoints.previous)
+        (folder / "checkpoint-new.pt").replace(self.checkpoints.file)
+        named = {self.checkpoints.kept_state(kept.epoch) for kept in (*progress.kept, *self._saved_kept)}
+        for file in folder.glob("epoch-*.safetensors"):
+            if file not in named:
                 file.unlink()
+        self._newest_is_intact, self._saved_kept = True, list(progress.kept)
         self.saved_at = time.monotonic()
 
     def save_if_due(self) -> None:
@@ -124,23 +165,42 @@ class TrainingState:
             self.save()
 
     def resume(self) -> bool:
-        """Load the checkpoint if there is one; return whether there was.
+        """Load the last intact checkpoint if there is one; return whether there was.
 
         Raises:
-            CheckpointError: if it is damaged, of another model or optimiser, or kept states are missing.
+            CheckpointError: if it is of another model or optimiser.
         """
-        path = self.checkpoints.file
-        state = load_checkpoint(path)
-        if state is None:
-            return False
+        damaged = False
+        for path in (self.checkpoints.file, self.checkpoints.previous):
+            try:
+                if (state := load_checkpoint(path)) is None:
+                    continue
+                self._load(path, state)
+            except DamagedError as error:
+                damaged = True
+                self._say(f"{error}; the checkpoint {path} is not used")
+                continue
+            self._newest_is_intact = not damaged
+            self._saved_kept = list(self.progress.kept)
+            return True
+        if damaged:
+            self._newest_is_intact = False
+            self._say("no checkpoint is intact: training restarts from the beginning")
+        return False
+
+    def _load(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Take over the state in a checkpoint if the kept states that it names are intact."""
         try:
+            progress = state["progress"]
+            kept = [Kept(*item) for item in progress["kept"]]
+            self.checkpoints.intact_files(kept)
             fit_state(state["learner"], self.learner, source=str(path))
             self.optimizer.load_state_dict(state["optimizer"])
-            progress = state["progress"]
-            self.progress = Progress(**{**progress, "kept": [tuple(item) for item in progress["kept"]]})
-            kept = [self.checkpoints.kept_state(epoch) for _, epoch in self.progress.kept]
+            self.progress = Progress(**{**progress, "kept": kept})
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: incomplete ({error!r}); delete it to train from the start") from None
-        if missing := [file for file in kept if not file.exists()]:
-            raise CheckpointError(f"{missing[0]}: missing; delete {path} to train from the start")
-        return True
+            raise CheckpointError(f"{path}: incomplete ({error!r}); {FROM_THE_START}") from None
+
+    def _say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.writes:
+            say(text)

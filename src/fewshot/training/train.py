@@ -46,7 +46,7 @@ def train(
     Raises:
         NumericalError: if a loss is not finite.
         ResourceError: if memory is short; names the settings to lower.
-        CheckpointError: if a checkpoint is damaged.
+        CheckpointError: if a checkpoint is of another model, or a kept state was damaged meanwhile.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
     full_float32()
@@ -151,7 +151,7 @@ class _Run:
             "resumed_at_step": self.first_step,
             "seconds": round(time.monotonic() - self.started, 3),
             "parameters": self.n_parameters,
-            "selected_epoch": kept[0][1] if kept else self.recipe.epochs,
+            "selected_epoch": kept[0].epoch if kept else self.recipe.epochs,
             "episodes_per_backward": self.recipe.episodes_per_backward or self.learner.episodes_per_backward,
             "devices": self.processes.size,
             "batch_norm_statistics": self.processes.batch_norm_statistics,

@@ -1,6 +1,10 @@
-"""Weights and checkpoints: written atomically, read without executing code, checked against the model."""
+"""Weights and checkpoints: written atomically, read without executing code, checked against the model.
 
-import os
+A checkpoint file is the SHA-256 of the rest (32 bytes), then what `torch.save` writes.
+"""
+
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,24 @@ from fewshot.errors import CheckpointError
 from fewshot.files import write_atomic
 
 FORMAT = 1
+FROM_THE_START = "delete its folder to train from the start"
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def save_weights(path: Path, learner: nn.Module) -> None:
-    """Write all tensors of a learner (parameters and buffers) as safetensors; equal weights give equal bytes."""
+class DamagedError(CheckpointError):
+    """The content of a checkpoint, or of a state that it names, has changed since it was written."""
+
+
+def save_weights(path: Path, learner: nn.Module) -> str:
+    """Write all tensors of a learner (parameters and buffers) as safetensors; equal weights give equal bytes.
+
+    Returns:
+        The SHA-256 of the file in hexadecimal.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
-    write_atomic(path, save(tensors))
+    content = save(tensors)
+    write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_weights(path: Path, learner: nn.Module) -> None:
@@ -48,9 +64,7 @@ def read_safetensors(path: Path, *, advice: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable weights file ({error}); {advice}") from None
 
 
-def fit_state(
-    tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = "delete it to train from the start"
-) -> None:
+def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = FROM_THE_START) -> None:
     """Load tensors into a learner.
 
     Args:
@@ -82,28 +96,31 @@ def fit_state(
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values to resume from, atomically."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
+    write_atomic(path, hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint written by `save_checkpoint`; None if there is none.
 
     Raises:
-        CheckpointError: if the file is damaged or has a different format.
+        DamagedError: if the file has changed since it was written.
+        CheckpointError: if it has a different format.
     """
-    if not path.exists():
-        return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to train from the start"
-        ) from None
+        written = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedError(f"{path}: cannot be read ({error.strerror})") from None
+    content = memoryview(written)[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != written[:DIGEST_BYTES]:
+        raise DamagedError(f"{path}: damaged (its sha256 differs from the one it was written with)")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for what it does not read
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}); {FROM_THE_START}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: a checkpoint of a different format; delete it to train from the start")
+        raise CheckpointError(f"{path}: a checkpoint of a different format; {FROM_THE_START}")
     return state
