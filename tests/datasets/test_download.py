@@ -370,6 +370,30 @@ def test_given_path_is_checked_against_the_published_checksum(cifar_fs, make, tm
         assert download("cifar_fs", cifar_fs(path=str(given), sha256=accepted), tmp_path / "raw") == [given]
 
 
+def test_a_file_without_a_known_checksum_must_stay_as_it_was_fetched(cifar_fs, server, monkeypatch, tmp_path):
+    archive = server.files["cifar-100-python.tar.gz"]
+    monkeypatch.setitem(RELEASES, "cifar_fs", (Release("cifar100", (unknown(RELEASES["cifar_fs"][0].files[0]),)),))
+    (file,) = download("cifar_fs", cifar_fs(), tmp_path / "raw")
+    damaged = bytearray(archive)
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+
+    with pytest.raises(DataError, match=r"damaged or replaced\. Delete it to fetch it again"):
+        download("cifar_fs", cifar_fs(), tmp_path / "raw")
+
+    file.unlink()
+    assert download("cifar_fs", cifar_fs(), tmp_path / "raw") == [file]
+    assert file.read_bytes() == archive
+    (tmp_path / "raw" / "cifar100" / f".{file.name}.sha256").unlink()
+    file.write_bytes(damaged)
+    assert download("cifar_fs", cifar_fs(), tmp_path / "raw") == [file]
+
+
+def unknown(file):
+    """Return a remote file without its checksum."""
+    return RemoteFile(file.name, file.addresses)
+
+
 def test_missing_path_is_reported(cifar_fs, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         download("cifar_fs", cifar_fs(path="nowhere"), tmp_path / "raw")

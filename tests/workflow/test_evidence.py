@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fewshot.cli import main
+from fewshot.digests import sha256_of
 from fewshot.errors import DataError
 from fewshot.experiments.params import Params
 from fewshot.files import write_json
@@ -25,11 +26,12 @@ def finish(plan):
     """Create the files that a finished suite leaves."""
     tables = plan.tables_dir
     (tables / "figures").mkdir(parents=True)
-    (tables / "manifest.json").write_text("{}")
     (tables / "results.md").write_text(TABLE)
     (tables / "results.csv").write_text("learner,accuracy\nridge,0.5\n")
     for figure in ("accuracy.svg", "learning_curves.svg", "shots.svg"):
         (tables / "figures" / figure).write_text("<svg/>")
+    files = {file.relative_to(tables).as_posix(): sha256_of(file) for file in tables.rglob("*") if file.is_file()}
+    write_json(tables / "manifest.json", {"key": "key", "files": files})
     for job in plan.train:
         job.dir.mkdir(parents=True)
         record = {"machine": {"python": "3.11"}, "seconds": 1.5, "train": job.settings}
@@ -67,6 +69,13 @@ def test_experiments_that_share_a_training_are_all_recorded(tiny_params, project
     assert list(record["training_seconds"]) == ["glyphs-conv4-ridge-quick-s0"]
     assert list(record["experiments"]) == [experiment.name for experiment in plan.experiments]
     assert len(plan.experiments) == 2
+
+
+def test_changed_tables_are_not_copied(finished):
+    (finished.tables_dir / "results.md").write_text(TABLE.replace("50.00", "70.00"))
+
+    with pytest.raises(DataError, match=r"changed since they were written: results\.md; run: snakemake"):
+        copy_tables(finished)
 
 
 def test_document_shows_the_copied_table(finished, project):

@@ -154,7 +154,7 @@ def test_damaged_files_are_restored_before_reading(name, project, capsys):
     require_result(Job(), suite="tiny")
 
     assert {path: path.read_bytes() for path in TARGET.rglob("*") if path.is_file()} == before
-    assert f"sha256 differs): {name}; restored from cache/train/job/key/result" in capsys.readouterr().err
+    assert f"sha256 differs): {name}; restored from cache/train/key/result" in capsys.readouterr().err
 
 
 def test_damaged_files_without_an_intact_copy_are_refused(project):
@@ -193,7 +193,7 @@ def test_damage_in_the_cache_is_reported(project, capsys):
     flip(CACHE / "result" / "weights")
 
     assert run() == "made"
-    assert "cache/train/job/key/result: damaged; computing the result again" in capsys.readouterr().err
+    assert "cache/train/key/result: damaged; computing the result again" in capsys.readouterr().err
 
 
 def test_results_can_have_another_root(project):

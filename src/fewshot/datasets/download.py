@@ -11,7 +11,9 @@ from fewshot.datasets.disk import require_space
 from fewshot.datasets.releases import RELEASES, Release, RemoteFile, manual_steps
 from fewshot.datasets.settings import SourceSettings
 from fewshot.datasets.transfer import Checksum, check_file, fetch_file
+from fewshot.digests import file_digest
 from fewshot.errors import DataError, ParamsError
+from fewshot.files import write_atomic
 from fewshot.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -129,9 +131,29 @@ def _fetch_release(name: str, release: Release, settings: SourceSettings, raw_di
         raise DataError(f"{release.terms}. If you accept them, set prepare.{name}.accept_terms: true in params.yaml.")
     _check_space(name, folder, missing)
     for file in release.files:
-        came_from = fetch_file(file.addresses, folder / file.name, _checksum(name, settings, file.name))
+        checksum = _checksum(name, settings, file.name)
+        came_from = fetch_file(file.addresses, folder / file.name, checksum)
         log.info("%s: %s", file.name, came_from)
+        if checksum is None:
+            _check_unchanged(folder / file.name, is_new=file in missing)
     return [folder / file.name for file in release.files]
+
+
+def _check_unchanged(path: Path, *, is_new: bool) -> None:
+    """Compare a file without a known checksum with the SHA-256 recorded when it was first used; record it if new.
+
+    Raises:
+        DataError: if it has changed since.
+    """
+    record = path.with_name(f".{path.name}.sha256")
+    found = file_digest(path)
+    if is_new or not record.exists():
+        write_atomic(record, f"{found}\n".encode())
+    elif (recorded := record.read_text(encoding="utf-8", errors="replace").strip()) != found:
+        raise DataError(
+            f"{path} has sha256 {found}, but {recorded} when it was first used: damaged or replaced. "
+            f"Delete it to fetch it again; if it is the right one, delete {record}"
+        )
 
 
 def _check_space(name: str, folder: Path, missing: Sequence[RemoteFile]) -> None:

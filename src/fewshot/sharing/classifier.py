@@ -22,7 +22,7 @@ from fewshot.learners import LEARNERS
 from fewshot.learners.base import Learner
 from fewshot.registry import Part, find_part
 from fewshot.settings import parse_as
-from fewshot.sharing.export import FORMAT, ExportRecord
+from fewshot.sharing.export import FORMAT, ExportRecord, record_hash
 from fewshot.weights.foreign import load_foreign_weights
 
 IMAGES_PER_FORWARD = 256
@@ -192,9 +192,12 @@ def _read_record(folder: Path) -> ExportRecord:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
             raise CheckpointError(f"{path}: an export of format {found!r}, but this version reads format {FORMAT}")
-        return parse_as(ExportRecord, values, where="")
+        record = parse_as(ExportRecord, values, where="")
     except (DataError, ParamsError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged; export or copy it again ({error})") from None
+    if record.record_sha256 not in (None, record_hash(values)):
+        raise CheckpointError(f"{path}: changed since it was exported (its hash differs); export or copy it again")
+    return record
 
 
 def _experiment(record: ExportRecord) -> Experiment:

@@ -1,10 +1,12 @@
 """Writes a trained learner as a self-contained folder; `fewshot.sharing.classifier` loads it again.
 
 <folder>/weights.safetensors   the selected state
-<folder>/model.json            how to build it: learner, backbone, recipe, preprocessing; sha256 of the weights
+<folder>/model.json            how to build it: learner, backbone, recipe, preprocessing; sha256 of the weights and itself
 <folder>/README.md             model card with the results of its evaluations
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,6 +45,13 @@ class ExportRecord(Settings):
     train_key: str
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     train: TrainedSettings
+    record_sha256: str | None = None  # exports of earlier versions have none
+
+
+def record_hash(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything else in `model.json`, which its `record_sha256` must be."""
+    content = {name: value for name, value in record.items() if name != "record_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def export(
@@ -81,7 +90,7 @@ def export(
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "weights.safetensors", weights.read_bytes())
         write_atomic(out / "README.md", card.encode())
-        write_json(out / "model.json", record)
+        write_json(out / "model.json", {**record, "record_sha256": record_hash(record)})
     except OSError as error:
         raise FewshotError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from fewshot.errors import DataError
 from fewshot.files import read_json, write_atomic, write_json
 from fewshot.workflow.plan import Plan
+from fewshot.workflow.results import require_result
+from fewshot.workflow.tables_state import damaged_tables
 
 EVIDENCE = Path("docs/evidence")
 TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
@@ -29,7 +31,7 @@ def copy_tables(plan: Plan) -> Path:
         The folder of the evidence.
 
     Raises:
-        DataError: if the tables of the suite or the record of a training are missing.
+        DataError: if the tables of the suite or the record of a training are missing or damaged.
     """
     out = EVIDENCE / plan.suite
     rerun = f"run: snakemake --cores all --config suite={plan.suite}"
@@ -41,6 +43,10 @@ def copy_tables(plan: Plan) -> Path:
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: missing; {rerun}")
+    if damaged := damaged_tables(plan.tables_dir):
+        raise DataError(f"{plan.tables_dir}: changed since they were written: {', '.join(damaged)}; {rerun}")
+    for job in plan.train:
+        require_result(job, suite=plan.suite, reads=[job.outputs["run"].name])
     runs = {job.key: (job, read_json(job.outputs["run"])) for job in plan.train}
     record = {
         "machine": {"processor": _processor(), **next(iter(runs.values()))[1]["machine"]},

@@ -4,10 +4,12 @@ Tables have a fixed path, so their key is the name of a stamp file next to them:
 older tables and leave that file behind; a stamp is valid only if the manifest has its key and matches the tables.
 """
 
-import json
 from pathlib import Path
+from typing import Any
 
 from fewshot.digests import sha256_of
+from fewshot.errors import DataError
+from fewshot.files import read_json
 from fewshot.workflow.plan import Plan
 
 MANIFEST = "manifest.json"
@@ -31,10 +33,32 @@ def remove_stale_stamps(plan: Plan) -> None:
             stamp.unlink(missing_ok=True)
 
 
+def damaged_tables(folder: Path) -> list[str]:
+    """Return the files of a suite's tables that differ from the manifest or are missing.
+
+    Raises:
+        DataError: if the manifest is missing or damaged.
+    """
+    files = _read_manifest(folder)["files"]
+    return [name for name, sha256 in files.items() if not _has_sha256(folder / name, sha256)]
+
+
 def _matches_tables(stamp: Path) -> bool:
     try:
-        manifest = json.loads((stamp.parent / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(sha256_of(stamp.parent / name) == sha256 for name, sha256 in manifest["files"].items())
-        return whole and stamp.name == f".key-{manifest['key']}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return stamp.name == f".key-{_read_manifest(stamp.parent)['key']}" and not damaged_tables(stamp.parent)
+    except DataError:
+        return False
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST, advice=f"delete {folder} and rerun")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "key" not in manifest:
+        raise DataError(f"{folder / MANIFEST}: not the manifest of a report; delete {folder} and rerun")
+    return manifest
+
+
+def _has_sha256(file: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(file) == sha256
+    except OSError:
         return False
