@@ -1,7 +1,7 @@
 """Writes a trained learner as a self-contained folder; `fewshot.sharing.classifier` loads it again.
 
 <folder>/weights.safetensors   the selected state
-<folder>/model.json            how to build it: learner, backbone, recipe, preprocessing; sha256 of the weights and itself
+<folder>/model.json            learner, backbone, recipe and preprocessing; hashes of the weights and of this file
 <folder>/README.md             model card with the results of its evaluations
 """
 
