@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fewshot.experiments.matrix import Choice
 from fewshot.paths import log_file
+from fewshot.progress import say
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Job, Plan
@@ -35,9 +36,13 @@ def suite_report(plan: Plan) -> SuiteReport:
 
 def _damage(job: Job) -> str:
     """Restore what is missing or damaged of a result; return what the report reads that cannot be restored."""
-    reads = READ[job.stage]
-    lost = [name for name in restore_result(job) if name in reads or Path(name).suffix in reads]
-    return describe_damage(job, lost) if lost and (job.dir / HASHES).exists() else ""
+    reads, lost = READ[job.stage], restore_result(job)
+    if not lost or not (job.dir / HASHES).exists():
+        return ""
+    read = [name for name in lost if name in reads or Path(name).suffix in reads]
+    if not read:
+        say(f"{describe_damage(job, lost)}; the report does not need it")
+    return describe_damage(job, read) if read else ""
 
 
 def _entry(
