@@ -2,13 +2,19 @@
 
 import sys
 
+from fewshot.training.stop_signals import EXIT_STOPPED, raise_on_signals
+
 
 def main() -> None:
     """Run the command line; a missing package is one line that says how to install it, exit status 2."""
     try:
+        raise_on_signals()
         from fewshot import cli
 
         cli.main()
+    except KeyboardInterrupt as stop:  # while importing
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package == "fewshot":

@@ -4,17 +4,22 @@ Starts without importing torch; subcommands that compute import it after setting
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from fewshot import paths
 from fewshot.digests import save_digests
 from fewshot.errors import FewshotError
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
+from fewshot.files import WRITE_REFUSED, cannot_write
+from fewshot.training.stop_signals import EXIT_STOPPED
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
 
@@ -24,28 +29,45 @@ SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
 Command = Callable[[argparse.Namespace], None]
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one subcommand; errors the user can fix are printed without a traceback, exit status 2."""
-    options = _parser().parse_args(arguments)
+    """Run one subcommand.
+
+    The exit status is 0 if it succeeded, 2 after an error that the user can fix, which is printed without a traceback,
+    and 130 if a signal or the end of the reading program stopped it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
     try:
+        options = _parser().parse_args(arguments)
         options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except FewshotError as error:
-        sys.exit(_exit_status(f"error: {error}", EXIT_USER_ERROR))
-    except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; rerun the same command to resume from the last checkpoint"
-        sys.exit(_exit_status(text, EXIT_INTERRUPTED))
+        _exit(f"error: {error}", EXIT_USER_ERROR)
+    except KeyboardInterrupt as stop:
+        _exit(str(stop) or "interrupted; rerun the same command to continue", EXIT_STOPPED)
     except BrokenPipeError:
-        sys.exit(_exit_status("", EXIT_INTERRUPTED))
+        _exit("", EXIT_STOPPED)
+    except OSError as error:
+        if error.errno not in WRITE_REFUSED:
+            raise
+        _exit(f"error: {cannot_write(error.filename or 'the output', error)}", EXIT_USER_ERROR)
 
 
-def _exit_status(text: str, status: int) -> int:
-    """Print a message and return the status."""
-    if text:
-        print(text, file=sys.stderr)
-    return status
+def _exit(text: str, status: int) -> NoReturn:
+    """Print a message and end the process, without a complaint about output that nobody can read."""
+    with suppress(OSError):
+        if text:
+            print(text, file=sys.stderr, flush=True)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,10 +4,10 @@ With the environment variable `FEWSHOT_VERIFY=1` every file is read again, for d
 they were.
 """
 
-import contextlib
 import hashlib
 import json
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,21 @@ def file_digest(path: Path, start: int = 0) -> str:
 def save_digests() -> None:
     """Save the digests this process computed to `cache/`, so that large files are read only once, not by every job.
 
-    A saved digest is valid while the size, modification time and inode of the file are unchanged. If the file cannot be
-    written, later processes compute the digests again.
+    A saved digest is valid while the size, modification time and inode of the file are unchanged. If they cannot be
+    saved (disk full, folder read-only), later processes compute them again.
     """
     if not _computed:
         return
     files = {**_read_saved(), **_computed}
     scratch = SAVED_DIGESTS.with_name(f".{SAVED_DIGESTS.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
+    try:
         SAVED_DIGESTS.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(json.dumps({"digest": digest(files), "files": files}), encoding="utf-8")
         scratch.replace(SAVED_DIGESTS)
         _computed.clear()
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink()
 
 
 _computed: dict[str, list[Any]] = {}

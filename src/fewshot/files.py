@@ -1,19 +1,23 @@
 """Array, JSON and CSV files whose bytes depend only on their content, and atomic writes."""
 
 import csv
+import errno
 import io
 import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fewshot.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
     import numpy as np
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+WRITE_REFUSED = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_npz(path: Path, arrays: Mapping[str, "np.ndarray | np.generic"]) -> None:
@@ -68,17 +72,30 @@ def _refuse_damage(path: Path, advice: str) -> Iterator[None]:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file atomically: readers see either the old content or the new, never a partial file."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
-def cannot_write(path: Path, error: OSError) -> ResourceError:
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a scratch file that takes the place of a file when it is complete; if it cannot be, it is removed."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+def cannot_write(path: Path | str, error: OSError) -> ResourceError:
     """Return the error to raise when a path cannot be written."""
-    return ResourceError(f"cannot write {path}: {error}; free some disk space or fix the directory's permissions")
+    reason = error.strerror or error
+    return ResourceError(f"cannot write {path}: {reason}; free some disk space or fix the directory's permissions")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -11,13 +12,16 @@ Item = TypeVar("Item")
 
 
 def say(text: str) -> None:
-    """Print one line of progress, with the time of day."""
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+    """Print one line of progress, with the time of day; a full disk or a closed terminal does not end the job."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
 
 
 def bar(items: Iterable[Item], *, total: int, initial: int = 0, what: str = "") -> Iterator[Item]:
     """Yield the items, with a progress bar if standard error is a terminal."""
-    yield from tqdm(items, total=total, initial=initial, desc=what, disable=not sys.stderr.isatty(), leave=False)
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    yield from tqdm(items, total=total, initial=initial, desc=what, disable=not shown, leave=False)
 
 
 def duration(seconds: float) -> str:

@@ -128,10 +128,16 @@ def test_curves_are_the_training_histories(maker: Any, tmp_path: Path) -> None:
     assert curve.read_bytes() == (entry.train_dir / "history.csv").read_bytes()
 
 
-def test_a_missing_result_is_an_error_that_names_the_command(maker: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trained", "state"), [(False, "not started"), (True, "trained, not evaluated")])
+def test_a_missing_result_is_an_error_that_names_the_command(
+    trained: bool, state: str, maker: Any, tmp_path: Path
+) -> None:
     maker.add("ridge")
-    maker.add("prototype").evaluation.unlink()
-    with pytest.raises(DataError, match="glyphs-conv4-prototype-quick-s0 on glyphs: no log yet; run: snakemake"):
+    entry = maker.add("prototype")
+    entry.evaluation.unlink()
+    if trained:
+        (entry.train_dir / "weights.safetensors").touch()
+    with pytest.raises(DataError, match=f"glyphs-conv4-prototype-quick-s0 on glyphs: {state}; run: snakemake"):
         write_report(maker.suite(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

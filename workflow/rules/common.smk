@@ -1,5 +1,4 @@
 # Takes the jobs from the plan. A mistake in params.yaml is reported here, before any job starts.
-import re
 import shlex
 import sys
 
@@ -11,7 +10,8 @@ from fewshot.experiments.reader import read_yaml
 from fewshot.workflow.listing import jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
-from fewshot.workflow.running import clear_stale_locks
+from fewshot.workflow.running import register
+from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
 
 
@@ -26,13 +26,18 @@ def planned():
         raise WorkflowError(str(error)) from None
 
 
+STOP = Stop()
+if workflow.is_main_process:
+    STOP.listen()
+    STOP.watch(logger)
+
 PLAN = planned()
 config.update(read_yaml(Path("params.yaml")) | config)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
     move_old_entries()
     remove_stale_stamps(PLAN)
-    ALIVE_LOCK, removed = clear_stale_locks()
+    RUNNING, removed = register()  # as long as this file is open
     if removed:
         logger.info("Removed a stale lock left by a killed snakemake.")
 
@@ -73,12 +78,6 @@ def keys_to_restore(stage):
     return "|".join(found) or NO_KEY
 
 
-def was_stopped(log):
-    """Whether Snakemake, or every job that failed, was asked to stop (exit status 130), according to its log."""
-    failed = re.findall(r"non-zero exit status (\d+)", log)
-    return "on user request" in log or set(failed) == {"130"}
-
-
 def outputs_of(job):
     return ancient([str(path) for path in job.outputs.values()])
 
@@ -109,6 +108,7 @@ def devices_of(wildcards):
 
 
 onstart:
+    STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
     print(
         f"suite {SUITE}: progress and estimated time and memory of each job: tail -f logs/*/*.log"
     )

@@ -22,8 +22,8 @@ rule evaluate:
     message:
         "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
-        " --suite {params.suite} --results {params.results}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
+        " --suite {params.suite} --results {params.results:q}"
 
 
 use rule evaluate as restore_evaluate with:

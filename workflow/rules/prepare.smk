@@ -10,7 +10,7 @@ rule download:
     message:
         "download {wildcards.dataset}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} download {wildcards.dataset} --suite {params.suite}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} download {wildcards.dataset} --suite {params.suite}"
 
 
 rule prepare:
@@ -36,7 +36,7 @@ rule prepare:
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite} --results {params.results}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite} --results {params.results:q}"
 
 
 use rule prepare as restore_prepare with:

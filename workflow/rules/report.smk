@@ -43,7 +43,7 @@ rule report:
     message:
         f"report {SUITE}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite} --results {params.results}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite} --results {params.results:q}"
 
 
 onsuccess:
@@ -58,10 +58,9 @@ onsuccess:
 
 
 onerror:
-    if was_stopped(Path(log[0]).read_text(encoding="utf-8", errors="replace")):
-        print(
-            "Stopped. Finished work is kept; rerun the same command to resume from the last checkpoints."
-        )
+    if STOP.happened:
+        print(stop_summary(PLAN, STOP))
+        sys.exit(130)
     elif STORAGE:
         print(
             "Fix the failure, then rerun the same command to run what is missing."

@@ -25,7 +25,7 @@ rule train:
     message:
         "train {wildcards.training}"
     shell:
-        "bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.training} --key {wildcards.key} --suite {params.suite} --results {params.results}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.training} --key {wildcards.key} --suite {params.suite} --results {params.results:q}"
 
 
 use rule train as restore_train with:

@@ -4,7 +4,6 @@
 <directory>/<split>.npy, <split>.sources.txt      see `split_files`
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -30,14 +29,13 @@ from fewshot.datasets.split_files import (
 )
 from fewshot.digests import sha256_of
 from fewshot.errors import DataError
-from fewshot.files import cannot_write
+from fewshot.files import WRITE_REFUSED, cannot_write
 
 __all__ = ["JoinedImages", "SplitPlan", "SplitStore", "Store", "is_store", "open_store", "write_store"]
 
 FORMAT = 2
 RECORD = "store.json"
 SEAL = "sha256"  # key in the record: the hash of everything else in it
-WRITE_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class JoinedImages:

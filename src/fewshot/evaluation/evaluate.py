@@ -185,6 +185,7 @@ def evaluation_record(
 
 
 def write_evaluation(out: Path, target: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `<target>.npz` and then `<target>.json`."""
+    """Write `<target>.npz` and then `<target>.json`; the folder is created if it was deleted meanwhile."""
+    out.mkdir(parents=True, exist_ok=True)
     write_npz(out / f"{target}.npz", arrays)
     write_json(out / f"{target}.json", record)

@@ -166,15 +166,16 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
 def describe_missing(missing: Sequence[ReportEntry]) -> str:
     """Return a line per missing result: its damage or the end of its log, and the command to compute it."""
     return "\n".join(
-        f"  {entry.experiment} on {entry.target}: {entry.damage or _end_of_log(entry.log)}; run: {entry.command}"
+        f"  {entry.experiment} on {entry.target}: {entry.damage or _state_of(entry)}; run: {entry.command}"
         for entry in missing
     )
 
 
-def _end_of_log(log: Path | None) -> str:
-    """Return the last line of a log and the log's path; "no log yet" if the job never started."""
+def _state_of(entry: ReportEntry) -> str:
+    """Return the last line of the log of a missing result and the log's path, or what was not started."""
+    log = entry.log
     if log is None or not log.exists():
-        return "no log yet"
+        return "trained, not evaluated" if entry.is_trained else "not started"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
     return f"{last[:MAX_LOG_LINE]}; log {log}"

@@ -52,6 +52,11 @@ class ReportEntry:
         return self.evaluation.with_suffix(".npz")
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the training run of the entry is finished."""
+        return (self.train_dir / "weights.safetensors").is_file()
+
+    @property
     def exists(self) -> bool:
         """Whether the evaluation is finished and undamaged."""
         return self.evaluation.is_file() and self.arrays.is_file() and not self.damage

@@ -128,9 +128,11 @@ def _run_rank(rank: int, training: _SharedTraining) -> None:
         with joined(rank, len(devices), devices[rank], rendezvous, training.timeout) as processes:
             outcome = _outcome(training, processes)
             if processes.leads:
+                training.folder.mkdir(parents=True, exist_ok=True)  # in case `cache/` was deleted
                 write_json(training.outcome, outcome)
     except BaseException as error:  # the parent reports it, whatever it is
         record = {"kind": type(error).__name__, "text": str(error), "traceback": traceback.format_exc()}
+        training.folder.mkdir(parents=True, exist_ok=True)
         write_json(training.failure(rank), record)
         os._exit(1)  # without waiting for messages from ranks that may have ended
 

@@ -46,6 +46,7 @@ def keep_if_best(state: TrainingState, accuracy: float, epoch: int, at_most: int
     new = Kept(accuracy, epoch, sha256="")
     ranked = sorted([*state.progress.kept, new], key=lambda kept: (-kept.accuracy, kept.epoch))[:at_most]
     if new in ranked:
+        state.checkpoints.folder.mkdir(parents=True, exist_ok=True)  # in case `cache/` was deleted
         sha256 = save_weights(state.checkpoints.kept_state(epoch), state.learner)
         state.progress.kept = [new._replace(sha256=sha256) if kept is new else kept for kept in ranked]
 
@@ -61,14 +62,15 @@ def publish(out: Path, state: TrainingState, *, ensemble: bool) -> None:
     Raises:
         CheckpointError: if a kept state is damaged.
     """
-    write_history(out / "history.csv", state.progress.history)
     try:
         files = state.checkpoints.intact_files(state.progress.kept)
     except DamagedError as error:
         raise CheckpointError(f"{error}; rerun the same command: it trains again what was lost") from None
     if files:
         load_weights(files[0], state.learner)
+    out.mkdir(parents=True, exist_ok=True)
     save_weights(out / "weights.safetensors", state.learner)
+    write_history(out / "history.csv", state.progress.history)
     if files and ensemble:
         (out / "ensemble").mkdir()
         for file in files:

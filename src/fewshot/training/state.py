@@ -139,10 +139,21 @@ class TrainingState:
         self._saved_kept: list[Kept] = []  # of the last intact checkpoint
 
     def save(self) -> None:
-        """Write a checkpoint, keep the one before it, and delete the states that neither of them names."""
+        """Write a checkpoint, keep the one before it, and delete the states that neither of them names.
+
+        Raises:
+            CheckpointError: if the folder was deleted and a kept state with it.
+        """
         if not self.writes:
             return
         progress, folder = self.progress, self.checkpoints.folder
+        files = [self.checkpoints.kept_state(kept.epoch) for kept in progress.kept]
+        if lost := sorted(file for file in files if not file.exists()):
+            raise CheckpointError(
+                f"{lost[0]}: deleted while the training ran, but it holds the best weights so far; leave cache/ alone "
+                "and rerun the same command: it trains from the start"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -8,7 +8,6 @@ results/<stage>/<name>/<key>/      a copy of the files, hashes last; what the wo
 The cache is found by key alone, so a result is restored under any name. What a job writes must not contain its name.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 from fewshot import paths
 from fewshot.digests import file_digest, save_digests, sha256_of
 from fewshot.errors import DataError, ResourceError
-from fewshot.files import write_atomic, write_json
+from fewshot.files import DISK_FULL, write_atomic, write_json
 from fewshot.progress import say
 from fewshot.workflow.plan import Job
 
@@ -46,10 +45,10 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
         "made" or "restored".
 
     Raises:
-        ResourceError: if a folder cannot be written or the disk is full.
+        ResourceError: if a folder cannot be written, the disk is full, or files of the job were deleted while it ran.
     """
     cache, target = job.cache_dir, job.dir
-    with _explain_full_disk():
+    with _explain_full_disk(), _explain_deleted_files(cache, target):
         for folder in (cache, target):
             check_writable(folder)
         with _job_lock(cache / ".lock"):
@@ -182,7 +181,7 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise
         raise ResourceError(
             f"{folder}: cannot be written ({error.strerror}); fix its permissions or remount it"
@@ -195,11 +194,26 @@ def _explain_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise ResourceError(
             f"the disk is full ({error.filename or paths.CACHE}); free some space ('fewshot prune' lists results that "
             "no suite needs), then rerun: finished work is kept and training resumes from the last checkpoint"
+        ) from None
+
+
+@contextmanager
+def _explain_deleted_files(*folders: Path) -> Iterator[None]:
+    """Turn a missing file in the folders of a job into an error that says what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        lost = Path(error.filename or "")
+        if not any(lost.is_relative_to(folder) for folder in folders):
+            raise
+        raise ResourceError(
+            f"{lost.parent}: deleted while this job ran; leave cache/ and results/ alone while jobs run, and rerun the "
+            "same command"
         ) from None
 
 

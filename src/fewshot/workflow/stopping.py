@@ -1,0 +1,126 @@
+"""How Snakemake stops: a signal reaches its jobs, which save their state, and a stop is not reported as a failure.
+
+Without this, Snakemake waits hours for its jobs if it alone gets SIGTERM, and prints the settings and the log of each
+stopped job as an error. Its log file in `.snakemake/log` still has everything.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from fewshot.training.stop_signals import SIGNALS
+from fewshot.workflow.plan import Job, Plan
+from fewshot.workflow.running import describe_conflict, this_command
+
+REPEAT_S = 1.0
+# How Snakemake words the end of a job that a signal stopped (129, 130, 143: with a shell in between).
+STOPPED_JOB = re.compile(r"non-zero exit status (129|130|143)\b|died with <Signals\.SIG(HUP|INT|TERM)\b")
+
+KEY = re.compile(r"-[0-9a-f]{12}$")  # at the end of the name of a log
+
+
+class Stop(logging.Filter):
+    """Whether this Snakemake was asked to stop, or its jobs were; as a filter of its messages, hides what follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal: str | None = None
+        self.failed = False
+        self._stopping_threads: set[int | None] = set()
+
+    def listen(self) -> None:
+        """Stop on the first SIGINT, SIGTERM or SIGHUP that the process does not ignore."""
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._stop)
+
+    def watch(self, logger: logging.Logger) -> None:
+        """Filter what Snakemake prints, but not what it writes to its log file."""
+        for handler in logger.handlers:
+            if handler.name == "DefaultStreamHandler":
+                handler.addFilter(self)
+
+    @property
+    def happened(self) -> bool:
+        """Whether the run ended because it, or every job that did not finish, was stopped."""
+        return self.signal is not None or not self.failed
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            return
+        self.signal = signal.Signals(number).name
+        with suppress(OSError):  # print() may be interrupted by this very signal
+            os.write(2, f"\n{self.signal}: stopping; running jobs save their state first.\n".encode())
+        threading.Thread(target=_signal_jobs, args=(number,), daemon=True).start()
+        raise SystemExit(130)  # Snakemake waits for its jobs and then calls onerror
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to show a message."""
+        event, text = getattr(record, "event", None), record.getMessage()
+        if getattr(record, "exception", None) == "LockException":
+            record.msg, record.args = describe_conflict(), ()
+        elif STOPPED_JOB.search(text):
+            self._stopping_threads.add(record.thread)  # which then reports the job
+            return False
+        elif event is not None and str(event.value) == "job_error" and record.thread in self._stopping_threads:
+            self._stopping_threads.discard(record.thread)
+            print(_describe_stopped_job(record), file=sys.stderr)
+            return False
+        elif record.levelno >= logging.ERROR:
+            self.failed = True
+        elif self.signal is not None:
+            return False
+        return True
+
+
+def _signal_jobs(number: int) -> None:
+    """Send a signal to the jobs of this Snakemake until it ends, since jobs may be about to start."""
+    while True:
+        with suppress(psutil.Error):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if child.cmdline()[1:3] == ["-m", "fewshot"]:
+                        child.send_signal(number)
+        time.sleep(REPEAT_S)
+
+
+def _describe_stopped_job(record: logging.LogRecord) -> str:
+    """Return "<stage> <experiment or data set>: <last line of its log>" from Snakemake's message about a job."""
+    logs = [Path(log) for log in getattr(record, "log", ())]
+    names = [KEY.sub("", log.stem) for log in logs]
+    lines = [line.strip() for log in logs for line in _lines(log) if line.strip()]
+    return f"{' '.join([getattr(record, 'rule_name', 'job'), *names])}: {lines[-1] if lines else 'stopped'}"
+
+
+def _lines(log: Path) -> list[str]:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
+
+
+def stop_summary(plan: Plan, stop: Stop) -> str:
+    """Return what is finished of a suite whose run was stopped, and the command that continues."""
+    words = {"prepare": "data sets prepared", "train": "experiments trained", "evaluate": "evaluations made"}
+    counts = []
+    for stage, what in words.items():
+        jobs = plan.jobs(stage)
+        counts.append(f"{sum(map(_is_finished, jobs))} of {len(jobs)} {what}")
+    by = f" by {stop.signal}" if stop.signal else ""
+    return (
+        f"Stopped{by}. Finished work is kept: {', '.join(counts)}.\n"
+        f"Rerun the same command to resume from the last checkpoints: {this_command()}"
+    )
+
+
+def _is_finished(job: Job) -> bool:
+    return all(file.exists() for file in job.outputs.values())
