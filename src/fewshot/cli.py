@@ -4,7 +4,6 @@ Starts without importing torch; subcommands that compute import it after setting
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from fewshot.errors import FewshotError
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
+from fewshot.progress import accept_any_encoding
 from fewshot.training.stop_signals import EXIT_STOPPED
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit status is 0 if it succeeded, 2 after an error that the user can fix, which is printed without a traceback,
     and 130 if a signal or the end of the reading program stopped it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
+    accept_any_encoding()
     try:
         options = _parser().parse_args(arguments)
         options.run(options)

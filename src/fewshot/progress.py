@@ -1,5 +1,6 @@
 """Progress of a job: a bar on a terminal, plain lines in a log file."""
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,13 @@ def say(text: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError):
             tqdm.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+
+
+def accept_any_encoding() -> None:
+    """Show "?" for a character that the terminal or locale cannot encode, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def bar(items: Iterable[Item], *, total: int, initial: int = 0, what: str = "") -> Iterator[Item]:

@@ -172,7 +172,7 @@ def test_shipped_schema_is_up_to_date():
 @pytest.mark.parametrize(
     ("interrupt", "words"),
     [
-        (KeyboardInterrupt(), "interrupted; rerun the same command to resume from the last checkpoint"),
+        (KeyboardInterrupt(), "interrupted; rerun the same command to continue"),
         (Interrupted("SIGTERM: stopped after step 3"), "stopped after step 3"),
     ],
 )

@@ -7,6 +7,7 @@ from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_yaml
+from fewshot.progress import accept_any_encoding
 from fewshot.workflow.listing import jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
@@ -28,6 +29,7 @@ def planned():
 
 STOP = Stop()
 if workflow.is_main_process:
+    accept_any_encoding()
     STOP.listen()
     STOP.watch(logger)
 

@@ -17,4 +17,5 @@ case $status in
         "checkpoint." >> "$log"
     ;;
 esac
+[ $status -eq 0 ] || [ -s "$log" ] || echo "$log is empty although the job failed: the disk may be full" >&2
 exit $status

@@ -17,14 +17,17 @@ from types import FrameType
 
 import psutil
 
+from fewshot.errors import ResourceError
+from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.training.stop_signals import SIGNALS
 from fewshot.workflow.plan import Job, Plan
-from fewshot.workflow.running import describe_conflict, this_command
+from fewshot.workflow.running import SNAKEMAKE_DIR, describe_conflict, this_command
 
 REPEAT_S = 1.0
 # How Snakemake words the end of a job that a signal stopped (129, 130, 143: with a shell in between).
 STOPPED_JOB = re.compile(r"non-zero exit status (129|130|143)\b|died with <Signals\.SIG(HUP|INT|TERM)\b")
 
+OS_ERROR = re.compile(r"^\w*Error: \[Errno (?P<number>\d+)\] (?P<reason>[^:\n]+)(?:: '(?P<path>[^'\n]+)')?\s*\Z", re.M)
 KEY = re.compile(r"-[0-9a-f]{12}$")  # at the end of the name of a log
 
 
@@ -45,6 +48,7 @@ class Stop(logging.Filter):
 
     def watch(self, logger: logging.Logger) -> None:
         """Filter what Snakemake prints, but not what it writes to its log file."""
+        logging.raiseExceptions = False  # a log file on a full disk is not worth a traceback per message
         for handler in logger.handlers:
             if handler.name == "DefaultStreamHandler":
                 handler.addFilter(self)
@@ -68,6 +72,8 @@ class Stop(logging.Filter):
         event, text = getattr(record, "event", None), record.getMessage()
         if getattr(record, "exception", None) == "LockException":
             record.msg, record.args = describe_conflict(), ()
+        elif refused := _refused_write(text):
+            record.msg, record.args, self.failed = str(refused), (), True
         elif STOPPED_JOB.search(text):
             self._stopping_threads.add(record.thread)  # which then reports the job
             return False
@@ -80,6 +86,14 @@ class Stop(logging.Filter):
         elif self.signal is not None:
             return False
         return True
+
+
+def _refused_write(text: str) -> ResourceError | None:
+    """Return the error to show instead of the traceback that Snakemake prints if it cannot write its own files."""
+    found = OS_ERROR.search(text)
+    if found is None or int(found["number"]) not in WRITE_REFUSED:
+        return None
+    return cannot_write(found["path"] or SNAKEMAKE_DIR, OSError(int(found["number"]), found["reason"]))
 
 
 def _signal_jobs(number: int) -> None:
