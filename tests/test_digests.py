@@ -117,3 +117,13 @@ def test_planning_alone_writes_nothing(archive: Path) -> None:
     path_digest(archive)
 
     assert not digests.SAVED_DIGESTS.exists()
+
+
+def test_digests_that_cannot_be_saved_are_computed_again(archive: Path) -> None:
+    Path("cache").write_text("no folder")
+    expected = path_digest(archive)
+
+    save_digests()
+
+    forget()
+    assert path_digest(archive) == expected

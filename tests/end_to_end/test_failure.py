@@ -1,11 +1,15 @@
 """If one experiment fails, the others finish, the table says what is missing, and a rerun runs only that."""
 
 import json
+import re
 import subprocess
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+import torch
+
+from fewshot.weights.checkpoint import save_checkpoint
 
 BROKEN = "shapes-conv4-ridge-diverging-s0"
 
@@ -103,6 +107,30 @@ def small_disk(folder, options):
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_the_reason_given_by_a_checkpoint(tmp_path):
+    """torch reports it as an internal error of its file format; nothing unfinished stays on the disk."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, "size=64k"):
+        with pytest.raises(OSError, match="No space left on device"):
+            save_checkpoint(disk / "checkpoint.pt", {"weights": torch.zeros(100_000)})
+        assert not list(disk.iterdir())
+
+
+@pytest.mark.parametrize(("options", "reason"), [("size=16k", "No space left"), ("ro", "Read-only file system")])
+def test_snakemake_that_cannot_write_its_own_files(made, options, reason):
+    """It ends with one line, and no traceback."""
+    folder = made.folder / ".snakemake" / "locks"
+    made.edit("ridge: 50.0", "ridge: 20.0")
+    with small_disk(folder, options):
+        for number in range(5) if options != "ro" else ():
+            with suppress(OSError):
+                (folder / f"other{number}").write_bytes(bytes(4096))
+        failed = made.try_run("snakemake --cores 2")
+    assert failed.status == 1
+    assert re.search(rf"cannot write \S+: {reason}", failed.text), failed.text
+    assert "Traceback" not in failed.text
 
 
 @pytest.mark.parametrize(

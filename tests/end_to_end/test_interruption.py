@@ -92,16 +92,58 @@ def test_ctrl_c(fresh):
     wait_for_log(fresh, "logs/train/*.log", "epoch 3/")
     os.killpg(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "Stopped. Finished work is kept; rerun the same command to resume from the last checkpoints." in text
-    assert "SIGINT: stopped after step" in text
-    assert "Traceback" not in text
+    assert process.returncode == 130
+    stop, *end = text[text.index("SIGINT: stopping") :].splitlines()
+    assert stop == "SIGINT: stopping; running jobs save their state first."
+    assert end[0].startswith(f"train {fresh.RIDGE}: SIGINT: stopped after step")
+    assert end[1:] == [
+        "Stopped by SIGINT. Finished work is kept: 1 of 1 data sets prepared, 0 of 1 experiments trained, "
+        "0 of 1 evaluations made.",
+        "Rerun the same command to resume from the last checkpoints: snakemake --cores 2",
+    ]
     assert not list((fresh.folder / ".snakemake/locks").glob("*.lock"))
 
     process = fresh.start("snakemake --cores 2")
     wait_for_log(fresh, "logs/train/*.log", RESUMED)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_stop_during_an_evaluation(send, made):
+    """SIGTERM, to Snakemake alone or to all its processes, ends the evaluation; it is not reported as a failure."""
+    made.edit("  episodes: 20\n", "  episodes: 1000000\n")
+    process = made.start(f"snakemake --cores 2 {made.RIDGE}")
+    end = time.monotonic() + 120
+    while not (partial := list(made.folder.glob("cache/evaluate/*/*/partial"))) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert partial
+    send(process.pid, signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"evaluate {made.RIDGE}-shapes: SIGTERM: stopped; rerun the same command to continue" in text
+    assert text.splitlines()[-1].endswith(f"snakemake --cores 2 {made.RIDGE}")
+    assert "Error in rule" not in text
+    assert "Traceback" not in text
+    assert not (made.folder / "results/partial").exists()
+
+
+@pytest.mark.slow
+def test_two_snakemakes_at_once(fresh):
+    """The second one is told about the first, also if DVC starts it, and leaves it alone."""
+    single(fresh)
+    fresh.edit("epochs: 2\n", "epochs: 400\n")
+    first = fresh.start("snakemake --cores 2")
+    wait_for_log(fresh, "logs/train/*.log", "epoch 3/")
+    for command in ("snakemake --cores 2", "dvc repro"):
+        second = fresh.try_run(command)
+        assert second.status != 0
+        assert f"already running in this folder (process {first.pid}, since " in second.text
+        assert "Traceback" not in second.text
+    assert first.poll() is None
+    os.killpg(first.pid, signal.SIGTERM)
+    first.communicate(timeout=120)
 
 
 @pytest.mark.slow
@@ -115,8 +157,10 @@ def test_terminated_training_is_reported_as_stopped(fresh):
     (training,) = [child for child in children if child.cmdline()[1:4] == ["-m", "fewshot", "train"]]
     training.terminate()
     text, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "Stopped. Finished work is kept; rerun the same command to resume" in text
+    assert process.returncode == 130
+    assert f"train {fresh.RIDGE}: SIGTERM: stopped after step" in text
+    assert "Stopped. Finished work is kept: 1 of 1 data sets prepared" in text
+    assert "Error in rule" not in text
     assert not (fresh.folder / "results/partial").exists()
 
 

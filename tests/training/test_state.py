@@ -1,12 +1,15 @@
 """The state of a training run: totals become history rows; checkpoints are written when due, by one process."""
 
 import math
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from fewshot.errors import CheckpointError
+from fewshot.training.selection import keep_if_best
 from fewshot.training.state import Checkpoints, Kept, Progress, TrainingState
 
 
@@ -56,6 +59,27 @@ def test_only_the_writing_process_saves_and_all_resume(state_of):
 
     assert other.progress == leader.progress
     assert torch.equal(other.learner.weight, leader.learner.weight)
+
+
+def test_a_deleted_folder_is_created_again(state_of, tmp_path):
+    state = state_of()
+    state.save()
+    shutil.rmtree(tmp_path)
+
+    state.save()
+
+    assert state.resume()
+
+
+def test_a_deleted_folder_with_the_best_weights_ends_the_training(state_of, tmp_path):
+    state = state_of()
+    keep_if_best(state, accuracy=0.5, epoch=1, at_most=1)
+    shutil.rmtree(tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"epoch-1.safetensors: deleted .*it trains from the start"):
+        state.save()
+
+    assert not state_of().resume()
 
 
 def test_a_save_deletes_the_states_that_are_no_longer_kept(state_of):

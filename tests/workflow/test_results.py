@@ -343,6 +343,24 @@ def test_full_disk_during_the_work_keeps_the_checkpoint(project):
     assert (CACHE / "checkpoints" / "checkpoint.pt").read_text() == "state"
 
 
+def test_a_folder_deleted_during_the_work_is_an_error_that_names_it(project):
+    def delete(out, checkpoints):
+        shutil.rmtree(CACHE)
+        (out / "weights").write_text("late")
+
+    with pytest.raises(ResourceError, match=r"cache/train/job/key/partial: deleted while this job ran"):
+        run(delete)
+    assert run() == "made"
+
+
+def test_a_missing_file_elsewhere_is_raised_unchanged(project):
+    def read(out, checkpoints):
+        Path("elsewhere/images").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        run(read)
+
+
 def test_other_errors_are_raised_unchanged(project):
     def fail(out, checkpoints):
         raise OSError(errno.EIO, "Input/output error")
