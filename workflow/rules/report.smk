@@ -59,7 +59,7 @@ onsuccess:
 
 onerror:
     if STOP.happened:
-        print(stop_summary(PLAN, STOP))
+        print(stop_summary(PLAN, STOP, results_are_here=not STORAGE))
         sys.exit(130)
     elif STORAGE:
         print(

@@ -20,7 +20,7 @@ import psutil
 from fewshot.errors import ResourceError
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.training.stop_signals import SIGNALS
-from fewshot.workflow.plan import Job, Plan
+from fewshot.workflow.plan import Plan
 from fewshot.workflow.running import SNAKEMAKE_DIR, describe_conflict, this_command
 
 REPEAT_S = 1.0
@@ -122,19 +122,25 @@ def _lines(log: Path) -> list[str]:
         return []
 
 
-def stop_summary(plan: Plan, stop: Stop) -> str:
-    """Return what is finished of a suite whose run was stopped, and the command that continues."""
-    words = {"prepare": "data sets prepared", "train": "experiments trained", "evaluate": "evaluations made"}
-    counts = []
-    for stage, what in words.items():
-        jobs = plan.jobs(stage)
-        counts.append(f"{sum(map(_is_finished, jobs))} of {len(jobs)} {what}")
+def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> str:
+    """Return what is finished of a suite whose run was stopped, and the command that continues.
+
+    Args:
+        plan: of the suite.
+        stop: how it was stopped.
+        results_are_here: whether the results are in this folder and can be counted, not in remote storage.
+    """
     by = f" by {stop.signal}" if stop.signal else ""
+    counts = f": {_counts(plan)}" if results_are_here else ""
+    failed = " Some jobs failed; their errors are above." if stop.failed else ""
     return (
-        f"Stopped{by}. Finished work is kept: {', '.join(counts)}.\n"
+        f"Stopped{by}. Finished work is kept{counts}.{failed}\n"
         f"Rerun the same command to resume from the last checkpoints: {this_command()}"
     )
 
 
-def _is_finished(job: Job) -> bool:
-    return all(file.exists() for file in job.outputs.values())
+def _counts(plan: Plan) -> str:
+    words = {"prepare": "data sets prepared", "train": "experiments trained", "evaluate": "evaluations made"}
+    jobs = {stage: plan.jobs(stage) for stage in words}
+    done = {stage: sum(all(file.exists() for file in job.outputs.values()) for job in jobs[stage]) for stage in words}
+    return ", ".join(f"{done[stage]} of {len(jobs[stage])} {what}" for stage, what in words.items())
