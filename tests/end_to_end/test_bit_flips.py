@@ -21,11 +21,11 @@ from fewshot.datasets.cifar_fs import CifarFs
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.releases import RELEASES, Release, RemoteFile
 from fewshot.errors import FewshotError
+from fewshot.paths import JOB_STAGES
 from fewshot.report import tables
 from fewshot.report.contents import read_contents
 from fewshot.workflow.jobs import download_job, evaluate_job, export_job, prepare_job, train_job
 from fewshot.workflow.plan import load_plan
-from fewshot.workflow.prune import JOB_STAGES
 from fewshot.workflow.results import restore_result
 from fewshot.workflow.suite_report import report_suite, suite_report
 from fewshot.workflow.tables_state import tables_are_current

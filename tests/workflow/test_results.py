@@ -348,7 +348,7 @@ def test_a_folder_deleted_during_the_work_is_an_error_that_names_it(project):
         shutil.rmtree(CACHE)
         (out / "weights").write_text("late")
 
-    with pytest.raises(ResourceError, match=r"cache/train/job/key/partial: deleted while this job ran"):
+    with pytest.raises(ResourceError, match=r"cache/train/key/partial: deleted while this job ran"):
         run(delete)
     assert run() == "made"
 
