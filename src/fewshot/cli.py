@@ -12,7 +12,7 @@ from types import ModuleType
 
 from fewshot import paths
 from fewshot.digests import save_digests
-from fewshot.errors import FewshotError
+from fewshot.errors import FewshotError, ParamsError
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.workflow.plan import Plan, load_plan
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("action", choices=("export", "check"))
     episodes.add_argument("name", metavar="dataset")
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
+    command("check", _check, "Check params.yaml: every suite, key, value and combination; print all mistakes.")
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     explaining = command(
@@ -185,6 +186,16 @@ def _episodes(options: argparse.Namespace) -> None:
     jobs, job = _import_jobs(plan), plan.find("prepare", options.name)
     work = jobs.export_episodes if options.action == "export" else jobs.check_episodes
     print(work(job, options.file))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from fewshot.workflow.check import check_file
+
+    checked = check_file(options.params, options.suite)
+    if checked.plans:
+        print(checked.table)
+    if checked.problems:
+        raise ParamsError("\n".join(checked.problems))
 
 
 def _list(options: argparse.Namespace) -> None:

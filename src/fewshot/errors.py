@@ -11,7 +11,14 @@ from typing import Any
 
 
 class FewshotError(Exception):
-    """Base class of errors whose message is meant for the user."""
+    """Base class of errors whose message is meant for the user.
+
+    As text, whatever a terminal would not print as it is (control characters, text that runs backwards) is escaped,
+    because messages show names from files.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ParamsError(FewshotError, ValueError):
@@ -36,6 +43,7 @@ class ResourceError(FewshotError):
 
 MAX_QUOTED = 60
 MAX_LISTED = 250
+MAX_PROBLEMS = 20
 
 
 def quoted(value: Any) -> str:
@@ -45,9 +53,21 @@ def quoted(value: Any) -> str:
 
 
 def quoted_key(key: str) -> str:
-    """Return a key or dotted path as shown in messages: on one line, shortened."""
+    """Return a key, name or dotted path as shown in messages: on one line, shortened."""
     text = key if key.isprintable() else repr(key)
     return text if len(text) <= 2 * MAX_QUOTED else f"{text[: 2 * MAX_QUOTED - 3]}..."
+
+
+def quoted_names(names: Iterable[object], at_most: int = 8) -> str:
+    """Return names as shown in messages: 'a, b and 3 more', or 'nothing'."""
+    words = [quoted_key(str(name)) for name in names]
+    more = f" and {len(words) - at_most} more" if len(words) > at_most else ""
+    return ", ".join(words[:at_most]) + more or "nothing"
+
+
+def printable(text: str) -> str:
+    """Return text with the characters that a terminal would not print as they are escaped; line ends are kept."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -72,3 +92,34 @@ def locate_errors(place: object) -> Iterator[None]:
         yield
     except ParamsError as error:
         raise ParamsError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from None
+
+
+class Problems:
+    """Collects the errors of several checks, so that all are reported at once.
+
+    Attributes:
+        lines: the lines of their messages, each once, as keys.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    @contextmanager
+    def collected(self, kind: type[FewshotError] = ParamsError) -> Iterator[None]:
+        """End the block at an error of this kind and keep its message."""
+        try:
+            yield
+        except kind as error:
+            self.add(str(error))
+
+    def add(self, message: str) -> None:
+        """Keep a message, unless it is already known."""
+        self.lines.update(dict.fromkeys(message.splitlines()))
+
+    def raise_all(self, at_most: int | None = None) -> None:
+        """Raise one `ParamsError` with the first `at_most` lines, or all; do nothing if there are none."""
+        lines = list(self.lines)
+        more = len(lines) - len(lines[:at_most])
+        if lines:
+            rest = [f"and {more} more; 'fewshot check' lists all"] if more else []
+            raise ParamsError("\n".join(lines[:at_most] + rest))

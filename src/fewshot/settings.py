@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from fewshot.errors import ParamsError, allowed_values, quoted, quoted_key
-
-MAX_PROBLEMS_LISTED = 20
+from fewshot.errors import MAX_PROBLEMS, ParamsError, allowed_values, quoted, quoted_key
 
 
 class Settings(BaseModel):
@@ -40,9 +38,10 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
-        more = len(lines) - MAX_PROBLEMS_LISTED
-        raise ParamsError("\n".join(lines[:MAX_PROBLEMS_LISTED] + ([f"and {more} more"] if more > 0 else []))) from None
+        details = _innermost(values, error.errors(include_url=False))
+        lines = _merged([_explain(model, values, detail, where) for detail in details])
+        more = len(lines) - MAX_PROBLEMS
+        raise ParamsError("\n".join(lines[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else []))) from None
 
 
 def _plain(values: Any, place: str) -> Any:
@@ -62,6 +61,16 @@ def _plain(values: Any, place: str) -> Any:
         f"{place.removeprefix('.')}: {quoted(values)} is not allowed: it should be a number, text, true, false, null, "
         "a list or a section"
     )
+
+
+def _innermost(values: Any, details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the problems without those of lists and sections in which another problem is more specific.
+
+    Pydantic also reports the list that is too short without its wrong item, and each type that was not meant.
+    """
+    places = [tuple(_keys(values, detail)) for detail in details]
+    outer = {place[:length] for place in places for length in range(len(place))}
+    return [detail for detail, place in zip(details, places, strict=True) if place not in outer]
 
 
 def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
@@ -85,6 +94,7 @@ def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: s
 
 _PLAIN_WORDS = {
     "a valid array": "a list",
+    "a valid string": "text",
     "a valid dictionary": "a section",
     "an object": "a section",
     "Tuple should": "it should",

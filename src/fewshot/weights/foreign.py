@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError
+from fewshot.errors import CheckpointError, quoted_key, quoted_names
 from fewshot.weights.checkpoint import fit_state, read_safetensors
 
 ORIGINAL_SECTIONS = ("embedding", "head")
@@ -41,7 +41,7 @@ def _read_original(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     content = _read_torch(path)
     if not all(section in content for section in ORIGINAL_SECTIONS):
         raise CheckpointError(
-            f"{path}: holds {_shown(content)}; a checkpoint of the original program holds embedding and head"
+            f"{path}: holds {quoted_names(content, 5)}; a checkpoint of the original program holds embedding and head"
         )
     return {
         **_renamed(path, "embedding", content["embedding"], "backbone.", own),
@@ -54,7 +54,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign and damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = quoted_key(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: refused, because it is not a plain file of tensors ({reason})") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not dictionaries of tensors")
@@ -71,8 +71,3 @@ def _renamed(path: Path, section: str, state: Any, prefix: str, own: Mapping[str
         name: value.reshape(()) if name in own and own[name].ndim == 0 and value.numel() == 1 else value
         for name, value in renamed.items()
     }
-
-
-def _shown(names: Mapping[Any, Any]) -> str:
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "nothing"

@@ -9,7 +9,7 @@ import numpy as np
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
-from fewshot.episodes.draw import EpisodeIndices, draw_episodes
+from fewshot.episodes.draw import EpisodeIndices, check_episode_fits, draw_episodes
 from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
@@ -69,6 +69,7 @@ def prepare_job(job: PrepareJob) -> str:
         hashes = {}
         for wanted in job.lists:
             split = store.split(wanted.split)
+            check_episode_fits(wanted.split, wanted.form, split.class_sizes, "evaluate")
             indices = np.arange(wanted.episodes)
             episodes = draw_episodes(wanted.seed, wanted.split, indices, wanted.form, split.class_sizes)
             write_episodes(out / wanted.file_name, episodes)

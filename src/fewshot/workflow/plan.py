@@ -15,8 +15,8 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import ParamsError, did_you_mean, locate_errors
-from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
+from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, locate_errors, quoted
+from fewshot.experiments.matrix import Choice, Experiment, check_other_suites, suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
@@ -271,8 +271,9 @@ class Plan:
         named = [job for job in self._by_name[stage].get(name, ()) if target in (None, getattr(job, "target", None))]
         if not named:
             known = sorted(self._by_name[stage])
+            of_target = f" on {quoted(target)}" if target else ""
             raise ParamsError(
-                f"suite {self.suite!r} has no {stage} job {name!r}{f' on {target!r}' if target else ''};"
+                f"suite {quoted(self.suite)} has no {stage} job {quoted(name)}{of_target};"
                 f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' lists them all"
             )
         found = [job for job in named if key in (None, job.key)]
@@ -304,12 +305,18 @@ def load_plan(
         results: root folder of results.
 
     Raises:
-        ParamsError: if the file or a name is invalid.
+        ParamsError: if the file or a name is invalid, in this suite or another one.
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
+    chosen, problems = suite or params.suite, Problems()
     with locate_errors(path):
-        return make_plan(params, suite or params.suite, results)
+        with problems.collected():
+            plan = make_plan(params, chosen, results)
+        with problems.collected():
+            check_other_suites(params, chosen)
+        problems.raise_all(MAX_PROBLEMS)
+        return plan
 
 
 def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:
