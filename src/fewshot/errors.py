@@ -43,6 +43,7 @@ class ResourceError(FewshotError):
 
 MAX_QUOTED = 60
 MAX_LISTED = 250
+MAX_COMPARED = 200
 MAX_PROBLEMS = 20
 
 
@@ -70,9 +71,9 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean X?' for the known word closest to `word`, or ''."""
-    match = difflib.get_close_matches(word[:MAX_QUOTED], list(known), n=1, cutoff=0.5)
+def did_you_mean(word: str, known: Iterable[str], at_least: float = 0.5) -> str:
+    """Return ' Did you mean X?' for the known word closest to `word`, or '' if none has this similarity (0..1)."""
+    match = difflib.get_close_matches(word[:MAX_COMPARED], list(known), n=1, cutoff=at_least)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 

@@ -8,6 +8,7 @@ from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_yaml
+from fewshot.workflow.listing import check_experiment_names
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import clear_stale_locks
 from fewshot.workflow.tables_state import remove_stale_stamps
@@ -19,7 +20,10 @@ report: "../report/workflow.rst"
 def planned():
     """Read params.yaml with the overrides of `--config` and plan it; any mistake gives one clear error."""
     try:
-        return load_plan(overrides=config)
+        plan = load_plan(overrides=config)
+        if workflow.is_main_process:
+            check_experiment_names(plan, sys.argv[1:])
+        return plan
     except FewshotError as error:
         raise WorkflowError(str(error)) from None
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import yaml
 
 from fewshot import paths
 from fewshot.datasets import DATASETS
+from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.workflow.plan import EvaluateJob, Job, Plan
 from fewshot.workflow.results import tidy
 from fewshot.workflow.tables_state import tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
+EXPERIMENT_LIKE = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_.]+){3,}")
 
 STATE_WORDS = {"made": "made", "cached": "in cache/", "begun": "begun", "-": "missing"}
 
@@ -75,6 +79,27 @@ def suite_table(plan: Plan) -> str:
             f"run all:  snakemake --cores all{suite}",
         ]
     )
+
+
+def check_experiment_names(plan: Plan, arguments: Iterable[str]) -> None:
+    """Refuse a misspelt experiment, or one of another suite, among the arguments of `snakemake`.
+
+    Snakemake would only say that there is no rule to produce it.
+
+    Raises:
+        ParamsError: names the closest experiment, or the suite that has it.
+    """
+    known = [job.name for job in plan.train]
+    for name in arguments:
+        if name in known or not EXPERIMENT_LIKE.fullmatch(name):
+            continue
+        suites, closest = plan.suites_with(name), did_you_mean(name, known, at_least=0.8)
+        if suites or closest:
+            hint = f" It is in {' and '.join(suites)}: add --config suite={suites[0]}." if suites else closest
+            raise ParamsError(
+                f"suite {quoted(plan.suite)} has no experiment {quoted(name)}.{hint} "
+                f"'fewshot list --suite {plan.suite}' lists them all"
+            )
 
 
 def _count_states(jobs: tuple[Job, ...]) -> str:

@@ -5,6 +5,7 @@ means "the file exists". Importing this module or planning writes nothing and im
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -270,11 +271,10 @@ class Plan:
         """
         named = [job for job in self._by_name[stage].get(name, ()) if target in (None, getattr(job, "target", None))]
         if not named:
-            known = sorted(self._by_name[stage])
             of_target = f" on {quoted(target)}" if target else ""
             raise ParamsError(
-                f"suite {quoted(self.suite)} has no {stage} job {quoted(name)}{of_target};"
-                f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' lists them all"
+                f"suite {quoted(self.suite)} has no {stage} job {quoted(name)}{of_target};{self._closest(stage, name)} "
+                f"'fewshot list --suite {self.suite}' lists them all"
             )
         found = [job for job in named if key in (None, job.key)]
         if not found:
@@ -283,6 +283,22 @@ class Plan:
                 "since this job was planned; rerun snakemake"
             )
         return found[0]
+
+    def _closest(self, stage: str, name: str) -> str:
+        """Return ' Did you mean X?', or the suites that have an experiment of this name, or ''."""
+        suites = self.suites_with(name)
+        if suites:
+            return f" it is in {' and '.join(suites)}: add --suite {suites[0]}."
+        return did_you_mean(name, sorted(self._by_name[stage]))
+
+    def suites_with(self, name: str) -> list[str]:
+        """Return the other suites of the file that have an experiment of this name."""
+        found = []
+        for suite in self.params.suites:
+            with suppress(ParamsError):
+                if suite != self.suite and any(job.name == name for job in suite_experiments(self.params, suite)):
+                    found.append(suite)
+        return found
 
     def of_experiment(self, name: str) -> tuple[EvaluateJob, ...]:
         """Return the evaluations of one experiment."""
