@@ -12,7 +12,7 @@ from types import ModuleType
 
 from fewshot import paths
 from fewshot.digests import save_digests
-from fewshot.errors import FewshotError, ParamsError
+from fewshot.errors import FewshotError, ParamsError, quoted_key
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.workflow.plan import Plan, load_plan
@@ -38,6 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_exit_status(text, EXIT_INTERRUPTED))
     except BrokenPipeError:
         sys.exit(_exit_status("", EXIT_INTERRUPTED))
+    except OSError as error:  # the disk is full, a folder is read-only, a file is in the way of a folder
+        sys.exit(_exit_status(f"error: {_explained(error)}", EXIT_USER_ERROR))
+
+
+def _explained(error: OSError) -> str:
+    """Return the message of an error of the operating system: which file, what is wrong and what to do."""
+    place = "" if error.filename is None else f"{quoted_key(str(error.filename))}: "
+    reason = error.strerror or quoted_key(str(error))
+    return f"{place}{reason}; correct the path, fix its permissions or free some disk space, then rerun"
 
 
 def _exit_status(text: str, status: int) -> int:
@@ -250,6 +259,8 @@ def _evidence(options: argparse.Namespace) -> None:
 def _schema(options: argparse.Namespace) -> None:
     text = schema_text()
     if options.write:
+        if not SCHEMA_FILE.parent.is_dir():
+            raise FewshotError(f"{SCHEMA_FILE.parent}: no such folder; run from a clone of the project")
         SCHEMA_FILE.write_text(text, encoding="utf-8")
     elif not options.check:
         print(text, end="")

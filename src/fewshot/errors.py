@@ -13,12 +13,12 @@ from typing import Any
 class FewshotError(Exception):
     """Base class of errors whose message is meant for the user.
 
-    As text, whatever a terminal would not print as it is (control characters, text that runs backwards) is escaped,
-    because messages show names from files.
+    Messages show names from files, so as text, whatever a terminal would not print as it is (control characters, text
+    that runs backwards) is escaped, and lines of absurd length are shortened.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return "\n".join(_shortened(line) for line in printable(super().__str__()).split("\n"))
 
 
 class ParamsError(FewshotError, ValueError):
@@ -41,9 +41,10 @@ class ResourceError(FewshotError):
     """There is not enough memory or disk space, or no usable device."""
 
 
-MAX_QUOTED = 60
+MAX_QUOTED = 60  # characters
 MAX_LISTED = 250
 MAX_COMPARED = 200
+MAX_LINE = 2000
 MAX_PROBLEMS = 20
 
 
@@ -84,6 +85,11 @@ def allowed_values(word: str, known: Iterable[str]) -> str:
     if len(text) > MAX_LISTED:
         text = f"{text[:MAX_LISTED].rpartition(', ')[0]} and more ({len(words)} in total)"
     return f"allowed: {text}.{did_you_mean(word, words)}"
+
+
+def _shortened(line: str) -> str:
+    """Return a line without its middle if it is too long: the start says where, the end what to do."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 500]} ... {line[-400:]}"
 
 
 @contextmanager

@@ -24,13 +24,15 @@ def load_foreign_weights(path: Path, learner: nn.Module) -> None:
         learner: built from the experiment that the weights belong to.
 
     Raises:
-        CheckpointError: if the file is missing or damaged, holds anything but tensors and plain containers, or does
-            not fit the learner; the message lists what does not fit.
+        CheckpointError: if the file is missing or damaged, holds anything but tensors and plain containers, or numbers
+            that are not finite, or does not fit the learner; the message lists what does not fit.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a weights file")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{quoted_key(str(path))}: {found}; give the path of a weights file")
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path, advice="download or export it again")
+        _check_numbers(path, tensors)
     else:
         tensors = _read_original(path, learner.state_dict())
     fit_state(tensors, learner, source=str(path), advice=ADVICE)
@@ -65,9 +67,21 @@ def _renamed(path: Path, section: str, state: Any, prefix: str, own: Mapping[str
     """Return the tensors of a section under this project's names: `prefix` in place of `module.`."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: its {section} is not a dictionary of tensors")
+    _check_numbers(path, state)
     renamed = {prefix + str(name).removeprefix("module."): value for name, value in state.items()}
     # The original stores the head's scale as a vector of one element.
     return {
         name: value.reshape(()) if name in own and own[name].ndim == 0 and value.numel() == 1 else value
         for name, value in renamed.items()
     }
+
+
+def _check_numbers(path: Path, tensors: Mapping[Any, Tensor]) -> None:
+    """Raise `CheckpointError` unless all tensors are ordinary arrays of finite real numbers."""
+    for name, value in tensors.items():
+        ordinary = value.layout == torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
+        if not ordinary or value.is_complex() or value.dtype == torch.bool:
+            kind = f"{value.dtype} tensor" if ordinary else "sparse, nested, quantized or empty tensor"
+            raise CheckpointError(f"{path}: {quoted_key(str(name))} is a {kind}; weights are dense real numbers")
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise CheckpointError(f"{path}: {quoted_key(str(name))} has values that are not finite; use another file")

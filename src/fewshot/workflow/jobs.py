@@ -182,9 +182,7 @@ def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
         CheckpointError: if it is not trained yet.
         FewshotError: if the folder cannot be written.
     """
-    weights = job.outputs["weights"]
-    if not weights.exists():
-        raise CheckpointError(f"{job.name} is not trained yet; run: snakemake --cores 1 {job.name}")
+    weights = _trained_weights(job, plan)
     evaluations = [evaluation.outputs["json"] for evaluation in plan.of_experiment(job.name)]
     export(
         job.experiment,
@@ -194,6 +192,19 @@ def export_job(job: TrainJob, plan: Plan, out: Path) -> None:
         data_hash=read_json(job.outputs["run"])["data_hash"],
         evaluations=[read_json(file) for file in evaluations if file.exists()],
     )
+
+
+def _trained_weights(job: TrainJob, plan: Plan) -> Path:
+    """Return the weights file of a finished training.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    weights = job.outputs["weights"]
+    if not weights.exists():
+        suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
+        raise CheckpointError(f"{job.name} is not trained yet; run: snakemake --cores 1 {job.name}{suite}")
+    return weights
 
 
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
@@ -207,6 +218,7 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
 
     def work(out: Path, _: Path) -> None:
         started = time.monotonic()
+        _trained_weights(job.train, plan)
         devices.limit_threads(runtime.threads)
         device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
         learners = load_learners(experiment, job.train.dir, device)

@@ -13,7 +13,7 @@ import yaml
 
 from fewshot import paths
 from fewshot.datasets import DATASETS
-from fewshot.errors import ParamsError, did_you_mean, quoted
+from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
 from fewshot.workflow.plan import EvaluateJob, Job, Plan
 from fewshot.workflow.results import tidy
 from fewshot.workflow.tables_state import tables_are_current
@@ -114,8 +114,7 @@ def _evaluated(jobs: list[EvaluateJob]) -> str:
 
 def untracked_paths(plan: Plan) -> list[str]:
     """Return the paths given in `params.yaml` that DVC does not track, so that it would miss a change."""
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
-    tracked = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
+    tracked = {os.path.normpath(dep) for dep in _tracked_deps() if isinstance(dep, str)}
     given = [
         job.dataset.settings[field]
         for job in plan.prepare
@@ -123,6 +122,21 @@ def untracked_paths(plan: Plan) -> list[str]:
         if job.dataset.settings.get(field) is not None
     ]
     return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in tracked]
+
+
+def _tracked_deps() -> list[Any]:
+    """Return the deps of stage prepare in dvc.yaml; none if there is no such file or stage.
+
+    Raises:
+        DataError: if the file is not readable YAML.
+    """
+    try:
+        values = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))
+        return list(values["stages"]["prepare"]["deps"] or [])
+    except (FileNotFoundError, KeyError, TypeError):
+        return []
+    except (OSError, ValueError, yaml.YAMLError):
+        raise DataError(f"{DVC_FILE}: not readable YAML; 'dvc status' shows what is wrong") from None
 
 
 def tidy_stage(plan: Plan, stage: str) -> list[Path]:

@@ -325,7 +325,7 @@ def load_plan(
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
-    chosen, problems = suite or params.suite, Problems()
+    chosen, problems = params.suite if suite is None else suite, Problems()
     with locate_errors(path):
         with problems.collected():
             plan = make_plan(params, chosen, results)
