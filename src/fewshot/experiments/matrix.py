@@ -305,15 +305,25 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     """Return the experiment of one combination of a matrix."""
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
-    dataset = _DATASET.choose(params, row["dataset"], where)
-    recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
     given = {key: getattr(matrix, key) for key in ("shots", "targets", "episodes") if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
-    evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
+    problems = Problems()
+    with problems.collected():
+        dataset = _DATASET.choose(params, row["dataset"], where)
+    with problems.collected():
+        backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
+    with problems.collected():
+        learner = _LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner"))
+    with problems.collected():
+        recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
+    with problems.collected():
+        evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
+        targets = tuple(_DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or ())
+    problems.raise_all()
     experiment = Experiment(
         dataset=dataset,
-        backbone=_BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone")),
-        learner=_LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner")),
+        backbone=backbone,
+        learner=learner,
         recipe_name=row["recipe"],
         recipe=recipe,
         variant="-".join([row["recipe"], *(_variant_token(key, value) for key, value in overrides.items())]),
@@ -321,9 +331,7 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
         weights=None if matrix.weights is None else Path(matrix.weights),
-        targets=tuple(
-            _DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)
-        ),
+        targets=targets or (dataset,),
     )
     if len(experiment.name) > MAX_NAME:
         raise ParamsError(
