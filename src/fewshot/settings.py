@@ -95,10 +95,12 @@ def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: s
 _PLAIN_WORDS = {
     "a valid array": "a list",
     "a valid string": "text",
+    "a valid boolean": "true or false",
     "a valid dictionary": "a section",
     "an object": "a section",
     "Tuple should": "it should",
     "String should": "it should",
+    "Dictionary should": "it should",
     "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
     " after validation": "",
     "be False": "be false",

@@ -171,10 +171,10 @@ class Params(Settings):
 
     suite: Name = Field(description="suite run by `snakemake`, `dvc repro` and `make run`")
     suites: dict[Name, Annotated[tuple[Matrix, ...], Field(min_length=1)]] = Field(
-        description="named sets of experiments"
+        min_length=1, description="named sets of experiments"
     )
     recipes: dict[Name, dict[str, Any]] = Field(
-        description="named training settings; `base:` inherits from another recipe"
+        min_length=1, description="named training settings; `base:` inherits from another recipe"
     )
     learners: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from the defaults of a learner")
     backbones: dict[Name, dict[str, Any]] = Field(
