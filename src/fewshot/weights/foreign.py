@@ -1,6 +1,7 @@
 """Weights from elsewhere, exports of this project and checkpoints of the original MetaOptNet program, read without
 executing code."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def _read_original(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Mapping[str, Any]:
     """Read a file written by torch.save, refusing anything but tensors and plain containers."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as for the protocol of another pickle writer
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign and damaged files
         reason = quoted_key(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: refused, because it is not a plain file of tensors ({reason})") from None
