@@ -23,13 +23,14 @@ class NoSettings(Settings):
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
-def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
+def parse_as(model: type[ModelType], values: Any, *, where: str, at_most: int = MAX_PROBLEMS) -> ModelType:
     """Parse plain values as a settings type.
 
     Args:
         model: the type.
         values: plain values (dicts, lists, numbers, text); numbers may be those of numpy, or tensors with one number.
         where: dotted path of the values, for messages; "" for the whole file.
+        at_most: number of problems to list.
 
     Raises:
         ParamsError: one line per problem, naming the key, its value and what is allowed.
@@ -40,8 +41,8 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     except ValidationError as error:
         details = _innermost(values, error.errors(include_url=False))
         lines = _merged([_explain(model, values, detail, where) for detail in details])
-        more = len(lines) - MAX_PROBLEMS
-        raise ParamsError("\n".join(lines[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else []))) from None
+        more = len(lines) - at_most
+        raise ParamsError("\n".join(lines[:at_most] + ([f"and {more} more"] if more > 0 else []))) from None
 
 
 def _plain(values: Any, place: str) -> Any:

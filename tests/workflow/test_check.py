@@ -140,6 +140,13 @@ def test_files_of_other_suites_need_not_exist_to_plan_one(check, project):
     assert load_plan(project / "params.yaml").suite == "first"
 
 
+def test_mistakes_are_not_cut_off(check):
+    wrong = ", ".join(f"key{number}: 1" for number in range(50))
+
+    assert len(check(f"{TWO_SUITES}train: {{{wrong}}}\n")[2]) == 50
+    assert len(check(TWO_SUITES.replace("seed: [0, 1]", wrong))[2]) == 50
+
+
 @pytest.mark.parametrize("text", ["", "suites: 3\n", "suite: [a]\nsuites: {a: 3}\nrecipes: 3\n", "suites: {3: 4}\n"])
 def test_a_file_without_suites_is_refused_in_lines(check, text):
     status, out, err = check(text)

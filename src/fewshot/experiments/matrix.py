@@ -203,6 +203,7 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
         where = f"suites.{suite}[{number}]"
         with problems.collected():
             _check_given_weights(matrix, where)
+        with problems.collected():
             for row in _combinations(matrix, where):
                 with problems.collected():
                     experiment = _resolve(params, matrix, row, where)

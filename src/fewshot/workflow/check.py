@@ -6,7 +6,7 @@ from pathlib import Path
 from fewshot.errors import FewshotError, Problems, locate_errors
 from fewshot.experiments.matrix import check_suite_name
 from fewshot.experiments.params import Params
-from fewshot.experiments.reader import read_yaml
+from fewshot.experiments.reader import MAX_VALUES, read_yaml
 from fewshot.settings import parse_as
 from fewshot.workflow.plan import Plan, make_plan
 
@@ -45,7 +45,7 @@ def check_file(path: Path, suite: str | None = None) -> CheckedFile:
     values, problems, plans = read_yaml(path), Problems(), []
     suites = values["suites"] if isinstance(values.get("suites"), dict) else {}
     with problems.collected(), locate_errors(path):
-        parse_as(Params, values, where="")
+        parse_as(Params, values, where="", at_most=MAX_VALUES)
     if isinstance(values.get("suite"), str):
         with problems.collected(), locate_errors(path):
             check_suite_name(values["suite"], suites)
@@ -54,7 +54,7 @@ def check_file(path: Path, suite: str | None = None) -> CheckedFile:
             check_suite_name(suite, suites)
     for name in suites if suite is None else [suite]:
         with problems.collected(FewshotError), locate_errors(path):
-            alone = parse_as(Params, {**values, "suites": {name: suites[name]}}, where="")
+            alone = parse_as(Params, {**values, "suites": {name: suites[name]}}, where="", at_most=MAX_VALUES)
             plans.append(make_plan(alone, name))
     return CheckedFile(tuple(plans), tuple(problems.lines))
 
