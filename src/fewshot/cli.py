@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 from fewshot import paths
 from fewshot.digests import save_digests
-from fewshot.errors import FewshotError, ParamsError, quoted_key
+from fewshot.errors import FewshotError, ParamsError, printable, quoted_key
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.workflow.plan import Plan, load_plan
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_exit_status("", EXIT_INTERRUPTED))
     except OSError as error:  # the disk is full, a folder is read-only, a file is in the way of a folder
         sys.exit(_exit_status(f"error: {_explained(error)}", EXIT_USER_ERROR))
+
+
+def _show(text: str, file: TextIO | None = None) -> None:
+    """Print text that names files or values from outside: what would control the terminal is escaped."""
+    print(printable(text), file=file)
 
 
 def _explained(error: OSError) -> str:
@@ -210,13 +216,13 @@ def _check(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
 
-    print((suite_json if options.json else suite_table)(_plan(options)))
+    _show((suite_json if options.json else suite_table)(_plan(options)))
 
 
 def _explain(options: argparse.Namespace) -> None:
     from fewshot.workflow.explain import explain_experiment
 
-    print(explain_experiment(_plan(options), options.name))
+    _show(explain_experiment(_plan(options), options.name))
 
 
 def _prune(options: argparse.Namespace) -> None:
@@ -228,8 +234,8 @@ def _prune(options: argparse.Namespace) -> None:
     if options.delete:
         unneeded, in_use = prune.delete_folders(unneeded)
         for folder in in_use:
-            print(f"skipped, in use by a running job: {folder.path}", file=sys.stderr)
-    print(prune.summary(unneeded, deleted=options.delete))
+            _show(f"skipped, in use by a running job: {folder.path}", file=sys.stderr)
+    _show(prune.summary(unneeded, deleted=options.delete))
 
 
 def _tidy(options: argparse.Namespace) -> None:
@@ -237,9 +243,9 @@ def _tidy(options: argparse.Namespace) -> None:
 
     plan = _plan(options)
     for folder in tidy_stage(plan, options.stage):
-        print(f"moved to {paths.CACHE}: {folder}")
+        _show(f"moved to {paths.CACHE}: {folder}")
     for path in untracked_paths(plan) if options.stage == "prepare" else ():
-        print(
+        _show(
             f"warning: {options.params} names {path}, but DVC does not track it: 'dvc repro' will not notice changes "
             f"to its content (snakemake will). Add it to the deps of stage prepare in dvc.yaml: - {path}",
             file=sys.stderr,

@@ -279,6 +279,22 @@ def test_dvc_file_that_is_not_what_dvc_writes(text, fewshot, with_params):
     assert (status, err == "") in ((0, True), (2, False))
 
 
+def test_paths_and_settings_are_shown_escaped(fewshot, with_params):
+    text = SHIPPED.read_text(encoding="utf-8").replace("prepare: {} ", 'prepare: {cub: {path: "a\\e[31mb"}} ', 1)
+    text = text.replace(
+        "dataset: glyphs, learner: svm, recipe: quick_svm}",
+        "dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
+    )
+    (with_params / "params.yaml").write_text(text, encoding="utf-8")
+    (with_params / "a\x1b[31mb").mkdir()
+    (with_params / "results" / "train" / "x\x1b[31my" / "0123456789ab").mkdir(parents=True)
+
+    prepared, trained = fewshot("tidy", "prepare"), fewshot("tidy", "train")
+
+    assert "names a\\x1b[31mb, but DVC does not track it" in prepared[2]
+    assert trained[:2] == (0, "moved to cache: results/train/x\\x1b[31my/0123456789ab\n")
+
+
 def test_errors_of_the_system_are_one_line(fewshot, with_params, monkeypatch):
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device", "cache/digests.json")
