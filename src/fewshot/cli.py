@@ -160,13 +160,13 @@ def _download(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("prepare", options.name, options.key)
-    print(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
+    _show(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
 
 
 def _train(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("train", options.name, options.key)
-    print(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
+    _show(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -175,9 +175,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     jobs = _import_jobs(plan)
     for job in (first,) if options.key or options.target else plan.of_experiment(options.name):
         if options.weights:
-            print(jobs.evaluate_weights(job, plan, options.weights))
+            _show(jobs.evaluate_weights(job, plan, options.weights))
         else:
-            print(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
+            _show(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -186,21 +186,21 @@ def _report(options: argparse.Namespace) -> None:
 
     summary = report_suite(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
-    print(f"Report: {summary.out / 'report.html'}  (also results.csv .md .tex, runs.csv, figures/, curves/)")
+    _show(f"Report: {summary.out / 'report.html'}  (also results.csv .md .tex, runs.csv, figures/, curves/)")
 
 
 def _export(options: argparse.Namespace) -> None:
     plan = _plan(options)
     out = options.out or paths.EXPORTS / options.name
     _import_jobs(plan).export_job(plan.find("train", options.name, options.key), plan, out)
-    print(f"wrote {out}")
+    _show(f"wrote {out}")
 
 
 def _episodes(options: argparse.Namespace) -> None:
     plan = _plan(options)
     jobs, job = _import_jobs(plan), plan.find("prepare", options.name)
     work = jobs.export_episodes if options.action == "export" else jobs.check_episodes
-    print(work(job, options.file))
+    _show(work(job, options.file))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -256,7 +256,7 @@ def _evidence(options: argparse.Namespace) -> None:
     from fewshot.workflow.evidence import copy_tables, update_documents
 
     if options.take:
-        print(f"wrote {copy_tables(_plan(options))}")
+        _show(f"wrote {copy_tables(_plan(options))}")
     changed = ", ".join(map(str, update_documents(check=options.check)))
     if changed and options.check:
         raise FewshotError(f"{changed}: tables differ from docs/evidence; run 'fewshot evidence'")

@@ -360,3 +360,11 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(with_params, 
         f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow,glyphs]'\n"
     )
     assert done.stderr == expected
+
+
+def test_paths_that_are_not_utf8_are_shown(with_params):
+    command = [sys.executable, "-m", "fewshot", "list", "--params", os.fsdecode(b"\xff.yaml")]
+
+    run = subprocess.run(command, capture_output=True)
+
+    assert (run.returncode, run.stderr.split(b": ")[1]) == (2, b"\\udcff.yaml")
