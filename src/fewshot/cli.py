@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from fewshot import paths
 from fewshot.digests import save_digests
-from fewshot.errors import FewshotError
+from fewshot.errors import FewshotError, ParamsError, printable, quoted_key
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
@@ -49,10 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _exit(str(stop) or "interrupted; rerun the same command to continue", EXIT_STOPPED)
     except BrokenPipeError:
         _exit("", EXIT_STOPPED)
-    except OSError as error:
-        if error.errno not in WRITE_REFUSED:
-            raise
-        _exit(f"error: {cannot_write(error.filename or 'the output', error)}", EXIT_USER_ERROR)
+    except OSError as error:  # the disk is full, a folder is read-only, a file is in the way of a folder
+        _exit(f"error: {_explained(error)}", EXIT_USER_ERROR)
+
+
+def _show(text: str, file: TextIO | None = None) -> None:
+    """Print text that names files or values from outside: what would control the terminal is escaped."""
+    print(printable(text), file=file)
+
+
+def _explained(error: OSError) -> str:
+    """Return the message of an error of the operating system: which file, what is wrong and what to do."""
+    if error.errno in WRITE_REFUSED:
+        return str(cannot_write(error.filename or "the output", error))
+    place = "" if error.filename is None else f"{quoted_key(str(error.filename))}: "
+    reason = error.strerror or quoted_key(str(error))
+    return f"{place}{reason}; correct the path, fix its permissions or free some disk space, then rerun"
 
 
 def _exit(text: str, status: int) -> NoReturn:
@@ -129,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("action", choices=("export", "check"))
     episodes.add_argument("name", metavar="dataset")
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
+    command("check", _check, "Check params.yaml: every suite, key, value and combination; print all mistakes.")
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     explaining = command(
@@ -176,13 +189,13 @@ def _download(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("prepare", options.name, options.key)
-    print(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
+    _show(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
 
 
 def _train(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("train", options.name, options.key)
-    print(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
+    _show(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -191,9 +204,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     jobs = _import_jobs(plan)
     for job in (first,) if options.key or options.target else plan.of_experiment(options.name):
         if options.weights:
-            print(jobs.evaluate_weights(job, plan, options.weights))
+            _show(jobs.evaluate_weights(job, plan, options.weights))
         else:
-            print(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
+            _show(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
 
 
 def _test(options: argparse.Namespace) -> None:
@@ -232,33 +245,43 @@ def _report(options: argparse.Namespace) -> None:
 
     summary = report_suite(plan, options.out or plan.tables_dir, allow_missing=options.allow_missing)
     print(summary.text)
-    print(f"Report: {summary.out / 'report.html'}  (also results.csv .md .tex, runs.csv, figures/, curves/)")
+    _show(f"Report: {summary.out / 'report.html'}  (also results.csv .md .tex, runs.csv, figures/, curves/)")
 
 
 def _export(options: argparse.Namespace) -> None:
     plan = _plan(options)
     out = options.out or paths.EXPORTS / options.name
     _import_jobs(plan).export_job(plan.experiment(options.name), plan, out, options.key)
-    print(f"wrote {out}")
+    _show(f"wrote {out}")
 
 
 def _episodes(options: argparse.Namespace) -> None:
     plan = _plan(options)
     jobs, job = _import_jobs(plan), plan.find("prepare", options.name)
     work = jobs.export_episodes if options.action == "export" else jobs.check_episodes
-    print(work(job, options.file))
+    _show(work(job, options.file))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from fewshot.workflow.check import check_file
+
+    checked = check_file(options.params, options.suite)
+    if checked.plans:
+        print(checked.table)
+    if checked.problems:
+        raise ParamsError("\n".join(checked.problems))
 
 
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
 
-    print((suite_json if options.json else suite_table)(_plan(options)))
+    _show((suite_json if options.json else suite_table)(_plan(options)))
 
 
 def _explain(options: argparse.Namespace) -> None:
     from fewshot.workflow.explain import explain_experiment
 
-    print(explain_experiment(_plan(options), options.name))
+    _show(explain_experiment(_plan(options), options.name))
 
 
 def _prune(options: argparse.Namespace) -> None:
@@ -271,8 +294,8 @@ def _prune(options: argparse.Namespace) -> None:
     if options.delete:
         unneeded, in_use = prune.delete_folders(unneeded)
         for folder in in_use:
-            print(f"skipped, in use by a running job: {folder.path}", file=sys.stderr)
-    print(prune.summary(unneeded, deleted=options.delete))
+            _show(f"skipped, in use by a running job: {folder.path}", file=sys.stderr)
+    _show(prune.summary(unneeded, deleted=options.delete))
 
 
 def _tidy(options: argparse.Namespace) -> None:
@@ -280,9 +303,9 @@ def _tidy(options: argparse.Namespace) -> None:
 
     plan = _plan(options)
     for folder in tidy_stage(plan, options.stage):
-        print(f"moved to {paths.CACHE}: {folder}")
+        _show(f"moved to {paths.CACHE}: {folder}")
     for path in untracked_paths(plan) if options.stage == "prepare" else ():
-        print(
+        _show(
             f"warning: {options.params} names {path}, but DVC does not track it: 'dvc repro' will not notice changes "
             f"to its content (snakemake will). Add it to the deps of stage prepare in dvc.yaml: - {path}",
             file=sys.stderr,
@@ -293,7 +316,7 @@ def _evidence(options: argparse.Namespace) -> None:
     from fewshot.workflow.evidence import copy_tables, update_documents
 
     if options.take:
-        print(f"wrote {copy_tables(_plan(options))}")
+        _show(f"wrote {copy_tables(_plan(options))}")
     changed = ", ".join(map(str, update_documents(check=options.check)))
     if changed and options.check:
         raise FewshotError(f"{changed}: tables differ from docs/evidence; run 'fewshot evidence'")
@@ -302,6 +325,8 @@ def _evidence(options: argparse.Namespace) -> None:
 def _schema(options: argparse.Namespace) -> None:
     text = schema_text()
     if options.write:
+        if not SCHEMA_FILE.parent.is_dir():
+            raise FewshotError(f"{SCHEMA_FILE.parent}: no such folder; run from a clone of the project")
         SCHEMA_FILE.write_text(text, encoding="utf-8")
     elif not options.check:
         print(text, end="")

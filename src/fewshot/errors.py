@@ -11,7 +11,14 @@ from typing import Any
 
 
 class FewshotError(Exception):
-    """Base class of errors whose message is meant for the user."""
+    """Base class of errors whose message is meant for the user.
+
+    Messages show names from files, so as text, whatever a terminal would not print as it is (control characters, text
+    that runs backwards) is escaped, and lines of absurd length are shortened.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(_shortened(line) for line in printable(super().__str__()).split("\n"))
 
 
 class ParamsError(FewshotError, ValueError):
@@ -34,8 +41,11 @@ class ResourceError(FewshotError):
     """There is not enough memory or disk space, or no usable device."""
 
 
-MAX_QUOTED = 60
+MAX_QUOTED = 60  # characters
 MAX_LISTED = 250
+MAX_COMPARED = 200
+MAX_LINE = 2000
+MAX_PROBLEMS = 20
 
 
 def quoted(value: Any) -> str:
@@ -45,14 +55,26 @@ def quoted(value: Any) -> str:
 
 
 def quoted_key(key: str) -> str:
-    """Return a key or dotted path as shown in messages: on one line, shortened."""
+    """Return a key, name or dotted path as shown in messages: on one line, shortened."""
     text = key if key.isprintable() else repr(key)
     return text if len(text) <= 2 * MAX_QUOTED else f"{text[: 2 * MAX_QUOTED - 3]}..."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean X?' for the known word closest to `word`, or ''."""
-    match = difflib.get_close_matches(word[:MAX_QUOTED], list(known), n=1, cutoff=0.5)
+def quoted_names(names: Iterable[object], at_most: int = 8) -> str:
+    """Return names as shown in messages: 'a, b and 3 more', or 'nothing'."""
+    words = [quoted_key(str(name)) for name in names]
+    more = f" and {len(words) - at_most} more" if len(words) > at_most else ""
+    return ", ".join(words[:at_most]) + more or "nothing"
+
+
+def printable(text: str) -> str:
+    """Return text with the characters that a terminal would not print as they are escaped; line ends are kept."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
+def did_you_mean(word: str, known: Iterable[str], at_least: float = 0.5) -> str:
+    """Return ' Did you mean X?' for the known word closest to `word`, or '' if none has this similarity (0..1)."""
+    match = difflib.get_close_matches(word[:MAX_COMPARED], list(known), n=1, cutoff=at_least)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
@@ -65,6 +87,11 @@ def allowed_values(word: str, known: Iterable[str]) -> str:
     return f"allowed: {text}.{did_you_mean(word, words)}"
 
 
+def _shortened(line: str) -> str:
+    """Return a line without its middle if it is too long: the start says where, the end what to do."""
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 500]} ... {line[-400:]}"
+
+
 @contextmanager
 def locate_errors(place: object) -> Iterator[None]:
     """Prefix each line of a `ParamsError` with the file or dotted path of the settings it concerns."""
@@ -72,3 +99,34 @@ def locate_errors(place: object) -> Iterator[None]:
         yield
     except ParamsError as error:
         raise ParamsError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from None
+
+
+class Problems:
+    """Collects the errors of several checks, so that all are reported at once.
+
+    Attributes:
+        lines: the lines of their messages, each once, as keys.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    @contextmanager
+    def collected(self, kind: type[FewshotError] = ParamsError) -> Iterator[None]:
+        """End the block at an error of this kind and keep its message."""
+        try:
+            yield
+        except kind as error:
+            self.add(str(error))
+
+    def add(self, message: str) -> None:
+        """Keep a message, unless it is already known."""
+        self.lines.update(dict.fromkeys(message.splitlines()))
+
+    def raise_all(self, at_most: int | None = None) -> None:
+        """Raise one `ParamsError` with the first `at_most` lines, or all; do nothing if there are none."""
+        lines = list(self.lines)
+        more = len(lines) - len(lines[:at_most])
+        if lines:
+            rest = [f"and {more} more; 'fewshot check' lists all"] if more else []
+            raise ParamsError("\n".join(lines[:at_most] + rest))

@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from fewshot.errors import ParamsError, allowed_values, quoted, quoted_key
-
-MAX_PROBLEMS_LISTED = 20
+from fewshot.errors import MAX_PROBLEMS, ParamsError, allowed_values, quoted, quoted_key
 
 
 class Settings(BaseModel):
@@ -25,13 +23,14 @@ class NoSettings(Settings):
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
-def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
+def parse_as(model: type[ModelType], values: Any, *, where: str, at_most: int = MAX_PROBLEMS) -> ModelType:
     """Parse plain values as a settings type.
 
     Args:
         model: the type.
         values: plain values (dicts, lists, numbers, text); numbers may be those of numpy, or tensors with one number.
         where: dotted path of the values, for messages; "" for the whole file.
+        at_most: number of problems to list.
 
     Raises:
         ParamsError: one line per problem, naming the key, its value and what is allowed.
@@ -40,9 +39,10 @@ def parse_as(model: type[ModelType], values: Any, *, where: str) -> ModelType:
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = _merged([_explain(model, values, detail, where) for detail in error.errors(include_url=False)])
-        more = len(lines) - MAX_PROBLEMS_LISTED
-        raise ParamsError("\n".join(lines[:MAX_PROBLEMS_LISTED] + ([f"and {more} more"] if more > 0 else []))) from None
+        details = _innermost(values, error.errors(include_url=False))
+        lines = _merged([_explain(model, values, detail, where) for detail in details])
+        more = len(lines) - at_most
+        raise ParamsError("\n".join(lines[:at_most] + ([f"and {more} more"] if more > 0 else []))) from None
 
 
 def _plain(values: Any, place: str) -> Any:
@@ -62,6 +62,16 @@ def _plain(values: Any, place: str) -> Any:
         f"{place.removeprefix('.')}: {quoted(values)} is not allowed: it should be a number, text, true, false, null, "
         "a list or a section"
     )
+
+
+def _innermost(values: Any, details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the problems without those of lists and sections in which another problem is more specific.
+
+    Pydantic also reports the list that is too short without its wrong item, and each type that was not meant.
+    """
+    places = [tuple(_keys(values, detail)) for detail in details]
+    outer = {place[:length] for place in places for length in range(len(place))}
+    return [detail for detail, place in zip(details, places, strict=True) if place not in outer]
 
 
 def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: str) -> tuple[str, str]:
@@ -85,10 +95,13 @@ def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: s
 
 _PLAIN_WORDS = {
     "a valid array": "a list",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
     "a valid dictionary": "a section",
     "an object": "a section",
     "Tuple should": "it should",
     "String should": "it should",
+    "Dictionary should": "it should",
     "match pattern '^[a-z0-9][a-z0-9_]*$'": "consist of a-z, 0-9 and _",
     " after validation": "",
     "be False": "be false",

@@ -46,6 +46,60 @@ def test_learner_with_a_linear_head_is_tested_at_its_own_number_of_ways(first) -
         first(learner="maml", backbone="conv4_maml", **{"evaluate.n_way": 2})
 
 
+def test_validation_has_the_ways_of_training_unless_it_gives_its_own(first) -> None:
+    assert first().recipe.validation_form.n_way == 3
+    assert first(**{"validation.n_way": 2}).recipe.validation_form.n_way == 2
+    assert first(n_way=8, **{"validation.n_way": 2}).recipe.form.n_way == 8
+
+
+def test_ways_of_validation_are_recorded_only_where_given(first) -> None:
+    assert "n_way" not in first().train_settings()["recipe"]["validation"]
+    assert first(**{"validation.n_way": 2}).train_settings()["recipe"]["validation"]["n_way"] == 2
+
+
+def test_twenty_ways_can_be_trained_with_sixteen_validation_classes(first) -> None:
+    with pytest.raises(
+        ParamsError,
+        match=r"validation with n_way 20, but mini_imagenet has 16 validation classes; lower validation\.n_way",
+    ):
+        first(dataset="mini_imagenet", n_way=20)
+    experiment = first(dataset="mini_imagenet", n_way=20, **{"validation.n_way": 16})
+    assert experiment.variant == "quick-20way-validation_16way"
+
+
+@pytest.mark.parametrize(
+    ("block", "advice"),
+    [
+        ({"n_way": 65, "validation.n_way": 5}, r"training with n_way 65, .* 64 train classes; lower n_way"),
+        ({"evaluate.n_way": 21}, r"evaluation with n_way 21, .* 20 test classes; lower evaluate\.n_way"),
+        ({"validation.n_shot": 590, "validation.n_query": 20}, r"lower validation\.n_shot or validation\.n_query"),
+        ({"shots": [590], "evaluate.n_query": 20}, r"lower shots or evaluate\.n_query"),
+    ],
+)
+def test_the_setting_to_lower_is_named(first, block, advice) -> None:
+    with pytest.raises(ParamsError, match=advice):
+        first(dataset="mini_imagenet", **block)
+
+
+def test_learner_with_a_linear_head_is_validated_at_its_own_number_of_ways(first) -> None:
+    with pytest.raises(ParamsError, match=r"trained for 3 ways and cannot be tested with validation\.n_way 2"):
+        first(learner="maml", backbone="conv4_maml", **{"validation.n_way": 2})
+    unvalidated = {"validation.n_way": 2, "validation.episodes": 0}
+    assert first(learner="maml", backbone="conv4_maml", **unvalidated).recipe.validates is False
+
+
+def test_backbone_and_recipe_that_are_both_wrong_are_both_reported(first) -> None:
+    with pytest.raises(ParamsError) as error:
+        first(backbone="conv5", n_way=1)
+    assert [words for words in ("'conv5'", "n_way: 1 is not allowed") if words not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("path", ["nowhere.pth", ".", "x" * 5000, "a\0b"])
+def test_weights_that_are_not_a_file_are_refused(first, path) -> None:
+    with pytest.raises(ParamsError, match=r"suites\.tiny\[0\]\.weights: .* is not a file"):
+        first(weights=path)
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [

@@ -72,3 +72,25 @@ def test_all_commands_print_the_same_message_and_start_nothing(name, checkout, m
         assert "Traceback" not in output
         assert len(output.splitlines()) < 40
     assert not {"results", "data", "cache", "logs"} & {path.name for path in checkout.iterdir()}
+
+
+def test_misspelt_experiment_is_refused_by_snakemake_with_the_closest_name(checkout):
+    (checkout / "params.yaml").write_text(SHIPPED, encoding="utf-8")
+
+    process = start(["snakemake", "--dry-run", "glyphs-conv4-ridge-quik-s0"], checkout)
+    output = process.communicate(timeout=120)[0]
+
+    assert process.returncode != 0
+    assert "has no experiment 'glyphs-conv4-ridge-quik-s0'. Did you mean 'glyphs-conv4-ridge-quick-s0'?" in output
+    assert "Traceback" not in output
+
+
+def test_mistake_in_another_suite_stops_snakemake(checkout):
+    wrong = SHIPPED.replace("recipe: metaoptnet_mini_trainval}", "recipe: metaoptnet_mini_trainval, shot: 1}", 1)
+    (checkout / "params.yaml").write_text(wrong, encoding="utf-8")
+
+    process = start(["snakemake", "--dry-run"], checkout)
+    output = process.communicate(timeout=120)[0]
+
+    assert process.returncode != 0
+    assert "suites.metaoptnet[1]: unknown key 'shot'" in output

@@ -1,6 +1,7 @@
 """Hundreds of mutations of params.yaml: each is valid or gives one clear error that fits on a screen."""
 
 import copy
+import json
 import random
 from pathlib import Path
 
@@ -226,6 +227,133 @@ def test_message_names_key_value_and_fix(change, named, tmp_path):
 
     assert message is not None
     assert [words for words in named if words not in message] == []
+
+
+# One suite that is planned, and one that is not and has every kind of key.
+TWO_SUITES = {
+    "suite": "planned",
+    "suites": {
+        "planned": [{"dataset": "glyphs", "learner": "ridge", "recipe": "quick"}],
+        "other": [
+            {
+                "dataset": ["glyphs", "cub"], "backbone": "wide", "learner": ["ridge", "prototype"], "recipe": "long",
+                "seed": [0, 1], "shots": [1, 5], "targets": ["cub"], "episodes": 100, "n_shot": [1, 5],
+                "validation.n_shot": 1, "augmentation.flip": True, "backbone.filters": 8, "evaluate.n_query": 3,
+            },
+            {
+                "dataset": "mini_imagenet", "backbone": "conv4", "learner": "soft", "recipe": "quick",
+                "schedule": "cosine", "learner.ridge": [1.0, 2.0], "shots": "train_shot",
+            },
+        ],
+    },
+    "recipes": {
+        "quick": {"epochs": 4, "schedule": [[2, 0.3]], "validation": {"episodes": 10, "n_way": 5}, "n_query": 5},
+        "long": {"base": "quick", "image_size": 32, "augmentation": {"crop_padding": 2}, "optimizer": "adam"},
+    },
+    "learners": {"soft": {"base": "ridge", "ridge": 3.0}},
+    "backbones": {"wide": {"base": "conv4", "filters": 16}},
+    "prepare": {"cub": {"path": None}},
+    "train": {"threads": 1, "device": "auto"},
+    "evaluate": {"shots": [1], "targets": None, "seed": 0},
+    "report": {"sheets": True},
+}  # fmt: skip
+WRONG_TYPES = (None, True, -1, 10**30, 1e300, "no", "\x1b[31m\u202e", "x" * 5000, [], [[1]], {}, {"a": {"b": 1}})
+ADVICE = (
+    "allowed", "should", "missing key", "give ", "lower ", "make them", "use a recipe", "set ", "must ", "remove",
+    "increase",
+)  # fmt: skip
+
+
+def all_places(values, place=()):
+    """Yield the path of every key and list item."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        yield (*place, key)
+        if isinstance(value, (dict, list)):
+            yield from all_places(value, (*place, key))
+
+
+def changed(place, change):
+    """Return the text of the file with two suites after a change, called with the section and the key of a place."""
+    values = copy.deepcopy(TWO_SUITES)
+    section = values
+    for step in place[:-1]:
+        section = section[step]
+    change(section, place[-1])
+    return json.dumps(values)
+
+
+def dotted(place):
+    """Return a path as shown in messages, down to the entry or block that holds it."""
+    if place[0] == "suites" and len(place) > 2:
+        return f"suites.{place[1]}[{place[2]}]"
+    return ".".join(place[:2])
+
+
+def assert_names_place_and_remedy(message, place, path):
+    assert_fits_a_screen(message, path)
+    assert message.isprintable() or "\n" in message
+    assert dotted(place) in message
+    assert [line for line in message.splitlines() if not any(words in line for words in ADVICE)] == []
+
+
+def test_the_file_with_two_suites_is_valid(tmp_path):
+    assert outcome(tmp_path / "params.yaml", json.dumps(TWO_SUITES)) is None
+
+
+def test_wrong_types_at_every_level_give_one_clear_error(tmp_path):
+    path, chance, refused = tmp_path / "params.yaml", random.Random(20261127), 0
+
+    for place in all_places(TWO_SUITES):
+        for wrong in chance.sample(WRONG_TYPES, 4):
+            message = outcome(path, changed(place, lambda section, key, wrong=wrong: section.__setitem__(key, wrong)))
+            if message is not None:
+                refused += 1
+                assert_names_place_and_remedy(message, place, path)
+
+    assert refused > 300
+
+
+@pytest.mark.parametrize("place", [place for place in all_places(TWO_SUITES["suites"]) if isinstance(place[-1], str)])
+def test_misspelt_key_of_any_suite_is_named(place, tmp_path):
+    misspelt = f"{place[-1]}q"
+
+    message = outcome(
+        tmp_path / "params.yaml",
+        changed(("suites", *place), lambda section, key: section.update({misspelt: section.pop(key)})),
+    )
+
+    if len(place) > 1:
+        assert f"suites.{place[0]}[{place[1]}]" in message
+        assert repr(misspelt.rpartition(".")[2]) in message or "missing key" in message
+    else:
+        assert (message is None) == (place[0] == "other")  # the name of a suite is free, but `suite:` gives one
+
+
+@pytest.mark.parametrize("key", ["dataset", "learner", "recipe"])
+@pytest.mark.parametrize("block", [0, 1])
+def test_missing_key_of_any_suite_is_one_line(key, block, tmp_path):
+    path = tmp_path / "params.yaml"
+
+    message = outcome(
+        path, changed(("suites", "other", block), lambda section, key_of_block: section[key_of_block].pop(key))
+    )
+
+    assert message == f"{path}: suites.other[{block}].{key}: missing key {key!r}; add it"
+
+
+def test_missing_key_of_the_only_block_is_one_line(tmp_path):
+    path = tmp_path / "params.yaml"
+
+    message = outcome(path, changed(("suites", "planned", 0), lambda section, key: section[key].pop("dataset")))
+
+    assert message == f"{path}: suites.planned[0].dataset: missing key 'dataset'; add it"
+
+
+@pytest.mark.parametrize("section", ["suite", "suites", "recipes"])
+def test_missing_section_is_named(section, tmp_path):
+    message = outcome(tmp_path / "params.yaml", changed((section,), lambda values, key: values.pop(key)))
+
+    assert f"{section}: missing key '{section}'; add it" in message
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path):

@@ -1,6 +1,7 @@
 """An export is self-contained: it loads in another process, classifies, and is refused with the reason if damaged."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -217,6 +218,58 @@ def test_damaged_description_is_refused_with_the_reason(exported, tmp_path, case
         write_json(folder / "model.json", record)
     with pytest.raises(CheckpointError, match=message):
         fewshot.load(folder)
+
+
+HOSTILE = "/etc/passwd\x1b[31m\u202e" + "../" * 2000
+
+
+def test_names_and_paths_in_a_description_are_data(exported, coloured_images, tmp_path):
+    folder, secret = exported("maml", **ADAPTIVE), tmp_path / "secret"
+    os.mkfifo(secret)  # opening it would wait for ever
+    record = read_json(folder / "model.json")
+    record |= {"experiment": str(secret), "recipe": HOSTILE, "variant": str(secret), "train_key": HOSTILE}
+    record["train"] |= {"dataset": f"{secret}{HOSTILE}", "weights": str(secret)}
+    write_json(folder / "model.json", record)
+
+    model = fewshot.load(folder)
+    with pytest.raises(DataError) as error:
+        model.classify(coloured_images([0, 1]), [0, 1], coloured_images([0]))
+
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("section", ["format", "experiment", "train.dataset", "train.backbone.name", "train.learner.x"])
+def test_hostile_text_in_a_description_is_shown_escaped_and_shortened(exported, section):
+    folder = exported("ridge")
+    record = read_json(folder / "model.json")
+    *way, key = section.split(".")
+    values = record
+    for step in way:
+        values = values[step]
+    values[key] = [HOSTILE] if section in ("experiment", "train.dataset") else HOSTILE
+    write_json(folder / "model.json", record)
+
+    with pytest.raises(CheckpointError) as error:
+        fewshot.load(folder)
+
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("folder", ["x" * 5000, "a\0b", "\x1b[31m"])
+def test_odd_folder_names_are_refused(folder):
+    with pytest.raises(CheckpointError, match="not an export") as error:
+        fewshot.load(folder)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("image", ["x" * 5000, "a\0b", "\x1b[31m\n"])
+def test_odd_image_names_are_refused(exported, coloured_images, image):
+    model = fewshot.load(exported("prototype"))
+    with pytest.raises(DataError, match=r"query image 0.* cannot be read") as error:
+        model.classify(coloured_images([0, 1]), [0, 1], [image])
+    assert str(error.value).isprintable()
 
 
 def test_damaged_weights_are_refused(exported):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewshot.errors import CheckpointError, NumericalError
+from fewshot.errors import CheckpointError, DataError, NumericalError
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
 from fewshot.learners.episodic import smoothed_cross_entropy
@@ -247,6 +247,40 @@ def test_without_validation_the_last_state_is_kept(tiny_experiment, run):
     expected = all_kept / "ensemble" / "epoch-3.safetensors"
     assert (last / "weights.safetensors").read_bytes() == expected.read_bytes()
     assert [row["validation_accuracy"] for row in history(last)] == ["", "", ""]
+
+
+def test_training_with_more_ways_than_validation_classes_selects_its_epoch(tiny_experiment, run):
+    recipe = {"n_way": 8, "n_shot": 1, "n_query": 1, "epochs": 2}
+    validation = {"episodes": 6, "n_shot": 1, "n_query": 3}
+    out = run(tiny_experiment(recipe={**recipe, "validation": {**validation, "n_way": 2}}))
+
+    scored = [float(row["validation_accuracy"]) for row in csv.DictReader((out / "history.csv").open())]
+
+    assert len(scored) == 2
+    # 6 episodes of 2 classes with 3 queries each: accuracies are multiples of 1/36
+    assert [round(accuracy * 36, 4) % 1 for accuracy in scored] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"n_way": 9}, r"9 ways .* split 'train' has 8 classes; lower recipes\.quick\.n_way"),
+        ({"n_way": 7}, r"7 ways .* split 'validation' has 6 classes; lower recipes\.quick\.validation\.n_way"),
+        ({"n_query": 11}, r"split 'train' has 12 images; lower recipes\.quick\.n_shot or recipes\.quick\.n_query"),
+        ({"validation": {"n_shot": 12}}, r"lower recipes\.quick\.validation\.n_shot or"),
+    ],
+)
+def test_data_too_small_for_the_episodes_are_refused_before_the_first_step(
+    recipe, message, tiny_experiment, run, at_step
+):
+    at_step(0, fail)
+
+    with pytest.raises(DataError, match=message):
+        run(tiny_experiment(recipe=recipe))
+
+
+def test_data_of_an_untrained_learner_may_be_small(tiny_experiment, run):
+    assert (run(tiny_experiment(recipe={"n_way": 9, "epochs": 0})) / "weights.safetensors").exists()
 
 
 def test_trainval_trains_on_classes_of_both_splits(tiny_experiment, tiny_store, run):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fewshot.errors import CheckpointError
 from fewshot.learners import build_learner
@@ -106,3 +107,65 @@ def test_checkpoint_of_another_program_is_refused_naming_its_contents(tmp_path: 
 
     with pytest.raises(CheckpointError, match="holds state_dict, epoch"):
         load_foreign_weights(tmp_path / "other.pth", ridge_learner("conv4"))
+
+
+def test_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a folder; give the path of a weights file"):
+        load_foreign_weights(tmp_path, ridge_learner("conv4"))
+
+
+KERNEL = "encoder.0.block.0.weight"
+UNUSABLE = {
+    "sparse": (lambda shape: torch.zeros(shape).to_sparse(), "weights are dense real numbers"),
+    "without values": (lambda shape: torch.zeros(shape, device="meta"), "weights are dense real numbers"),
+    "nested": (
+        lambda _: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)]),
+        "weights are dense real numbers",
+    ),
+    "complex": (lambda shape: torch.zeros(shape, dtype=torch.complex64), "is a torch.complex64 tensor"),
+    "truth values": (lambda shape: torch.zeros(shape, dtype=torch.bool), "is a torch.bool tensor"),
+    "not a number": (lambda shape: torch.full(shape, float("nan")), "not finite"),
+    "too large for float32": (lambda shape: torch.full(shape, 1e300, dtype=torch.float64), "not finite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_tensor_that_holds_no_weights_is_named(tmp_path: Path, case: str) -> None:
+    make, message = UNUSABLE[case]
+    checkpoint = original_checkpoint(ridge_learner("conv4"), "")
+    checkpoint["embedding"][KERNEL] = make(checkpoint["embedding"][KERNEL].shape)
+    torch.save(checkpoint, tmp_path / "odd.pth")
+
+    with pytest.raises(CheckpointError, match=rf"{KERNEL}.*{message}"):
+        load_foreign_weights(tmp_path / "odd.pth", ridge_learner("conv4"))
+
+
+def test_numbers_of_an_export_must_be_finite(tmp_path: Path) -> None:
+    learner = ridge_learner("conv4")
+    next(learner.parameters()).data.fill_(float("inf"))
+    save_weights(tmp_path / "weights.safetensors", learner)
+
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_foreign_weights(tmp_path / "weights.safetensors", ridge_learner("conv4"))
+
+
+HOSTILE_NAME = "\x1b]0;owned\x07\r\n\u202e" + "x" * 10_000
+
+
+@pytest.mark.parametrize("where", ["tensor", "section", "safetensors", "file"])
+def test_names_in_a_file_are_shown_escaped_and_shortened(tmp_path: Path, where: str) -> None:
+    file = tmp_path / {"safetensors": "w.safetensors", "file": f"{HOSTILE_NAME[:20]}.pth"}.get(where, "w.pth")
+    checkpoint = original_checkpoint(ridge_learner("conv4"), "")
+    if where == "safetensors":
+        save_file({HOSTILE_NAME: torch.zeros(1)}, file)
+    else:
+        checkpoint["embedding"][HOSTILE_NAME] = torch.zeros(1)
+        torch.save({HOSTILE_NAME: torch.zeros(1)} if where == "section" else checkpoint, file)
+
+    with pytest.raises(CheckpointError) as error:
+        load_foreign_weights(file, ridge_learner("conv4"))
+
+    assert str(error.value).replace("\n", "").isprintable()
+    assert "x1b]0;owned" in str(error.value)
+    assert len(str(error.value)) < 1500

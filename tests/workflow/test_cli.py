@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from fewshot import cli
+from fewshot.errors import ParamsError
 from fewshot.experiments.params import schema_text
 from fewshot.training.stop_signals import Interrupted
+from fewshot.workflow.listing import check_experiment_names
+from fewshot.workflow.plan import load_plan
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 COMMANDS = tuple(cli._parser()._subparsers._group_actions[0].choices)
+RIDGE = "glyphs-conv4-ridge-quick-s0"
 WRONG_NAMES = {
     "download": "glyph",
     "prepare": "glyph",
@@ -169,6 +173,140 @@ def test_shipped_schema_is_up_to_date():
     assert shipped.read_text(encoding="utf-8") == schema_text()
 
 
+@pytest.mark.parametrize("arguments", [("evidence",), ("evidence", "--check"), ("schema", "--write")])
+def test_commands_for_a_clone_say_so_elsewhere(arguments, fewshot, project):
+    status, out, err = fewshot(*arguments)
+
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "run from a clone of the project" in err
+    assert list(project.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "cache", "results"])
+@pytest.mark.parametrize("command", [("tidy", "train"), ("prune",), ("list",), ("explain", RIDGE), ("report",)])
+def test_file_where_a_folder_is_expected_and_the_reverse(name, command, fewshot, with_params):
+    place = with_params / name
+    if place.exists():
+        place.unlink()
+        place.mkdir()
+    else:
+        place.write_text("")
+
+    status, _, err = fewshot(*command)
+
+    assert status in (0, 2)
+    assert len(err.splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list", "--params", ""),
+        ("list", "--params", "x" * 5000),
+        ("list", "--suite", ""),
+        ("list", "--suite", "\x1b[31m"),
+        ("train", "\x1b[31m"),
+        ("train", "x" * 5000),
+        ("evaluate", RIDGE, "--target", "\x1b[31m\u202e"),
+        ("evaluate", RIDGE, "--key", "\x1b[31m"),
+        ("explain", "\n\n"),
+        ("export", RIDGE),
+        ("export", RIDGE, "--out", "x" * 5000),
+        ("tidy", "train", "--suite", "no"),
+        ("check", "--suite", "no"),
+        ("report", "--results", "params.yaml"),
+        ("report", "--results", "x" * 5000),
+        ("report", "--allow-missing", "--results", "params.yaml"),
+        ("report", "--allow-missing", "--out", "params.yaml"),
+    ],
+)
+def test_odd_arguments_give_one_short_printable_error(arguments, fewshot, with_params):
+    status, _, err = fewshot(*arguments)
+
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.replace("\n", "").isprintable()
+    assert len(err) < 5000
+
+
+def test_experiment_of_another_suite_is_named_with_it(fewshot, with_params):
+    status, _, err = fewshot("explain", "cifar_fs-resnet12-ridge-metaoptnet_cifar_fs-s0")
+
+    assert status == 2
+    assert "it is in metaoptnet: add --suite metaoptnet" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("glyphs-conv4-ridge-quik-s0", "Did you mean 'glyphs-conv4-ridge-quick-s0'?"),
+        ("cifar_fs-resnet12-ridge-metaoptnet_cifar_fs-s0", "It is in metaoptnet: add --config suite=metaoptnet."),
+    ],
+)
+def test_misspelt_experiment_among_the_arguments_of_snakemake(name, words):
+    plan = load_plan(SHIPPED)
+
+    with pytest.raises(ParamsError, match=rf"suite 'quickstart' has no experiment '{name}'") as error:
+        check_experiment_names(plan, ["--cores", "1", name])
+
+    assert words in str(error.value)
+    assert "fewshot list --suite quickstart" in str(error.value)
+
+
+def test_other_arguments_of_snakemake_are_left_to_it():
+    arguments = ["-n", "train_al", "--config", "suite=quik-a-b-c", RIDGE, "my-name-space-of-pods", "results/a-b-c-d"]
+
+    check_experiment_names(load_plan(SHIPPED), arguments)
+
+
+def test_untrained_experiment_is_named_with_the_command_that_trains_it(fewshot, with_params):
+    name = "cifar_fs-resnet12-ridge-metaoptnet_cifar_fs-s0"
+
+    status, _, err = fewshot("export", name, "--suite", "metaoptnet")
+
+    assert status == 2
+    command = f"snakemake --cores 1 {name} --config suite=metaoptnet"
+    assert err == f"error: {name} is not trained yet; run: {command}\n"
+
+
+@pytest.mark.parametrize("text", ["[", "3", "stages: 3", "stages: {prepare: {deps: 3}}", "stages: {prepare: }"])
+def test_dvc_file_that_is_not_what_dvc_writes(text, fewshot, with_params):
+    (with_params / "dvc.yaml").write_text(text)
+
+    status, _, err = fewshot("tidy", "prepare")
+
+    assert (status, err == "") in ((0, True), (2, False))
+
+
+def test_paths_and_settings_are_shown_escaped(fewshot, with_params):
+    text = SHIPPED.read_text(encoding="utf-8").replace("prepare: {} ", 'prepare: {cub: {path: "a\\e[31mb"}} ', 1)
+    text = text.replace(
+        "dataset: glyphs, learner: svm, recipe: quick_svm}",
+        "dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
+    )
+    (with_params / "params.yaml").write_text(text, encoding="utf-8")
+    (with_params / "a\x1b[31mb").mkdir()
+    (with_params / "results" / "train" / "x\x1b[31my" / "0123456789ab").mkdir(parents=True)
+
+    prepared, trained = fewshot("tidy", "prepare"), fewshot("tidy", "train")
+
+    assert "names a\\x1b[31mb, but DVC does not track it" in prepared[2]
+    assert trained[:2] == (0, "moved to cache: results/train/x\\x1b[31my/0123456789ab\n")
+
+
+def test_errors_of_the_system_are_one_line(fewshot, with_params, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device", "cache/digests.json")
+
+    monkeypatch.setattr(cli, "load_plan", full)
+
+    status, _, err = fewshot("list")
+
+    assert status == 2
+    assert err.startswith("error: cannot write cache/digests.json: No space left on device; ")
+
+
 @pytest.mark.parametrize(
     ("interrupt", "words"),
     [
@@ -222,3 +360,11 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(with_params, 
         f"error: the package {package!r} is not installed; run: pip install 'fewshot-workflow[workflow,glyphs]'\n"
     )
     assert done.stderr == expected
+
+
+def test_paths_that_are_not_utf8_are_shown(with_params):
+    command = [sys.executable, "-m", "fewshot", "list", "--params", os.fsdecode(b"\xff.yaml")]
+
+    run = subprocess.run(command, capture_output=True)
+
+    assert (run.returncode, run.stderr.split(b": ")[1]) == (2, b"\\udcff.yaml")

@@ -8,7 +8,7 @@ from snakemake.utils import validate
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_yaml
 from fewshot.progress import accept_any_encoding
-from fewshot.workflow.listing import jobs_to_restore
+from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import register
@@ -22,7 +22,10 @@ report: "../report/workflow.rst"
 def planned():
     """Read params.yaml with the overrides of `--config` and plan it; any mistake gives one clear error."""
     try:
-        return load_plan(overrides=config)
+        plan = load_plan(overrides=config)
+        if workflow.is_main_process:
+            check_experiment_names(plan, sys.argv[1:])
+        return plan
     except FewshotError as error:
         raise WorkflowError(str(error)) from None
 

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import ParamsError, allowed_values, locate_errors, quoted
+from fewshot.errors import ParamsError, Problems, allowed_values, locate_errors, quoted
 from fewshot.experiments.params import AS_TRAINED, Evaluate, Matrix, Params, Recipe
 from fewshot.learners import LEARNERS, check_evaluation
 from fewshot.learners.context import LearnerContext
@@ -180,11 +181,16 @@ class _Family:
                 find_part(self.kind, label, {**entries, **self.registry})
         entry = dict(entries.get(label, {}))
         part = self._base(label, entry.pop("base", label), f"{place}.base")
-        settings = parse_as(
-            self.registry[part].settings,
-            {**entry, **(overrides or {})},
-            where=f"{where}.{self.kind}" if overrides else place,
-        )
+        try:
+            settings = parse_as(
+                self.registry[part].settings,
+                {**entry, **(overrides or {})},
+                where=f"{where}.{self.kind}" if overrides else place,
+            )
+        except ParamsError:
+            if overrides:
+                self.choose(params, label, where)  # a mistake in the entry itself is reported there, once
+            raise
         return Choice(label, part, settings.model_dump(mode="json"))
 
     def _base(self, label: str, base: Any, where: str) -> str:
@@ -192,7 +198,7 @@ class _Family:
         if not isinstance(base, str):
             raise ParamsError(f"{where}: {quoted(base)} is not allowed: give the name of a {self.kind}")
         if label in self.registry and base != label:
-            raise ParamsError(f"{where}: {label!r} is itself a registered {self.kind}; choose another name")
+            raise ParamsError(f"{where}: {quoted(label)} is itself a registered {self.kind}; choose another name")
         with locate_errors(where):
             find_part(self.kind, base, self.registry)
         return base
@@ -207,49 +213,103 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     """Return the experiments of a suite in file order.
 
     Raises:
-        ParamsError: if a name is unknown, a setting out of range, an experiment duplicated, or a data set too small.
+        ParamsError: with every problem found: unknown names, settings out of range, duplicated experiments, data sets
+            that are too small, weights files that do not exist.
     """
-    if suite not in params.suites:
-        raise ParamsError(f"suite: unknown suite {quoted(suite)}; {allowed_values(suite, params.suites)}")
-    _check_sections(params)
+    check_suite_name(suite, params.suites)
+    problems = Problems()
+    _check_sections(params, problems)
     experiments: dict[str, Experiment] = {}
     for number, matrix in enumerate(params.suites[suite]):
         where = f"suites.{suite}[{number}]"
-        for row in _combinations(matrix, where):
-            trained = _resolve(params, matrix, row, where)
-            for name in trained.evaluate.variants:
-                experiment = _tested(params, trained, name, where)
-                if experiment.name in experiments:
-                    raise ParamsError(f"{where}: duplicate experiment {experiment.name} in the suite; remove one")
-                experiments[experiment.name] = experiment
+        with problems.collected():
+            _check_given_weights(matrix, where)
+        with problems.collected():
+            for row in _combinations(matrix, where):
+                with problems.collected():
+                    for experiment in _variants_of(params, _resolve(params, matrix, row, where), where):
+                        if experiment.name in experiments:
+                            raise ParamsError(
+                                f"{where}: duplicate experiment {experiment.name} in the suite; remove one"
+                            )
+                        experiments[experiment.name] = experiment
+    problems.raise_all()
     return list(experiments.values())
 
 
-def _check_sections(params: Params) -> None:
+def check_other_suites(params: Params, suite: str) -> None:
+    """Check every block of the suites that are not planned, so that no mistake waits there unseen.
+
+    Every key and value of a block is checked, but not every combination of its values; `fewshot check` does that.
+    Files need not exist yet: the weights that one suite evaluates may be those that another one trains.
+
+    Raises:
+        ParamsError: with every problem found.
+    """
+    problems = Problems()
+    with problems.collected():
+        check_suite_name(params.suite, params.suites)
+    for name in [name for name in params.suites if name != suite]:
+        for number, matrix in enumerate(params.suites[name]):
+            where = f"suites.{name}[{number}]"
+            with problems.collected():
+                for row in _rows_with_all_values(matrix, where):
+                    with problems.collected():
+                        _variants_of(params, _resolve(params, matrix, row, where), where)
+    problems.raise_all()
+
+
+def check_suite_name(name: str, suites: Collection[str]) -> None:
+    """Raise `ParamsError` unless there is a suite of this name."""
+    if name not in suites:
+        raise ParamsError(f"suite: unknown suite {quoted(name)}; {allowed_values(name, suites)}")
+
+
+def _check_sections(params: Params, problems: Problems) -> None:
     """Check every entry of recipes, learners, backbones, prepare and variants, used by the suite or not."""
-    if AS_TRAINED in params.variants:
-        raise ParamsError(f"variants.{AS_TRAINED}: this name means no changes; choose another")
+    with problems.collected():
+        if AS_TRAINED in params.variants:
+            raise ParamsError(f"variants.{AS_TRAINED}: this name means no changes; choose another")
     for name in params.recipes:
-        _recipe(params, name, {}, f"recipes.{name}")
+        with problems.collected():
+            _recipe(params, name, {}, f"recipes.{name}")
     for family in (_DATASET, _BACKBONE, _LEARNER):
         for label in getattr(params, family.section):
-            family.choose(params, label, f"{family.section}.{label}")
+            with problems.collected():
+                family.choose(params, label, f"{family.section}.{label}")
 
 
 def _combinations(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
     """Yield every combination of a matrix's values."""
-    axes = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
-    for key, value in (matrix.model_extra or {}).items():
-        _check_override(key, value, where)
-        axes[key] = value
-    values = [value if isinstance(value, (list, tuple)) else [value] for value in axes.values()]
-    if not all(values):
-        empty = next(key for key, value in zip(axes, values, strict=True) if not value)
-        raise ParamsError(f"{where}.{empty}: the list is empty; give at least one value")
-    if math.prod(map(len, values)) > MAX_EXPERIMENTS:
+    axes = _axes(matrix, where)
+    if math.prod(map(len, axes.values())) > MAX_EXPERIMENTS:
         raise ParamsError(f"{where}: more than {MAX_EXPERIMENTS} experiments in one block; split it")
-    for combination in itertools.product(*values):
+    for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))
+
+
+def _rows_with_all_values(matrix: Matrix, where: str) -> Iterator[dict[str, Any]]:
+    """Yield as few combinations as contain every value of a matrix, apart from the seeds."""
+    axes = _axes(matrix, where)
+    axes["seed"] = axes["seed"][:1]
+    for number in range(max(map(len, axes.values()))):
+        yield {key: values[number % len(values)] for key, values in axes.items()}
+
+
+def _axes(matrix: Matrix, where: str) -> dict[str, list[Any]]:
+    """Return the values of each key of a matrix that may have several."""
+    given = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
+    problems = Problems()
+    for key, value in (matrix.model_extra or {}).items():
+        with problems.collected():
+            _check_override(key, value, where)
+            given[key] = value
+    axes = {key: list(value) if isinstance(value, (list, tuple)) else [value] for key, value in given.items()}
+    for key, values in axes.items():
+        if not values:
+            problems.add(f"{where}.{key}: the list is empty; give at least one value")
+    problems.raise_all()
+    return axes
 
 
 def _check_override(key: str, value: Any, where: str) -> None:
@@ -272,14 +332,22 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     """Return the experiment of one combination of a matrix."""
     named = ("dataset", "backbone", "learner", "recipe", "seed")
     overrides = {key: value for key, value in row.items() if key not in named}
-    dataset = _DATASET.choose(params, row["dataset"], where)
-    recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
     replaced = ("shots", "targets", "episodes", "variants")
     given = {key: getattr(matrix, key) for key in replaced if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
-    evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
-    backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
-    learner = _LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner"))
+    problems = Problems()
+    with problems.collected():
+        dataset = _DATASET.choose(params, row["dataset"], where)
+    with problems.collected():
+        backbone = _BACKBONE.choose(params, row["backbone"], where, _overrides_of(overrides, "backbone"))
+    with problems.collected():
+        learner = _LEARNER.choose(params, row["learner"], where, _overrides_of(overrides, "learner"))
+    with problems.collected():
+        recipe = _recipe(params, row["recipe"], _recipe_overrides(overrides), where)
+    with problems.collected():
+        evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
+        targets = tuple(_DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or ())
+    problems.raise_all()
     trained = _training_overrides(params, row, overrides, (recipe, backbone, learner), where)
     experiment = Experiment(
         dataset=dataset,
@@ -292,10 +360,8 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
-        weights=None if matrix.weights is None else _given_file(matrix.weights, f"{where}.weights"),
-        targets=tuple(
-            _DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or (row["dataset"],)
-        ),
+        weights=None if matrix.weights is None else Path(matrix.weights),
+        targets=targets or (dataset,),
     )
     _check_name(experiment, where)
     _check_parts(experiment, where)
@@ -328,7 +394,12 @@ def with_protocol(params: Params, experiment: Experiment, protocol: Mapping[str,
     )
     _check_parts(plain, "evaluate")
     _check_fits(plain, "evaluate")
-    return [_tested(params, plain, name, "evaluate") for name in evaluate.variants]
+    return _variants_of(params, plain, "evaluate")
+
+
+def _variants_of(params: Params, trained: Experiment, where: str) -> list[Experiment]:
+    """Return an experiment once per variant of its evaluation."""
+    return [_tested(params, trained, name, where) for name in trained.evaluate.variants]
 
 
 def _tested(params: Params, trained: Experiment, name: str, where: str) -> Experiment:
@@ -400,11 +471,13 @@ def _variant(recipe: str, overrides: Mapping[str, Any]) -> str:
     return "-".join([recipe, *(_variant_token(key, value) for key, value in overrides.items())])
 
 
-def _given_file(path: str, where: str) -> Path:
-    """Return the path of a user file that must exist."""
-    if not Path(path).is_file():
-        raise ParamsError(f"{where}: {path!r} is not a file; give the path of a weights file")
-    return Path(path)
+def _check_given_weights(matrix: Matrix, where: str) -> None:
+    """Raise `ParamsError` unless the weights file that a matrix names exists."""
+    if matrix.weights is not None and not os.path.isfile(matrix.weights):
+        raise ParamsError(
+            f"{where}.weights: {quoted(matrix.weights)} is not a file; give the path of a weights file, relative to "
+            "the project folder"
+        )
 
 
 def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) -> Recipe:
@@ -429,7 +502,13 @@ def _recipe(params: Params, name: str, overrides: dict[str, Any], where: str) ->
     for key, value in overrides.items():
         section, _, nested = key.partition(".")
         values = _merged(values, {section: {nested: value}} if nested else {key: value})
-    return parse_as(Recipe, values, where=f"recipes.{name}" if not overrides else where)
+    try:
+        return parse_as(Recipe, values, where=where if overrides else f"recipes.{name}")
+    except ParamsError:
+        # A mistake in the recipe itself or in its base is reported there, once.
+        for inner in (chain if overrides else chain[1:])[:1]:
+            _recipe(params, inner, {}, where)
+        raise
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -478,23 +557,28 @@ def _check_parts(experiment: Experiment, where: str) -> None:
         settings = parse_as(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
         with locate_errors(where):
             part.check(learner.name, settings, backbone.name, backbone.settings, experiment.context)
-    if part.fixed_ways and experiment.evaluate.n_way != experiment.recipe.n_way:
-        raise ParamsError(
-            f"{where}: learner {learner.label!r} is trained for {experiment.recipe.n_way} ways and cannot be tested "
-            f"with evaluate.n_way {experiment.evaluate.n_way}; make them equal"
-        )
+    trained = experiment.recipe.n_way
+    scored = {"evaluate.n_way": experiment.evaluate.n_way}
+    if experiment.recipe.validates:
+        scored["validation.n_way"] = experiment.recipe.validation_form.n_way
+    for setting, n_way in scored.items() if part.fixed_ways else ():
+        if n_way != trained:
+            raise ParamsError(
+                f"{where}: learner {learner.label!r} is trained for {trained} ways and cannot be tested with {setting} "
+                f"{n_way}; make them equal"
+            )
 
 
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Reject episodes too large for a data set, as far as its size is known before preparation."""
     recipe, tested = experiment.recipe, experiment.evaluate.split
-    wanted: list[tuple[Choice, str, EpisodeForm, str]] = [
-        (experiment.dataset, recipe.train_split, recipe.form, "training")
+    wanted: list[tuple[Choice, str, EpisodeForm, str, str]] = [
+        (experiment.dataset, recipe.train_split, recipe.form, "training", "")
     ]
-    if recipe.validation.episodes and recipe.epochs:
-        wanted.append((experiment.dataset, "validation", recipe.validation_form, "validation"))
-    wanted += [(target, tested, experiment.test_form, "evaluation") for target in experiment.targets]
-    for dataset, split, form, use in wanted:
+    if recipe.validates:
+        wanted.append((experiment.dataset, "validation", recipe.validation_form, "validation", "validation."))
+    wanted += [(target, tested, experiment.test_form, "evaluation", "evaluate.") for target in experiment.targets]
+    for dataset, split, form, use, section in wanted:
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
@@ -502,10 +586,12 @@ def _check_fits(experiment: Experiment, where: str) -> None:
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
         if form.n_way > classes:
             raise ParamsError(
-                f"{where}: {use} with n_way {form.n_way}, but {dataset.label} has {classes} {split} classes"
+                f"{where}: {use} with n_way {form.n_way}, but {dataset.label} has {classes} {split} classes; "
+                f"lower {section}n_way"
             )
         if form.images_per_class > smallest:
             raise ParamsError(
                 f"{where}: {use} with n_shot {form.n_shot} and n_query {form.n_query} needs {form.images_per_class} "
-                f"images per class, but the smallest {split} class of {dataset.label} has {smallest}"
+                f"images per class, but the smallest {split} class of {dataset.label} has {smallest}; "
+                f"lower {'shots' if section == 'evaluate.' else f'{section}n_shot'} or {section}n_query"
             )

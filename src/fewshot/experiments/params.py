@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fewshot.episodes.form import EpisodeForm
 from fewshot.learners.settings import EvaluationSettings
@@ -32,6 +32,16 @@ class Validation(Settings):
     episodes: int = Field(200, ge=0, le=10**6, description="episodes; 0 keeps the last epoch instead of the best")
     n_shot: PositiveInt = Field(5, description="support images per class")
     n_query: PositiveInt = Field(15, description="query images per class")
+    n_way: Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        None,
+        description="classes per episode; null: as in training. Fewer than in training, where the validation split has "
+        "too few classes, as for ProtoNets trained with 20 or 30 ways (Snell et al., NeurIPS 2017)",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_default_ways(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Record `n_way` only where it is given: the settings of all other trainings stay as they were."""
+        return {name: value for name, value in values(self).items() if name != "n_way" or value is not None}
 
 
 class Recipe(Settings):
@@ -79,7 +89,12 @@ class Recipe(Settings):
     @property
     def validation_form(self) -> EpisodeForm:
         """Form of a validation episode."""
-        return EpisodeForm(self.n_way, self.validation.n_shot, self.validation.n_query)
+        return EpisodeForm(self.validation.n_way or self.n_way, self.validation.n_shot, self.validation.n_query)
+
+    @property
+    def validates(self) -> bool:
+        """Whether the learner is scored on validation episodes after each epoch."""
+        return bool(self.validation.episodes and self.epochs)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -93,7 +108,7 @@ class Recipe(Settings):
             raise ValueError(
                 f"devices: {self.devices} does not divide meta_batch {self.meta_batch}; devices take equal shares"
             )
-        if self.train_split == "trainval" and self.validation.episodes and self.epochs:
+        if self.train_split == "trainval" and self.validates:
             raise ValueError("train_split: trainval leaves no validation classes; set validation: {episodes: 0}")
         if self.keep_checkpoints > 1 and not self.validation.episodes:
             raise ValueError("keep_checkpoints above 1 needs validation episodes to rank the epochs")
@@ -169,10 +184,10 @@ class Params(Settings):
 
     suite: Name = Field(description="suite run by `snakemake`, `dvc repro` and `make run`")
     suites: dict[Name, Annotated[tuple[Matrix, ...], Field(min_length=1)]] = Field(
-        description="named sets of experiments"
+        min_length=1, description="named sets of experiments"
     )
     recipes: dict[Name, dict[str, Any]] = Field(
-        description="named training settings; `base:` inherits from another recipe"
+        min_length=1, description="named training settings; `base:` inherits from another recipe"
     )
     learners: dict[Name, dict[str, Any]] = Field({}, description="settings that differ from the defaults of a learner")
     backbones: dict[Name, dict[str, Any]] = Field(

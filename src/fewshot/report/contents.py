@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, printable
 from fewshot.report.compare import Comparison, compare_rows
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.report.measure import Row, Run, group_labels, group_rows, read_runs
@@ -178,7 +178,7 @@ def _state_of(entry: ReportEntry) -> str:
         return "trained, not evaluated" if entry.is_trained else "not started"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return f"{last[:MAX_LOG_LINE]}; log {log}"
+    return f"{printable(last[:MAX_LOG_LINE])}; log {log}"
 
 
 def table_blocks(cells: Sequence[Cell]) -> list[Block]:

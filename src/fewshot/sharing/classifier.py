@@ -1,5 +1,6 @@
 """A trained few-shot classifier for use in programs: loads a folder written by `fewshot export`, classifies images."""
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image, resize_square
 from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
-from fewshot.errors import CheckpointError, DataError, ParamsError
+from fewshot.errors import CheckpointError, DataError, ParamsError, quoted, quoted_key
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Choice, Experiment
 from fewshot.experiments.params import Evaluate, Recipe
@@ -111,8 +112,8 @@ class Classifier:
             raise DataError(f"{len(classes)} classes among the support images; give images of two or more")
         if self.n_way not in (None, len(classes)):
             raise DataError(
-                f"{self.experiment.name} was trained to distinguish exactly {self.n_way} classes, not {len(classes)}; "
-                f"give support images of {self.n_way}, or use a learner with a head, such as ridge or svm"
+                f"{quoted_key(self.experiment.name)} was trained to distinguish exactly {self.n_way} classes, not "
+                f"{len(classes)}; give support images of {self.n_way}, or use a learner with a head (ridge, svm ...)"
             )
         return classes
 
@@ -144,9 +145,11 @@ def _picture(image: Any, name: str) -> Image.Image:
         return image.convert("RGB")
     if isinstance(image, (str, Path)):
         try:
-            return decode_image(Path(image).read_bytes(), f"{name} ({image})")
-        except OSError as error:
-            raise DataError(f"{name}: {image} cannot be read ({error.strerror}); correct the path") from None
+            content = Path(image).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or quoted_key(str(error))
+            raise DataError(f"{name}: {quoted_key(str(image))} cannot be read ({reason}); correct the path") from None
+        return decode_image(content, f"{name} ({quoted_key(str(image))})")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise DataError(
@@ -167,7 +170,7 @@ def load(folder: str | Path) -> Classifier:
     folder = Path(folder)
     record = _read_record(folder)
     weights = folder / "weights.safetensors"
-    if weights.is_file() and sha256_of(weights) != record.weights_sha256:
+    if os.path.isfile(weights) and sha256_of(weights) != record.weights_sha256:
         raise CheckpointError(
             f"{weights}: not the file that was exported (its sha256 differs); export or copy it again"
         )
@@ -183,15 +186,18 @@ def load(folder: str | Path) -> Classifier:
 
 def _read_record(folder: Path) -> ExportRecord:
     path = folder / "model.json"
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also where the name is too long
         raise CheckpointError(
-            f"{folder}: not an export, because it has no model.json; 'fewshot export <experiment>' writes one"
+            f"{quoted_key(str(folder))}: not an export, because it has no model.json; 'fewshot export "
+            "<experiment>' writes one"
         )
     try:
         values = read_json(path)
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         if found != FORMAT:
-            raise CheckpointError(f"{path}: an export of format {found!r}, but this version reads format {FORMAT}")
+            raise CheckpointError(
+                f"{path}: an export of format {quoted(found)}, but this version reads format {FORMAT}"
+            )
         record = parse_as(ExportRecord, values, where="")
     except (DataError, ParamsError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged; export or copy it again ({error})") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.datasets.store import Store
+from fewshot.episodes.draw import check_episode_fits
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import full_float32
@@ -47,9 +48,11 @@ def train(
         NumericalError: if a loss is not finite.
         ResourceError: if memory is short; names the settings to lower.
         CheckpointError: if a checkpoint is of another model, or a kept state was damaged meanwhile.
+        DataError: if a split has too few classes or images for the episodes; names the settings to lower.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
     full_float32()
+    check_data(experiment, store)
     learner = initial_learner(experiment).to(processes.device)
     if experiment.weights is not None:
         publish_given_weights(out, experiment.weights, learner)
@@ -61,6 +64,21 @@ def train(
     if processes.leads:
         publish(out, run.state, ensemble=experiment.recipe.keep_checkpoints > 1)
     return run.facts()
+
+
+def check_data(experiment: Experiment, store: Store) -> None:
+    """Check that the splits are large enough for the episodes of training and validation, before the first step.
+
+    Raises:
+        DataError: if one is not.
+    """
+    recipe, section = experiment.recipe, f"recipes.{experiment.recipe_name}"
+    if not recipe.epochs or experiment.weights is not None:
+        return
+    check_episode_fits(recipe.train_split, recipe.form, store.split(recipe.train_split).class_sizes, section)
+    if recipe.validates:
+        sizes = store.split("validation").class_sizes
+        check_episode_fits("validation", recipe.validation_form, sizes, f"{section}.validation")
 
 
 class _Run:

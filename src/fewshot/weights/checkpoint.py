@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError
+from fewshot.errors import CheckpointError, quoted_key, quoted_names
 from fewshot.files import write_atomic
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def read_safetensors(path: Path, *, advice: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable weights file ({error}); {advice}") from None
+        raise CheckpointError(f"{path}: not a readable weights file ({quoted_key(str(error))}); {advice}") from None
 
 
 def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = FROM_THE_START) -> None:
@@ -80,12 +80,12 @@ def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str,
     missing = sorted(own.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - own.keys())
     other = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        f"{quoted_key(name)} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
         for name in sorted(own.keys() & tensors.keys())
         if own[name].shape != tensors[name].shape
     ]
     problems = [
-        f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        f"{what}: {quoted_names(names)}"
         for what, names in (("missing", missing), ("not of this model", unknown), ("of a different shape", other))
         if names
     ]

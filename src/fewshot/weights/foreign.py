@@ -1,6 +1,7 @@
 """Weights from elsewhere, exports of this project and checkpoints of the original MetaOptNet program, read without
 executing code."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError
+from fewshot.errors import CheckpointError, quoted_key, quoted_names
 from fewshot.weights.checkpoint import fit_state, read_safetensors
 
 ORIGINAL_SECTIONS = ("embedding", "head")
@@ -24,13 +25,15 @@ def load_foreign_weights(path: Path, learner: nn.Module) -> None:
         learner: built from the experiment that the weights belong to.
 
     Raises:
-        CheckpointError: if the file is missing or damaged, holds anything but tensors and plain containers, or does
-            not fit the learner; the message lists what does not fit.
+        CheckpointError: if the file is missing or damaged, holds anything but tensors and plain containers, or numbers
+            that are not finite, or does not fit the learner; the message lists what does not fit.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a weights file")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{quoted_key(str(path))}: {found}; give the path of a weights file")
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path, advice="download or export it again")
+        _check_numbers(path, tensors)
     else:
         tensors = _read_original(path, learner.state_dict())
     fit_state(tensors, learner, source=str(path), advice=ADVICE)
@@ -41,7 +44,7 @@ def _read_original(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     content = _read_torch(path)
     if not all(section in content for section in ORIGINAL_SECTIONS):
         raise CheckpointError(
-            f"{path}: holds {_shown(content)}; a checkpoint of the original program holds embedding and head"
+            f"{path}: holds {quoted_names(content, 5)}; a checkpoint of the original program holds embedding and head"
         )
     return {
         **_renamed(path, "embedding", content["embedding"], "backbone.", own),
@@ -52,9 +55,11 @@ def _read_original(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Mapping[str, Any]:
     """Read a file written by torch.save, refusing anything but tensors and plain containers."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as for the protocol of another pickle writer
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign and damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = quoted_key(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: refused, because it is not a plain file of tensors ({reason})") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not dictionaries of tensors")
@@ -65,6 +70,7 @@ def _renamed(path: Path, section: str, state: Any, prefix: str, own: Mapping[str
     """Return the tensors of a section under this project's names: `prefix` in place of `module.`."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: its {section} is not a dictionary of tensors")
+    _check_numbers(path, state)
     renamed = {prefix + str(name).removeprefix("module."): value for name, value in state.items()}
     # The original stores the head's scale as a vector of one element.
     return {
@@ -73,6 +79,12 @@ def _renamed(path: Path, section: str, state: Any, prefix: str, own: Mapping[str
     }
 
 
-def _shown(names: Mapping[Any, Any]) -> str:
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "nothing"
+def _check_numbers(path: Path, tensors: Mapping[Any, Tensor]) -> None:
+    """Raise `CheckpointError` unless all tensors are ordinary arrays of finite real numbers."""
+    for name, value in tensors.items():
+        ordinary = value.layout == torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
+        if not ordinary or value.is_complex() or value.dtype == torch.bool:
+            kind = f"{value.dtype} tensor" if ordinary else "sparse, nested, quantized or empty tensor"
+            raise CheckpointError(f"{path}: {quoted_key(str(name))} is a {kind}; weights are dense real numbers")
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise CheckpointError(f"{path}: {quoted_key(str(name))} has values that are not finite; use another file")

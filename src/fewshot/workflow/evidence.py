@@ -103,11 +103,15 @@ def update_documents(*, check: bool) -> list[Path]:
         The documents that were (or would be) changed.
 
     Raises:
-        DataError: as `embed_tables`, naming the document.
+        DataError: as `embed_tables`, naming the document, or if the documents are not here.
     """
     changed = []
     for document in documents():
-        text = document.read_text(encoding="utf-8")
+        try:
+            text = document.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise DataError(f"{document}: cannot be read ({reason}); run from a clone of the project") from None
         try:
             wanted = embed_tables(text)
         except DataError as error:

@@ -10,7 +10,7 @@ from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
 from fewshot.digests import save_digests
-from fewshot.episodes.draw import EpisodeIndices, draw_episodes
+from fewshot.episodes.draw import EpisodeIndices, check_episode_fits, draw_episodes
 from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
@@ -73,6 +73,7 @@ def prepare_job(job: PrepareJob) -> str:
         hashes = {}
         for wanted in job.lists:
             split = store.split(wanted.split)
+            check_episode_fits(wanted.split, wanted.form, split.class_sizes, "evaluate")
             indices = np.arange(wanted.episodes)
             episodes = draw_episodes(wanted.seed, wanted.split, indices, wanted.form, split.class_sizes)
             write_episodes(out / wanted.file_name, episodes)
@@ -203,12 +204,8 @@ def export_job(experiment: Experiment, plan: Plan, out: Path, key: str | None = 
         FewshotError: if the folder cannot be written.
     """
     job: TrainJob = plan.find("train", experiment.name, key)
-    restore_result(job)
-    weights = job.outputs["weights"]
-    if not weights.exists():
-        raise CheckpointError(f"{experiment.name} is not trained yet; run: snakemake --cores 1 {experiment.name}")
-    evaluations = plan.of_experiment(experiment.name)
-    finished = [evaluation for evaluation in evaluations if evaluation.outputs["json"].exists()]
+    weights = trained_weights(job, experiment, plan)
+    finished = [evaluation for evaluation in plan.of_experiment(experiment.name) if evaluation.outputs["json"].exists()]
     for read in (job, *finished):
         require_result(read, suite=plan.suite)
     export(
@@ -219,6 +216,22 @@ def export_job(experiment: Experiment, plan: Plan, out: Path, key: str | None = 
         data_hash=read_json(job.outputs["run"])["data_hash"],
         evaluations=[read_json(evaluation.outputs["json"]) for evaluation in finished],
     )
+
+
+def trained_weights(job: TrainJob, experiment: Experiment, plan: Plan) -> Path:
+    """Return the weights file of a finished training.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    restore_result(job)
+    weights = job.outputs["weights"]
+    if not weights.exists():
+        suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
+        raise CheckpointError(
+            f"{experiment.name} is not trained yet; run: snakemake --cores 1 {experiment.name}{suite}"
+        )
+    return weights
 
 
 def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
@@ -232,6 +245,7 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
 
     def work(out: Path, _: Path) -> None:
         started = time.monotonic()
+        trained_weights(job.train, experiment, plan)
         devices.limit_threads(runtime.threads)
         device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
         learners = load_learners(experiment, job.train.dir, device)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import yaml
 
 from fewshot import paths
 from fewshot.datasets import DATASETS
+from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
 from fewshot.workflow.plan import EvaluateJob, Job, Plan, PrepareJob
 from fewshot.workflow.results import is_restorable, tidy
 from fewshot.workflow.tables_state import tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
+EXPERIMENT_LIKE = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_.]+){3,}")
 
 STATE_WORDS = {"made": "made", "cached": "to restore", "begun": "begun", "-": "missing"}
 
@@ -89,6 +93,27 @@ def suite_table(plan: Plan) -> str:
     )
 
 
+def check_experiment_names(plan: Plan, arguments: Iterable[str]) -> None:
+    """Refuse a misspelt experiment, or one of another suite, among the arguments of `snakemake`.
+
+    Snakemake would only say that there is no rule to produce it.
+
+    Raises:
+        ParamsError: names the closest experiment, or the suite that has it.
+    """
+    known = [job.name for job in plan.train]
+    for name in arguments:
+        if name in known or not EXPERIMENT_LIKE.fullmatch(name):
+            continue
+        suites, closest = plan.suites_with(name), did_you_mean(name, known, at_least=0.8)
+        if suites or closest:
+            hint = f" It is in {' and '.join(suites)}: add --config suite={suites[0]}." if suites else closest
+            raise ParamsError(
+                f"suite {quoted(plan.suite)} has no experiment {quoted(name)}.{hint} "
+                f"'fewshot list --suite {plan.suite}' lists them all"
+            )
+
+
 def _count_states(jobs: tuple[Job, ...]) -> str:
     """Return "3 made, 1 begun, 2 missing"."""
     counts = Counter(job_state(job) for job in jobs)
@@ -101,8 +126,7 @@ def _evaluated(jobs: tuple[EvaluateJob, ...]) -> str:
 
 def untracked_paths(plan: Plan) -> list[str]:
     """Return the paths given in `params.yaml` that DVC does not track, so that it would miss a change."""
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"] if DVC_FILE.exists() else {}
-    tracked = {os.path.normpath(dep) for dep in stages.get("prepare", {}).get("deps", []) if isinstance(dep, str)}
+    tracked = {os.path.normpath(dep) for dep in _tracked_deps() if isinstance(dep, str)}
     given = [
         job.dataset.settings[field]
         for job in plan.prepare
@@ -110,6 +134,21 @@ def untracked_paths(plan: Plan) -> list[str]:
         if job.dataset.settings.get(field) is not None
     ]
     return [path for path in dict.fromkeys(given) if os.path.normpath(path) not in tracked]
+
+
+def _tracked_deps() -> list[Any]:
+    """Return the deps of stage prepare in dvc.yaml; none if there is no such file or stage.
+
+    Raises:
+        DataError: if the file is not readable YAML.
+    """
+    try:
+        values = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))
+        return list(values["stages"]["prepare"]["deps"] or [])
+    except (FileNotFoundError, KeyError, TypeError):
+        return []
+    except (OSError, ValueError, yaml.YAMLError):
+        raise DataError(f"{DVC_FILE}: not readable YAML; 'dvc status' shows what is wrong") from None
 
 
 def tidy_stage(plan: Plan, stage: str) -> list[Path]:

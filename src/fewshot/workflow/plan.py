@@ -7,6 +7,7 @@ nor pandas.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,8 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import ParamsError, did_you_mean, locate_errors
-from fewshot.experiments.matrix import Choice, Experiment, suite_experiments
+from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, locate_errors, quoted
+from fewshot.experiments.matrix import Choice, Experiment, check_other_suites, suite_experiments
 from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
@@ -296,10 +297,10 @@ class Plan:
         """
         named = [job for job in self._by_name[stage].get(name, ()) if target in (None, getattr(job, "target", None))]
         if not named:
-            known = sorted(self._by_name[stage])
+            of_target = f" on {quoted(target)}" if target else ""
             raise ParamsError(
-                f"suite {self.suite!r} has no {stage} job {name!r}{f' on {target!r}' if target else ''};"
-                f"{did_you_mean(name, known)} 'fewshot list --suite {self.suite}' lists them all"
+                f"suite {quoted(self.suite)} has no {stage} job {quoted(name)}{of_target};{self._closest(stage, name)} "
+                f"'fewshot list --suite {self.suite}' lists them all"
             )
         found = [job for job in named if key in (None, job.key)]
         if not found:
@@ -317,6 +318,22 @@ class Plan:
         """
         job: TrainJob = self.find("train", name)
         return next((experiment for experiment in self.experiments if experiment.name == name), job.experiment)
+
+    def _closest(self, stage: str, name: str) -> str:
+        """Return ' Did you mean X?', or the suites that have an experiment of this name, or ''."""
+        suites = self.suites_with(name)
+        if suites:
+            return f" it is in {' and '.join(suites)}: add --suite {suites[0]}."
+        return did_you_mean(name, sorted(self._by_name[stage]))
+
+    def suites_with(self, name: str) -> list[str]:
+        """Return the other suites of the file that have an experiment of this name."""
+        found = []
+        for suite in self.params.suites:
+            with suppress(ParamsError):
+                if suite != self.suite and any(job.name == name for job in suite_experiments(self.params, suite)):
+                    found.append(suite)
+        return found
 
     def of_experiment(self, name: str) -> tuple[EvaluateJob, ...]:
         """Return the evaluations of one experiment."""
@@ -339,12 +356,18 @@ def load_plan(
         results: root folder of results.
 
     Raises:
-        ParamsError: if the file or a name is invalid.
+        ParamsError: if the file or a name is invalid, in this suite or another one.
         DataError: if a file named in it does not exist.
     """
     params = read_params(path, dict(overrides or {}))
+    chosen, problems = params.suite if suite is None else suite, Problems()
     with locate_errors(path):
-        return make_plan(params, suite or params.suite, results)
+        with problems.collected():
+            plan = make_plan(params, chosen, results)
+        with problems.collected():
+            check_other_suites(params, chosen)
+        problems.raise_all(MAX_PROBLEMS)
+        return plan
 
 
 def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from fewshot import paths
-from fewshot.errors import CheckpointError, ParamsError, did_you_mean, quoted
+from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import with_protocol
 from fewshot.files import read_json
-from fewshot.workflow.jobs import evaluate_job, prepare_job
+from fewshot.workflow.jobs import evaluate_job, prepare_job, trained_weights
 from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, make_plan, plan_experiments
-from fewshot.workflow.results import restore_result
 
 
 def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
@@ -61,12 +60,7 @@ def evaluate_training(plan: Plan, name: str, protocol: Mapping[str, Any]) -> lis
         CheckpointError: if the training is not finished.
     """
     training: TrainJob = plan.find("train", name)
-    restore_result(training)
-    if not training.outputs["weights"].exists():
-        raise CheckpointError(
-            f"{training.name} is not trained yet; run: snakemake --cores all {plan.experiment(name).name} "
-            f"--config suite={plan.suite}"
-        )
+    trained_weights(training, plan.experiment(name), plan)
     experiments = with_protocol(plan.params, plan.experiment(name), protocol)
     tests = plan_experiments(plan.params, plan.suite, experiments, plan.results)
     lines = []
