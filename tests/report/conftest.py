@@ -109,7 +109,6 @@ class SuiteMaker:
             values |= sheet_arrays(rng, shot)
         values["episode_ids"] = np.arange(EPISODES)
         content = {
-            "experiment": entry.experiment, "group": entry.group, "recipe": entry.recipe, "variant": entry.variant,
             "key": "a" * 16, "train_key": "b" * 16, "train": train, "target": entry.target, "split": "test",
             "data_hash": "d" * 64, "episodes_hash": f"hash-{entry.target}", "n_way": 5, "n_query": 3,
             "episodes": EPISODES, "evaluate_seed": 0, "batch_norm": batch_norm, "versions": {"torch": "2"},
