@@ -121,7 +121,7 @@ def test_a_full_disk_is_the_reason_given_by_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(("options", "reason"), [("size=16k", "No space left"), ("ro", "Read-only file system")])
 def test_snakemake_that_cannot_write_its_own_files(made, options, reason):
     """It ends with one line, and no traceback."""
-    folder = made.folder / ".snakemake" / "locks"
+    folder = made.folder / ".snakemake"
     made.edit("ridge: 50.0", "ridge: 20.0")
     with small_disk(folder, options):
         for number in range(5) if options != "ro" else ():

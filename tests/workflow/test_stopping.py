@@ -16,7 +16,7 @@ LOGGED = Path(__file__).parents[2] / "workflow" / "scripts" / "logged.sh"
 
 def message(text: str, level: int = logging.ERROR, **facts) -> logging.LogRecord:
     record = logging.LogRecord("snakemake", level, "", 0, text, (), None)
-    vars(record).update(facts)
+    vars(record).update({"event": LogEvent.ERROR, **facts})
     return record
 
 
@@ -34,6 +34,16 @@ def test_a_stopped_job_is_one_line(end, tmp_path, capsys):
 
     assert shown == [False, False]
     assert capsys.readouterr().err == "train a-conv4-s0: SIGTERM: stopped after step 3\n"
+    assert stop.happened
+
+
+def test_the_last_message_about_stopped_jobs_is_no_failure(tmp_path):
+    stop = Stop()
+    stop.filter(message("Command 'x' returned non-zero exit status 130."))
+    stop.filter(job_error(tmp_path / "l"))
+
+    assert stop.filter(message("Finished jobid: 3", logging.INFO, event=LogEvent.JOB_FINISHED))
+    assert not stop.filter(message("Exiting because a job execution failed.", event=None))
     assert stop.happened
 
 

@@ -38,6 +38,7 @@ class Stop(logging.Filter):
         super().__init__()
         self.signal: str | None = None
         self.failed = False
+        self._some_stopped = False
         self._stopping_threads: set[int | None] = set()
 
     def listen(self) -> None:
@@ -76,13 +77,16 @@ class Stop(logging.Filter):
             record.msg, record.args, self.failed = str(refused), (), True
         elif STOPPED_JOB.search(text):
             self._stopping_threads.add(record.thread)  # which then reports the job
+            self._some_stopped = True
             return False
         elif event is not None and str(event.value) == "job_error" and record.thread in self._stopping_threads:
             self._stopping_threads.discard(record.thread)
             print(_describe_stopped_job(record), file=sys.stderr)
             return False
-        elif record.levelno >= logging.ERROR:
+        elif record.levelno >= logging.ERROR and event is not None:
             self.failed = True
+        elif self._some_stopped and not self.failed:  # what follows only repeats that jobs did not finish
+            return record.levelno < logging.ERROR and self.signal is None
         elif self.signal is not None:
             return False
         return True
