@@ -55,10 +55,15 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            provenance = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
-            store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
+            origin = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
+            splits = dataset.splits(files, scratch)
+            store = write_store(
+                store_dir, name, dataset.image_shape, splits, lambda: {**origin, **dataset.findings.as_record()}
+            )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    for line in dataset.findings.lines():
+        log.warning("%s: %s; see `provenance` in store.json", name, line)
     for pair, count in store.record["duplicates"]["across"].items():
         if count:
             log.warning("%s: %d images are in both splits of %s; see `duplicates` in store.json", name, count, pair)

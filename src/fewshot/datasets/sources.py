@@ -2,6 +2,7 @@
 
 import re
 import tokenize
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,12 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 
 from fewshot.datasets import SPLITS
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
-from fewshot.datasets.images import MAX_FILE_BYTES, decode_image, is_image_name
+from fewshot.datasets.images import MAX_FILE_BYTES, is_image_name
 from fewshot.datasets.safe_pickle import load_pickle
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
@@ -23,6 +23,10 @@ SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": 
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
 PICKLE_ENDINGS = (".pkl", ".pickle")
 MAX_NPY_HEADER = 10_000
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories; Cs stands for bytes that are not UTF-8
+NAMES_SHOWN = 5
+
+Decode = Callable[[bytes, str], np.ndarray]  # content of an image file, its name in errors -> (H, W, 3) uint8
 
 
 class ImageSource(Protocol):
@@ -95,31 +99,22 @@ class StreamSource:
 class FileSource:
     """One file per image, decoded when read."""
 
-    def __init__(
-        self,
-        files: FileSet,
-        names: Sequence[str],
-        classes: Sequence[str],
-        to_array: Callable[[Image.Image], np.ndarray],
-    ) -> None:
+    def __init__(self, files: FileSet, names: Sequence[str], classes: Sequence[str], decode: Decode) -> None:
         self.origin, self.classes = files.origin, classes
-        self._files, self._names, self._to_array = files, names, to_array
+        self._files, self._names, self._decode = files, names, decode
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
         for row in rows:
             name = self._names[row]
-            image = decode_image(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
-            yield row, self._to_array(image), name
+            yield row, self._decode(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}"), name
 
 
 class PickledFilesSource:
     """Image files in one pickled list, as bytes or arrays of bytes; reading holds the whole list in memory."""
 
-    def __init__(
-        self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
-    ) -> None:
-        self.origin, self.classes, self._files, self._to_array = name, classes, files, to_array
+    def __init__(self, files: FileSet, name: str, classes: Sequence[str], decode: Decode) -> None:
+        self.origin, self.classes, self._files, self._decode = name, classes, files, decode
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
@@ -132,7 +127,7 @@ class PickledFilesSource:
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
                 raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
-            yield row, self._to_array(decode_image(content, origin)), origin
+            yield row, self._decode(content, origin), origin
 
 
 def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
@@ -186,8 +181,19 @@ def files_by_split(files: FileSet, endings: Sequence[str], ignore: Sequence[str]
 
 
 def image_names(files: FileSet) -> list[str]:
-    """Return the names of the image files."""
-    return [name for name in files.names() if is_image_name(name)]
+    """Return the names of the image files.
+
+    Raises:
+        DataError: if some are not UTF-8 or contain control characters, so that they cannot be shown or recorded.
+    """
+    names = [name for name in files.names() if is_image_name(name)]
+    unusable = [name for name in names if any(unicodedata.category(letter) in CONTROL for letter in name)]
+    if unusable:
+        raise DataError(
+            f"{files.origin}: {len(unusable)} names of images or their folders contain line breaks or other control "
+            f"characters, or are not UTF-8; rename them: {', '.join(map(ascii, unusable[:NAMES_SHOWN]))}"
+        )
+    return names
 
 
 def folder_class(name: str) -> str:
@@ -256,16 +262,27 @@ def plan_splits(source: ImageSource, lists: ClassLists) -> Iterator[SplitPlan]:
         DataError: if a class is missing or the numbers of images differ from the published ones.
     """
     found = Counter(source.classes)
+    check_complete(source.origin, found, lists)
+    lists.check_images({split: {name: found[name] for name in lists.splits[split]} for split in SPLITS})
+    for split in SPLITS:
+        yield _plan(split, source, lists.splits[split], found)
+
+
+def check_complete(origin: str, found: Mapping[str, int], lists: ClassLists) -> None:
+    """Refuse a source that lacks listed classes.
+
+    Args:
+        origin: of the source, for errors.
+        found: images by class.
+        lists: the classes it must have.
+    """
     wanted = [name for split in SPLITS for name in lists.splits[split]]
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DataError(
-            f"{source.origin} lacks {len(missing)} of {len(wanted)} classes: {', '.join(missing[:5])}, ...; "
+            f"{origin} lacks {len(missing)} of {len(wanted)} classes: {', '.join(missing[:5])}, ...; "
             f"it has {len(found)}: {', '.join(sorted(found)[:5])}, ..."
         )
-    lists.check_images({split: {name: found[name] for name in lists.splits[split]} for split in SPLITS})
-    for split in SPLITS:
-        yield _plan(split, source, lists.splits[split], found)
 
 
 def plan_split_sources(sources: Mapping[str, ImageSource], lists: ClassLists) -> Iterator[SplitPlan]:
