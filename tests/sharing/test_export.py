@@ -125,7 +125,7 @@ def test_inconsistent_images_and_labels_are_refused(exported, coloured_images, s
     [
         (np.zeros((16, 16)), r"query image 0 is float64 of shape \(16, 16\)"),
         (np.zeros((3, 16, 16), np.uint8), "allowed: a path, a PIL image"),
-        ("gone.png", "gone.png cannot be read"),
+        ("gone.png", r"query image 0 \('gone.png'\) cannot be read \(No such file"),
         (None, "query image 0 is object"),
     ],
 )

@@ -69,9 +69,7 @@ class Folder(Dataset):
                 )
             names, lists = self._classes([folders[row] for row in kept])
             self.findings.noted["single-image classes"] += list(Counter(names).values()).count(1)
-            yield from plan_splits(
-                ArraySource(file_set.origin, pixels, names, [images[row] for row in kept]), lists
-            )
+            yield from plan_splits(ArraySource(file_set.origin, pixels, names, [images[row] for row in kept]), lists)
 
     def fit(self, image: Image.Image) -> np.ndarray:
         """Resize an RGB image to a square, as the settings say."""
@@ -105,7 +103,9 @@ class Folder(Dataset):
                 try:
                     image = self.decode(files.read(name, MAX_FILE_BYTES), repr(name))
                 except DataError as error:
-                    self.findings.broken[name] = error.reason if isinstance(error, BrokenImageError) else f"cannot be read ({error})"
+                    self.findings.broken[name] = (
+                        error.reason if isinstance(error, BrokenImageError) else f"cannot be read ({error})"
+                    )
                     continue
                 out.write(np.ascontiguousarray(image).data)
                 decoded.append(number)

@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -67,21 +68,27 @@ def decode_image(content: bytes, origin: str) -> Picture:
         BrokenImageError: if it is damaged, of an unknown format, has pixels of no known range, or declares more than
             `MAX_PIXELS` pixels.
     """
+    with _refusal(origin), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            size = f"{image.width} x {image.height}"
+            raise BrokenImageError(
+                origin, f"declares {size} pixels, at most {MAX_PIXELS:,} are decoded", "shrink or remove it"
+            )
+        return convert_image(image, origin)
+
+
+@contextmanager
+def _refusal(origin: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into a `BrokenImageError`: its decoders raise nearly any exception."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} x {image.height}"
-                raise BrokenImageError(
-                    origin, f"declares {size} pixels, at most {MAX_PIXELS:,} are decoded", "shrink or remove it"
-                )
-            return convert_image(image, origin)
+        yield
     except BrokenImageError:
         raise
     except UnidentifiedImageError:
         raise BrokenImageError(origin, f"is not a readable image (none of {', '.join(FORMATS)})") from None
-    except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
+    except Exception as error:
         raise BrokenImageError(origin, f"is not a readable image ({error})") from error
 
 
@@ -89,18 +96,21 @@ def convert_image(image: Image.Image, origin: str) -> Picture:
     """Convert an opened image to RGB: upright, its first frame, transparent parts on white, 16 bits scaled to 8.
 
     Raises:
-        BrokenImageError: if its pixels have no known range, as in mode F.
+        BrokenImageError: if it is damaged, or its pixels have no known range, as in mode F.
     """
-    declared = {  # Pillow forgets the layout in the file when it loads the pixels, even to read EXIF data
-        "16-bit colour": ";16" in _raw_mode(image) and image.mode in PLAIN,
-        "first of several frames": getattr(image, "is_animated", False),
-        "turned by EXIF orientation": _orientation(image) in TURNS,
-    }
-    image.load()
-    turn = TURNS.get(_orientation(image))  # Pillow turns a TIFF while it loads, and drops the tag
-    rgb, kinds = _to_rgb(image, origin)
-    converted = (*(kind for kind, applies in declared.items() if applies), *kinds)
-    return Picture(rgb if turn is None else rgb.transpose(turn), converted)
+    with _refusal(origin):
+        if 0 in image.size:
+            raise BrokenImageError(origin, "has no pixels")
+        declared = {  # Pillow forgets the layout in the file when it loads the pixels, even to read EXIF data
+            "16-bit colour": ";16" in _raw_mode(image) and image.mode in PLAIN,
+            "first of several frames": getattr(image, "is_animated", False),
+            "turned by EXIF orientation": _orientation(image) in TURNS,
+        }
+        image.load()
+        turn = TURNS.get(_orientation(image))  # Pillow turns a TIFF while it loads, and drops the tag
+        rgb, kinds = _to_rgb(image, origin)
+        converted = (*(kind for kind, applies in declared.items() if applies), *kinds)
+        return Picture(rgb if turn is None else rgb.transpose(turn), converted)
 
 
 def _to_rgb(image: Image.Image, origin: str) -> tuple[Image.Image, list[str]]:
@@ -114,7 +124,7 @@ def _to_rgb(image: Image.Image, origin: str) -> tuple[Image.Image, list[str]]:
     kinds = [COLOURS[image.mode]] if image.mode in COLOURS else []
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
-        if with_alpha.getextrema()[3][0] < 255:
+        if np.asarray(with_alpha.getchannel("A")).min() < 255:
             white = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(white, with_alpha).convert("RGB"), [*kinds, "transparent"]
         return with_alpha.convert("RGB"), kinds

@@ -191,7 +191,7 @@ def image_names(files: FileSet) -> list[str]:
     if unusable:
         raise DataError(
             f"{files.origin}: {len(unusable)} names of images or their folders contain line breaks or other control "
-            f"characters, or are not UTF-8; rename them: {', '.join(map(ascii, unusable[:NAMES_SHOWN]))}"
+            f"characters, or are not UTF-8; rename them: {', '.join(map(repr, unusable[:NAMES_SHOWN]))}"
         )
     return names
 

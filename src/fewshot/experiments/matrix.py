@@ -51,6 +51,21 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Episodes that an experiment draws from one split of a data set.
+
+    Attributes:
+        split: name of the split; "trainval" is the union of train and validation.
+        form: form of the episodes.
+        use: training, validation or evaluation.
+    """
+
+    split: str
+    form: EpisodeForm
+    use: str
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One training and its evaluations, fully resolved.
 
@@ -93,6 +108,16 @@ class Experiment:
     def test_form(self) -> EpisodeForm:
         """Form of a test episode with the largest number of shots."""
         return EpisodeForm(self.evaluate.n_way, max(self.shots), self.evaluate.n_query)
+
+    def draws(self) -> list[tuple[Choice, Draw]]:
+        """Return the data sets it draws episodes from, and which."""
+        recipe, wanted = self.recipe, []
+        if recipe.epochs and self.weights is None:
+            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training")))
+            if recipe.validation.episodes:
+                wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation")))
+        tested = Draw(self.evaluate.split, self.test_form, "evaluation")
+        return wanted + [(target, tested) for target in self.targets]
 
     @property
     def context(self) -> LearnerContext:
@@ -364,14 +389,8 @@ def _check_parts(experiment: Experiment, where: str) -> None:
 
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Reject episodes too large for a data set, as far as its size is known before preparation."""
-    recipe, tested = experiment.recipe, experiment.evaluate.split
-    wanted: list[tuple[Choice, str, EpisodeForm, str]] = [
-        (experiment.dataset, recipe.train_split, recipe.form, "training")
-    ]
-    if recipe.validation.episodes and recipe.epochs:
-        wanted.append((experiment.dataset, "validation", recipe.validation_form, "validation"))
-    wanted += [(target, tested, experiment.test_form, "evaluation") for target in experiment.targets]
-    for dataset, split, form, use in wanted:
+    for dataset, draw in experiment.draws():
+        split, form, use = draw.split, draw.form, draw.use
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
