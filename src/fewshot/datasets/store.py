@@ -186,7 +186,8 @@ def write_store(
             "duplicates": find_duplicates(partial, digests),
             "provenance": provenance(),
         }
-        (partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        (partial / RECORD).write_text(text, encoding="utf-8", errors="backslashreplace")  # \udce9 is an escape of JSON
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
     except OSError as error:
