@@ -44,7 +44,8 @@ def path_digest(path: Path) -> str:
         return digest({name: _file_digest(file, *_stamp(file)) for name, file in files.items()})
     except OSError as error:
         raise DataError(
-            f"{str(path)[:200]}: cannot be read: {error.strerror}; correct the path in params.yaml"
+            f"{str(error.filename or path)[:200]}: cannot be read: {error.strerror}; "
+            "correct the path in params.yaml, or the permissions"
         ) from None
 
 

@@ -124,8 +124,8 @@ def _too_small(split: SplitStore, draw: Draw) -> Iterator[str]:
     if small:
         more = f" and {len(small) - CLASSES_SHOWN} more" if len(small) > CLASSES_SHOWN else ""
         yield (
-            f"{len(small)} classes of split {draw.split} have fewer than the {form.images_per_class} images that "
-            f"{draw.use} draws (n_shot {form.n_shot} + n_query {form.n_query}): {', '.join(small[:CLASSES_SHOWN])}"
+            f"{len(small)} of {len(classes)} {draw.split} classes have fewer than the {form.images_per_class} images "
+            f"that {draw.use} draws (n_shot {form.n_shot} + n_query {form.n_query}): {', '.join(small[:CLASSES_SHOWN])}"
             f"{more}; add images, leave these classes out, or lower n_shot or n_query"
         )
 
