@@ -52,15 +52,16 @@ def test_what_is_skipped_is_recorded_and_said_once(mine, prepare, caplog):
     (mine / "Thumbs.db").write_bytes(b"x")
     (mine / "a" / "gone.png").symlink_to(mine / "nowhere.png")
     (mine / "a" / "photo.HEIC").write_bytes(b"x")
-    (mine / "readme").write_bytes(b"x")
+    for name in ("readme", "scan.001", "scan.002"):
+        (mine / name).write_bytes(b"x")
     (mine / "e").mkdir()
 
     store = prepare(mine)
 
     assert store.record["provenance"]["skipped"] == {
-        ".heic files": 1, "broken links": 1, "folders without images": 1, "hidden files": 2, "other files": 1,
+        ".heic files": 1, "broken links": 1, "folders without images": 1, "hidden files": 2, "other files": 3,
     }  # fmt: skip
-    said = "skipped: 6 (hidden files: 2, .heic files: 1, broken links: 1, folders without images: 1, other files: 1)"
+    said = "skipped: 8 (other files: 3, hidden files: 2, .heic files: 1, broken links: 1, folders without images: 1)"
     assert caplog.text.count(said) == 1
 
 

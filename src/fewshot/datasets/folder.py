@@ -5,6 +5,7 @@ the seed and their name, so that adding a class moves few others.
 """
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from fewshot.datasets.sources import SPLIT_WORDS, ArraySource, check_complete, i
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
 
+USUAL_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,4}")  # others, such as numbers, are counted together
 LIMITS = Limits(members=5_000_000, total_bytes=1 << 40)
 
 
@@ -116,8 +118,8 @@ class Folder(Dataset):
         """Record what is not read, and folders that may be named by mistake."""
         skipped, noted = self.findings.skipped, self.findings.noted
         skipped.update(files.skipped)
-        others = [PurePosixPath(name) for name in files.names() if not is_image_name(name)]
-        skipped.update(f"{other.suffix.lower() or 'other'} files" for other in others)
+        others = [PurePosixPath(name).suffix.lower() for name in files.names() if not is_image_name(name)]
+        skipped.update(f"{suffix if USUAL_SUFFIX.fullmatch(suffix) else 'other'} files" for suffix in others)
         with_images = {str(parent) for name in images for parent in PurePosixPath(name).parents}
         skipped["folders without images"] += len(set(files.folders) - with_images)
         skipped["broken images"] += len(self.findings.broken)

@@ -2,7 +2,6 @@
 
 import re
 import tokenize
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +22,8 @@ SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": 
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
 PICKLE_ENDINGS = (".pkl", ".pickle")
 MAX_NPY_HEADER = 10_000
-CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories; Cs stands for bytes that are not UTF-8
+# Control characters, line and paragraph separators, and the surrogates that stand for bytes that are not UTF-8.
+UNUSABLE_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NAMES_SHOWN = 5
 
 Decode = Callable[[bytes, str], np.ndarray]  # content of an image file, its name in errors -> (H, W, 3) uint8
@@ -187,7 +187,7 @@ def image_names(files: FileSet) -> list[str]:
         DataError: if some are not UTF-8 or contain control characters, so that they cannot be shown or recorded.
     """
     names = [name for name in files.names() if is_image_name(name)]
-    unusable = [name for name in names if any(unicodedata.category(letter) in CONTROL for letter in name)]
+    unusable = [name for name in names if UNUSABLE_IN_NAMES.search(name)]
     if unusable:
         raise DataError(
             f"{files.origin}: {len(unusable)} names of images or their folders contain line breaks or other control "
