@@ -126,7 +126,7 @@ def _too_small(split: SplitStore, draw: Draw) -> Iterator[str]:
         yield (
             f"{len(small)} of {len(classes)} {draw.split} classes have fewer than the {form.images_per_class} images "
             f"that {draw.use} draws (n_shot {form.n_shot} + n_query {form.n_query}): {', '.join(small[:CLASSES_SHOWN])}"
-            f"{more}; add images, leave these classes out, or lower n_shot or n_query"
+            f"{more}; add images, leave these classes out, or lower its n_shot or n_query in params.yaml"
         )
 
 
