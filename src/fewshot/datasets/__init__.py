@@ -17,7 +17,7 @@ from fewshot.registry import Part
 
 # Modules that cannot change a number (workflow/identity.py): refusals; reports of what was found; settings, which enter
 # the key by value.
-NEUTRAL = ("disk", "findings", "settings")
+NEUTRAL = ("disk", "settings", "tally")
 
 SPLITS = ("train", "validation", "test")
 

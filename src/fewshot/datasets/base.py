@@ -5,15 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image
-
 from fewshot.datasets.archives import Limits, open_files
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists
 from fewshot.datasets.file_sets import FileSet
-from fewshot.datasets.findings import Findings
-from fewshot.datasets.images import decode_image, resize_square
 from fewshot.datasets.split_files import SplitPlan
+from fewshot.datasets.tally import Tally
 
 
 class Dataset(ABC):
@@ -22,7 +18,7 @@ class Dataset(ABC):
     Attributes:
         name: name in the registry.
         image_size: side of the stored images, pixels.
-        findings: what was skipped or converted while the splits were read.
+        tally: what was skipped or converted; complete when all splits have been read.
     """
 
     name: ClassVar[str]
@@ -30,7 +26,7 @@ class Dataset(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
-        self.findings = Findings()
+        self.tally = Tally()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -49,24 +45,6 @@ class Dataset(ABC):
             DataError: if the files are not this data set.
         """
 
-    def decode(self, content: bytes, origin: str) -> np.ndarray:
-        """Decode an image file to (H, W, 3) uint8 of the stored size, and count what had to be converted.
-
-        Args:
-            content: bytes of the file.
-            origin: name of the file in errors.
-
-        Raises:
-            BrokenImageError: if it cannot be used.
-        """
-        picture = decode_image(content, origin)
-        self.findings.converted.update(picture.converted)
-        return self.fit(picture.image)
-
-    def fit(self, image: Image.Image) -> np.ndarray:
-        """Resize an RGB image to (H, W, 3) uint8 of the stored size."""
-        return resize_square(image, self.image_size)
-
 
 class FileDataset(Dataset):
     """A data set that is read from files, archives or folders.
@@ -80,7 +58,7 @@ class FileDataset(Dataset):
     def splits(self, files: Sequence[Path], scratch: Path) -> Iterator[SplitPlan]:
         """Open the files as one set and read the splits from it."""
         with open_files(files, scratch, self.limits) as file_set:
-            self.findings.skipped.update(file_set.skipped)
+            file_set.report_to(self.tally)
             yield from self.read(file_set)
 
     @abstractmethod

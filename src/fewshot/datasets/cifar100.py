@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
@@ -40,10 +39,6 @@ class Cifar100Dataset(FileDataset):
     image_size = 32
     limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=1 << 30)
 
-    def fit(self, image: Image.Image) -> np.ndarray:
-        """Return the image as it is; one of another size is not from CIFAR-100 and is refused."""
-        return np.asarray(image)
-
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits from whichever form the files have."""
         lists = self.class_lists
@@ -54,9 +49,9 @@ class Cifar100Dataset(FileDataset):
         elif pickles:
             yield from plan_split_sources(read_split_pickles(files, pickles, lists), lists)
         elif tables := parquet_names(files):
-            yield from plan_splits(ParquetSource(files, tables, self.decode), lists)
+            yield from plan_splits(ParquetSource(files, tables, np.asarray), lists)
         elif images := image_names(files):
-            yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], self.decode), lists)
+            yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of CIFAR-100; accepted: the archive cifar-100-python, PNG files "

@@ -5,12 +5,14 @@ to the bounding boxes; they are resized to 84 x 84 with Pillow's default filter.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import ClassVar
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.file_sets import FileSet
+from fewshot.datasets.images import resize_square
 from fewshot.datasets.sources import FileSource, folder_class, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
@@ -35,5 +37,6 @@ class Cub(FileDataset):
             )
         # Segmentations and the like are in folders with the same names next to `images`.
         photographs = [name for name in images if "images" in PurePosixPath(name).parts] or images
-        source = FileSource(files, photographs, [folder_class(name) for name in photographs], self.decode)
+        to_array = partial(resize_square, size=self.image_size)
+        source = FileSource(files, photographs, [folder_class(name) for name in photographs], to_array)
         yield from plan_splits(source, lists)

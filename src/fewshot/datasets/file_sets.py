@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fewshot.datasets.tally import Tally
 from fewshot.errors import DataError
 from fewshot.folders import is_hidden, list_folder
 
@@ -27,7 +28,7 @@ class FileSet(ABC):
     Attributes:
         origin: file or folder, for errors.
         sizes: bytes by name, sorted, without hidden files.
-        skipped: kind of entry that is not read -> count.
+        tally: what was skipped and converted.
         folders: names of the folders, where known; they may be empty.
     """
 
@@ -36,11 +37,16 @@ class FileSet(ABC):
     def __init__(self, origin: str, sizes: dict[str, int]) -> None:
         self.origin = origin
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not is_hidden(name)}
-        self.skipped = +Counter({"hidden files": len(sizes) - len(self.sizes)})
+        self.tally = Tally(skipped=+Counter({"hidden files": len(sizes) - len(self.sizes)}))
 
     def names(self) -> list[str]:
         """Return all names, sorted, without hidden files and those that desktops leave behind."""
         return list(self.sizes)
+
+    def report_to(self, tally: Tally) -> None:
+        """Count in another tally from now on; it takes over what was counted so far."""
+        tally.skipped.update(self.tally.skipped)
+        self.tally = tally
 
     @abstractmethod
     def _open(self, name: str) -> BinaryIO: ...
@@ -84,7 +90,7 @@ class FolderFiles(FileSet):
         except OSError as error:
             raise DataError(f"{error.filename!r} cannot be read: {error.strerror}; correct its permissions") from None
         self.folders = listing.folders
-        self.skipped.update(listing.skipped)
+        self.tally.skipped.update(listing.skipped)
 
     def _open(self, name: str) -> BinaryIO:
         return open(self._files[name], "rb")
@@ -115,7 +121,7 @@ class JoinedFiles(FileSet):
         super().__init__(", ".join(part.origin for part in parts), sizes)
         self.folders = tuple(folder for part in parts for folder in part.folders)
         for part in parts:
-            self.skipped.update(part.skipped)
+            self.tally.skipped.update(part.tally.skipped)
 
     def _open(self, name: str) -> BinaryIO:
         return self._owner[name]._open(name)

@@ -29,7 +29,7 @@ from fewshot.datasets.images import (
     refuse_broken,
     resize_square,
 )
-from fewshot.datasets.sources import SPLIT_WORDS, ArraySource, check_complete, image_names, plan_splits
+from fewshot.datasets.sources import SPLIT_WORDS, ArraySource, check_complete, decode_counted, image_names, plan_splits
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
 
@@ -53,27 +53,32 @@ class Folder(Dataset):
             DataError: if the folder has no such form, or has broken images that the settings do not skip.
         """
         with open_files(files, scratch, LIMITS) as file_set:
+            file_set.report_to(self.tally)
             images = image_names(file_set)
             folders = class_folders(file_set, images)
             names, lists = self._classes(folders)
             check_complete(file_set.origin, Counter(names), lists)
-            listed = {name for split in lists.splits.values() for name in split}
-            wanted = [row for row, name in enumerate(names) if name in listed]
+            unlisted = set(names) - {name for split in lists.splits.values() for name in split}
+            wanted = [row for row, name in enumerate(names) if name not in unlisted]
             pixels, decoded = self._decode_all(file_set, [images[row] for row in wanted], scratch)
             kept = [wanted[number] for number in decoded]
             self._note(file_set, images, folders)
-            self.findings.noted["classes not in the split file"] += len(set(names) - listed)
             if self.settings.on_broken == "refuse" or not kept:
                 refuse_broken(
                     file_set.origin,
-                    {repr(name): reason for name, reason in self.findings.broken.items()},
+                    {repr(name): reason for name, reason in self.tally.broken.items()},
                     "replace or remove them, or leave them out with on_broken: skip in section prepare of params.yaml",
                 )
             names, lists = self._classes([folders[row] for row in kept])
-            self.findings.noted["single-image classes"] += list(Counter(names).values()).count(1)
+            self.tally.noted += Counter(
+                {
+                    "classes not in the split file": len(unlisted),
+                    "single-image classes": list(Counter(names).values()).count(1),
+                }
+            )
             yield from plan_splits(ArraySource(file_set.origin, pixels, names, [images[row] for row in kept]), lists)
 
-    def fit(self, image: Image.Image) -> np.ndarray:
+    def _fit(self, image: Image.Image) -> np.ndarray:
         """Resize an RGB image to a square, as the settings say."""
         fit = resize_square if self.settings.resize == "squash" else crop_square
         return fit(image, self.image_size)
@@ -92,7 +97,7 @@ class Folder(Dataset):
         return names, lists
 
     def _decode_all(self, files: FileSet, names: Sequence[str], scratch: Path) -> tuple[np.ndarray, list[int]]:
-        """Decode images into one file; record the broken ones in `findings`.
+        """Decode images into one file; record the broken ones in `tally`.
 
         Returns:
             The images that are not broken, (N, H, W, 3) uint8, and their numbers in `names`.
@@ -103,9 +108,9 @@ class Folder(Dataset):
         with path.open("wb") as out:
             for number, name in enumerate(names):
                 try:
-                    image = self.decode(files.read(name, MAX_FILE_BYTES), repr(name))
+                    image = self._fit(decode_counted(files, files.read(name, MAX_FILE_BYTES), repr(name)))
                 except DataError as error:
-                    self.findings.broken[name] = (
+                    self.tally.broken[name] = (
                         error.reason if isinstance(error, BrokenImageError) else f"cannot be read ({error})"
                     )
                     continue
@@ -116,14 +121,18 @@ class Folder(Dataset):
 
     def _note(self, files: FileSet, images: Sequence[str], folders: Sequence[PurePosixPath]) -> None:
         """Record what is not read, and folders that may be named by mistake."""
-        skipped, noted = self.findings.skipped, self.findings.noted
-        skipped.update(files.skipped)
         others = [PurePosixPath(name).suffix.lower() for name in files.names() if not is_image_name(name)]
-        skipped.update(f"{suffix if USUAL_SUFFIX.fullmatch(suffix) else 'other'} files" for suffix in others)
+        self.tally.skipped.update(f"{suffix if USUAL_SUFFIX.fullmatch(suffix) else 'other'} files" for suffix in others)
         with_images = {str(parent) for name in images for parent in PurePosixPath(name).parents}
-        skipped["folders without images"] += len(set(files.folders) - with_images)
-        skipped["broken images"] += len(self.findings.broken)
-        noted["folders named like images"] += len({folder for folder in folders if is_image_name(folder.name)})
+        self.tally.skipped += Counter(
+            {
+                "folders without images": len(set(files.folders) - with_images),
+                "broken images": len(self.tally.broken),
+            }
+        )
+        self.tally.noted += Counter(
+            {"folders named like images": len({folder for folder in folders if is_image_name(folder.name)})}
+        )
 
 
 def class_folders(files: FileSet, images: list[str]) -> list[PurePosixPath]:

@@ -8,6 +8,7 @@ do.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -16,11 +17,11 @@ import numpy as np
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.file_sets import FileSet
+from fewshot.datasets.images import resize_square
 from fewshot.datasets.parquet import ParquetSource, parquet_names
 from fewshot.datasets.sources import (
     PICKLE_ENDINGS,
     ArraySource,
-    Decode,
     FileSource,
     ImageSource,
     class_dict_names,
@@ -54,10 +55,10 @@ class MiniImagenet(FileDataset):
             sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
             yield from plan_split_sources(sources, lists)
         elif tables := parquet_names(files):
-            source = ParquetSource(files, tables, self.decode)
+            source = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
             yield from plan_splits(source.without_surplus(lists), lists)
         elif images := image_names(files):
-            yield from plan_splits(image_source(files, images, self.decode), lists)
+            yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of miniImageNet; accepted: pickles of train, val and test, images "
@@ -66,9 +67,9 @@ class MiniImagenet(FileDataset):
             )
 
 
-def image_source(files: FileSet, names: list[str], decode: Decode) -> ImageSource:
+def image_source(files: FileSet, names: list[str], size: int) -> ImageSource:
     """Read image files with the WordNet id of their class in the name of their folder or of the file."""
-    return FileSource(files, names, [wordnet_id(name) for name in names], decode)
+    return FileSource(files, names, [wordnet_id(name) for name in names], partial(resize_square, size=size))
 
 
 def wordnet_id(name: str) -> str:

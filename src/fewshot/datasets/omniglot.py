@@ -49,10 +49,6 @@ class Omniglot(FileDataset):
         lists.check_classes()
         return lists
 
-    def fit(self, image: Image.Image) -> np.ndarray:
-        """Invert and downscale a drawing; (28, 28, 3) uint8."""
-        return reduce_drawing(image)
-
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits."""
         images = [name for name in image_names(files) if len(PurePosixPath(name).parts) >= 3]
@@ -62,7 +58,7 @@ class Omniglot(FileDataset):
                 f"images_evaluation.zip, or folders <alphabet>/<character>/<drawing>.png; found {files.names()[:5]}"
             )
         classes = ["/".join(PurePosixPath(name).parts[-3:-1]) for name in images]
-        source: ImageSource = FileSource(files, images, classes, self.decode)
+        source: ImageSource = FileSource(files, images, classes, reduce_drawing)
         if self.settings.rotations:
             source = RotatedSource(source)
         yield from plan_splits(source, self.class_lists)

@@ -2,18 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from PIL import Image
 
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import MAX_FILE_BYTES
-from fewshot.datasets.sources import Decode, labels_to_names, split_of_name
+from fewshot.datasets.sources import decode_counted, labels_to_names, split_of_name
 from fewshot.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -28,14 +29,14 @@ class ParquetSource:
     Args:
         files: files that contain the parquet files.
         names: names of the parquet files.
-        decode: decodes an image file.
+        to_array: image -> (H, W, 3) uint8.
 
     Raises:
         DataError: if a file is damaged, lacks these columns, or its labels have no names.
     """
 
-    def __init__(self, files: FileSet, names: Sequence[str], decode: Decode) -> None:
-        self.origin, self._files, self._decode = files.origin, files, decode
+    def __init__(self, files: FileSet, names: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]) -> None:
+        self.origin, self._files, self._to_array = files.origin, files, to_array
         self._labels = {name: _read_labels(files, name) for name in names}
         self.classes: Sequence[str] = [label for labels in self._labels.values() for label in labels]
 
@@ -49,7 +50,7 @@ class ParquetSource:
         counts = Counter(label for name in kept for label in self._labels[name])
         wanted = {name for names in lists.splits.values() for name in names}
         complete = kept and all(counts[name] == lists.images_per_class for name in wanted)
-        return ParquetSource(self._files, kept, self._decode) if complete else self
+        return ParquetSource(self._files, kept, self._to_array) if complete else self
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
@@ -59,7 +60,7 @@ class ParquetSource:
             if not wanted.isdisjoint(numbers):
                 for row, (content, origin) in zip(numbers, self._encoded(name), strict=True):
                     if row in wanted:
-                        yield row, self._decode(content, origin), origin
+                        yield row, self._to_array(decode_counted(self._files, content, origin)), origin
             first += len(labels)
 
     def _encoded(self, name: str) -> Iterator[tuple[bytes, str]]:

@@ -55,14 +55,15 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            origin = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
-            splits = dataset.splits(files, scratch)
-            store = write_store(
-                store_dir, name, dataset.image_shape, splits, lambda: {**origin, **dataset.findings.as_record()}
-            )
+            provenance = {
+                "files": describe_files(name, settings, files),
+                "settings": settings.model_dump(mode="json"),
+                **vars(dataset.tally),  # filled while the splits are read
+            }
+            store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    for line in dataset.findings.lines():
+    for line in dataset.tally.lines():
         log.warning("%s: %s; see `provenance` in store.json", name, line)
     for pair, count in store.record["duplicates"]["across"].items():
         if count:

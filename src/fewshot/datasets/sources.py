@@ -9,11 +9,12 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from PIL import Image
 
 from fewshot.datasets import SPLITS
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
-from fewshot.datasets.images import MAX_FILE_BYTES, is_image_name
+from fewshot.datasets.images import MAX_FILE_BYTES, decode_image, is_image_name
 from fewshot.datasets.safe_pickle import load_pickle
 from fewshot.datasets.split_files import SplitPlan
 from fewshot.errors import DataError
@@ -25,8 +26,6 @@ MAX_NPY_HEADER = 10_000
 # Control characters, line and paragraph separators, and the surrogates that stand for bytes that are not UTF-8.
 UNUSABLE_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NAMES_SHOWN = 5
-
-Decode = Callable[[bytes, str], np.ndarray]  # content of an image file, its name in errors -> (H, W, 3) uint8
 
 
 class ImageSource(Protocol):
@@ -99,22 +98,31 @@ class StreamSource:
 class FileSource:
     """One file per image, decoded when read."""
 
-    def __init__(self, files: FileSet, names: Sequence[str], classes: Sequence[str], decode: Decode) -> None:
+    def __init__(
+        self,
+        files: FileSet,
+        names: Sequence[str],
+        classes: Sequence[str],
+        to_array: Callable[[Image.Image], np.ndarray],
+    ) -> None:
         self.origin, self.classes = files.origin, classes
-        self._files, self._names, self._decode = files, names, decode
+        self._files, self._names, self._to_array = files, names, to_array
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
         for row in rows:
             name = self._names[row]
-            yield row, self._decode(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}"), name
+            image = decode_counted(self._files, self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
+            yield row, self._to_array(image), name
 
 
 class PickledFilesSource:
     """Image files in one pickled list, as bytes or arrays of bytes; reading holds the whole list in memory."""
 
-    def __init__(self, files: FileSet, name: str, classes: Sequence[str], decode: Decode) -> None:
-        self.origin, self.classes, self._files, self._decode = name, classes, files, decode
+    def __init__(
+        self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
+    ) -> None:
+        self.origin, self.classes, self._files, self._to_array = name, classes, files, to_array
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
@@ -127,7 +135,14 @@ class PickledFilesSource:
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
                 raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
-            yield row, self._decode(content, origin), origin
+            yield row, self._to_array(decode_counted(self._files, content, origin)), origin
+
+
+def decode_counted(files: FileSet, content: bytes, origin: str) -> Image.Image:
+    """Decode an image file of a set to RGB; count in the set's tally what had to be converted."""
+    picture = decode_image(content, origin)
+    files.tally.converted.update(picture.converted)
+    return picture.image
 
 
 def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,7 +152,7 @@ def write_store(
     dataset: str,
     image_shape: tuple[int, int, int],
     splits: Iterable[SplitPlan],
-    provenance: Callable[[], dict[str, Any]] = dict,
+    provenance: dict[str, Any] | None = None,
 ) -> Store:
     """Write a store image by image and move it into place when it is complete.
 
@@ -163,8 +163,8 @@ def write_store(
         dataset: name of the data set.
         image_shape: (H, W, C) that every image must have.
         splits: train, validation and test.
-        provenance: returns what the images came from and what was skipped or converted; recorded, not hashed; called
-            after the splits are written, because reading them is what finds out.
+        provenance: files and checksums the images came from; recorded, not hashed. It is read after the splits, so
+            it may contain what reading them fills in.
 
     Raises:
         DataError: if the splits are incomplete or inconsistent.
@@ -184,7 +184,7 @@ def write_store(
             "content_hash": _content_hash(records),
             "splits": {name: asdict(split) for name, split in records.items()},
             "duplicates": find_duplicates(partial, digests),
-            "provenance": provenance(),
+            "provenance": provenance or {},
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (partial / RECORD).write_text(text, encoding="utf-8", errors="backslashreplace")  # \udce9 is an escape of JSON

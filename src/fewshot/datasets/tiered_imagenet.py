@@ -10,11 +10,13 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, ClassVar
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.file_sets import FileSet
+from fewshot.datasets.images import resize_square
 from fewshot.datasets.mini_imagenet import image_source
 from fewshot.datasets.sources import (
     ImageSource,
@@ -52,7 +54,7 @@ class TieredImagenet(FileDataset):
         if labels and (arrays or pickles):
             yield from plan_split_sources(self._sources(files, labels, arrays, pickles), lists)
         elif images := image_names(files):
-            yield from plan_splits(image_source(files, images, self.decode), lists)
+            yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of tieredImageNet; accepted: {{train,val,test}}_images.npz or "
@@ -70,7 +72,8 @@ class TieredImagenet(FileDataset):
                 sources[split] = StreamSource(files, arrays[split], open_array, classes)
             elif split in pickles:
                 check_memory(pickles[split], files.sizes[pickles[split]])
-                sources[split] = PickledFilesSource(files, pickles[split], classes, self.decode)
+                to_array = partial(resize_square, size=self.image_size)
+                sources[split] = PickledFilesSource(files, pickles[split], classes, to_array)
         return sources
 
 

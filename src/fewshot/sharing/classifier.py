@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot.backbones import BACKBONES
-from fewshot.datasets.findings import summary
 from fewshot.datasets.images import (
     BrokenImageError,
     Picture,
@@ -21,6 +20,7 @@ from fewshot.datasets.images import (
     refuse_broken,
     resize_square,
 )
+from fewshot.datasets.tally import summary
 from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, ParamsError
