@@ -43,8 +43,8 @@ IMAGES_PER_FORWARD = 256
 class Classifier:
     """A trained few-shot classifier for images given as paths, PIL images or uint8 arrays (H, W, 3).
 
-    Paths and PIL images are converted to RGB as in preparation (docs/data.md). Images whose size
-    differs from that in training are resized to it, both sides independently.
+    Paths and PIL images are converted to RGB as in preparation (docs/data.md). Images whose size differs from
+    that in training are resized to it, both sides independently.
 
     Args:
         experiment: what was trained.
