@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.errors import DataError
+from fewshot.folders import list_folder
 from fewshot.paths import CACHE, PACKAGE_DIR
 
 KEY_LENGTH = 12
@@ -36,19 +37,22 @@ def sha256_of(file: Path, start: int = 0) -> str:
 def path_digest(path: Path) -> str:
     """Return a digest of a file's content, or of the names and contents of the files in a folder.
 
+    A folder's files are those that a data set reads from it: links are followed, hidden files do not count.
+
     Raises:
-        DataError: if the path does not exist or cannot be read.
+        DataError: if the path does not exist, cannot be read, or contains a folder twice.
     """
     try:
         if path.is_file():
             return _file_digest(path, *_stamp(path))
         if not path.is_dir():
             raise DataError(f"{path}: no such file or folder; correct the path in params.yaml or put the file there")
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return digest({file.relative_to(path).as_posix(): _file_digest(file, *_stamp(file)) for file in files})
+        files = list_folder(path).files
+        return digest({name: _file_digest(file, *_stamp(file)) for name, file in files.items()})
     except OSError as error:
         raise DataError(
-            f"{str(path)[:200]}: cannot be read: {error.strerror}; correct the path in params.yaml"
+            f"{str(error.filename or path)[:200]}: cannot be read: {error.strerror}; "
+            "correct the path in params.yaml, or the permissions"
         ) from None
 
 

@@ -30,6 +30,7 @@ def folder(copy_with_weights):
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).normal(0, 15, (40, 60, 3))
         Image.fromarray(np.clip(COLOURS[name] + noise, 0, 255).astype(np.uint8)).save(path)
+        (path.parent / ".DS_Store").write_bytes(b"left by a file manager")
     return folder
 
 

@@ -1,5 +1,6 @@
 """An export is self-contained: it loads in another process, classifies, and is refused with the reason if damaged."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 import fewshot
 from fewshot.backbones import BACKBONES
+from fewshot.datasets.images import decode_image
 from fewshot.errors import CheckpointError, DataError, FewshotError
 from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
@@ -126,7 +128,7 @@ def test_inconsistent_images_and_labels_are_refused(exported, coloured_images, s
     [
         (np.zeros((16, 16)), r"query image 0 is float64 of shape \(16, 16\)"),
         (np.zeros((3, 16, 16), np.uint8), "allowed: a path, a PIL image"),
-        ("gone.png", "gone.png cannot be read"),
+        ("gone.png", r"query image 0 \('gone.png'\) cannot be read \(No such file"),
         (None, "query image 0 is object"),
     ],
 )
@@ -141,6 +143,43 @@ def test_damaged_image_file_is_named(exported, coloured_images, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(DataError, match=r"query image 0 .*bad\.png"):
         model.classify(coloured_images([0, 1]), [0, 1], [tmp_path / "bad.png"])
+
+
+def test_all_unusable_images_are_named_in_one_message(exported, coloured_images, tmp_path):
+    model = fewshot.load(exported("prototype"))
+    (tmp_path / ".DS_Store").write_bytes(b"left by a file manager")
+    cut = Image.open(io.BytesIO(encoded(coloured_images([0])[0])[:300]))
+    floats = Image.fromarray(np.zeros((4, 4), np.float32))
+    with pytest.raises(DataError) as caught:
+        model.classify(
+            coloured_images([0, 1]), [0, 1], [tmp_path / ".DS_Store", *coloured_images([0]), "a\0b", cut, floats]
+        )
+    first, *listed = str(caught.value).splitlines()
+    assert first == "query images: 4 images cannot be used; replace them or leave them out:"
+    assert [line.split()[2] for line in listed] == ["0", "2", "3", "4"]
+    assert ".DS_Store" in listed[0]
+    assert "floating-point" in listed[3]
+
+
+def encoded(array):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("as_path", [True, False], ids=["path", "PIL image"])
+def test_pictures_are_converted_as_in_preparation(exported, coloured_images, tmp_path, caplog, as_path):
+    model = fewshot.load(exported("prototype", backbone="pixels"))
+    levels = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    decoded = np.asarray(decode_image((tmp_path / "grey.png").read_bytes(), "x").image)
+    support = coloured_images([0, 1])
+
+    query = tmp_path / "grey.png" if as_path else Image.open(tmp_path / "grey.png")
+    scores = model.scores(support, [0, 1], [query, query])
+
+    assert torch.equal(scores, model.scores(support, [0, 1], [decoded, decoded]))
+    assert caplog.messages == ["query images converted: 2 (16-bit grey: 2)"]
 
 
 def test_card_shows_only_the_results_of_the_exported_state(tiny_experiment, write_export):

@@ -15,8 +15,9 @@ from fewshot.datasets.settings import (
 )
 from fewshot.registry import Part
 
-# Modules that cannot change a number (workflow/identity.py): refusals; settings, which enter the key by value.
-NEUTRAL = ("disk", "settings")
+# Modules that cannot change a number (workflow/identity.py): refusals; reports of what was found; settings, which enter
+# the key by value.
+NEUTRAL = ("disk", "settings", "tally")
 
 SPLITS = ("train", "validation", "test")
 

@@ -9,6 +9,7 @@ from fewshot.datasets.archives import Limits, open_files
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.split_files import SplitPlan
+from fewshot.datasets.tally import Tally
 
 
 class Dataset(ABC):
@@ -17,6 +18,7 @@ class Dataset(ABC):
     Attributes:
         name: name in the registry.
         image_size: side of the stored images, pixels.
+        tally: what was skipped or converted; complete when all splits have been read.
     """
 
     name: ClassVar[str]
@@ -24,6 +26,7 @@ class Dataset(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+        self.tally = Tally()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,6 +58,7 @@ class FileDataset(Dataset):
     def splits(self, files: Sequence[Path], scratch: Path) -> Iterator[SplitPlan]:
         """Open the files as one set and read the splits from it."""
         with open_files(files, scratch, self.limits) as file_set:
+            file_set.report_to(self.tally)
             yield from self.read(file_set)
 
     @abstractmethod

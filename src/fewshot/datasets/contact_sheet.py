@@ -67,6 +67,9 @@ def _label_font() -> ImageFont.FreeTypeFont:
 
 
 def _shorten(name: str, font: ImageFont.FreeTypeFont) -> str:
+    """Return a name on one line that fits in its column; line breaks and the like are shown as escapes."""
+    name = name if name.isprintable() else repr(name)
+    name = name if len(name) <= NAME_WIDTH else name[:NAME_WIDTH] + "…"  # no letter is narrower than a pixel
     while font.getlength(name) > NAME_WIDTH - 12:
         name = name[:-2] + "…"
     return name

@@ -1,37 +1,52 @@
 """Named files read as one set, whether they are in one folder, one archive or several."""
 
-import os
-import re
 import struct
 import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fewshot.datasets.tally import Tally
 from fewshot.errors import DataError
+from fewshot.folders import is_hidden, list_folder
 
 # Raised by the standard library for damaged archives; OSError also for files without read permission.
 UNREADABLE = (
     *(OSError, EOFError, NotImplementedError, RuntimeError, struct.error, IndexError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
 )
-JUNK = re.compile(r"(^|/)(__MACOSX/|\.)|(^|/)Thumbs\.db$")
 
 
 class FileSet(ABC):
-    """Named files, wherever they are stored; names are relative, with forward slashes."""
+    """Named files, wherever they are stored; names are relative, with forward slashes.
+
+    Attributes:
+        origin: file or folder, for errors.
+        sizes: bytes by name, sorted, without hidden files.
+        tally: what was skipped and converted.
+        folders: names of the folders, where known; they may be empty.
+    """
+
+    folders: tuple[str, ...] = ()
 
     def __init__(self, origin: str, sizes: dict[str, int]) -> None:
         self.origin = origin
-        self.sizes = {name: sizes[name] for name in sorted(sizes) if not JUNK.search(name)}
+        self.sizes = {name: sizes[name] for name in sorted(sizes) if not is_hidden(name)}
+        self.tally = Tally(skipped=+Counter({"hidden files": len(sizes) - len(self.sizes)}))
 
     def names(self) -> list[str]:
         """Return all names, sorted, without hidden files and those that desktops leave behind."""
         return list(self.sizes)
+
+    def report_to(self, tally: Tally) -> None:
+        """Count in another tally from now on; it takes over what was counted so far."""
+        tally.skipped.update(self.tally.skipped)
+        self.tally = tally
 
     @abstractmethod
     def _open(self, name: str) -> BinaryIO: ...
@@ -68,23 +83,17 @@ class FolderFiles(FileSet):
     """The files in a user's folder and its subfolders; links are followed."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        sizes = {}
-        seen = set()
-        for folder, subfolders, names in os.walk(root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            real = os.path.realpath(folder)
-            if real in seen:
-                raise DataError(f"{folder} is reached twice (a link to a folder above it?); remove the link")
-            seen.add(real)
-            for name in names:
-                path = Path(folder, name)
-                if path.is_file():
-                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
-        super().__init__(str(root), sizes)
+        try:
+            listing = list_folder(root)
+            self._files = listing.files
+            super().__init__(str(root), {name: file.stat().st_size for name, file in listing.files.items()})
+        except OSError as error:
+            raise DataError(f"{error.filename!r} cannot be read: {error.strerror}; correct its permissions") from None
+        self.folders = listing.folders
+        self.tally.skipped.update(listing.skipped)
 
     def _open(self, name: str) -> BinaryIO:
-        return open(self._root / name, "rb")
+        return open(self._files[name], "rb")
 
 
 class SingleFile(FileSet):
@@ -110,6 +119,9 @@ class JoinedFiles(FileSet):
                     raise DataError(f"{name!r} is both in {self._owner[name].origin} and in {part.origin}; remove one")
                 self._owner[name], sizes[name] = part, size
         super().__init__(", ".join(part.origin for part in parts), sizes)
+        self.folders = tuple(folder for part in parts for folder in part.folders)
+        for part in parts:
+            self.tally.skipped.update(part.tally.skipped)
 
     def _open(self, name: str) -> BinaryIO:
         return self._owner[name]._open(name)

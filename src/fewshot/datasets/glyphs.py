@@ -18,6 +18,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from fewshot.datasets.base import Dataset
+from fewshot.datasets.images import decode_image
 from fewshot.datasets.store import SplitPlan
 from fewshot.errors import DataError
 
@@ -171,7 +172,7 @@ def load_photographs() -> list[np.ndarray]:
     """Load scikit-learn's two photographs at reduced size, (214, 320, 3) uint8."""
     folder = package_folder("sklearn") / "datasets" / "images"
     return [
-        np.asarray(Image.open(folder / name).convert("RGB").resize(PHOTOGRAPH_SIZE, Image.Resampling.BOX))
+        np.asarray(decode_image((folder / name).read_bytes(), name).image.resize(PHOTOGRAPH_SIZE, Image.Resampling.BOX))
         for name in PHOTOGRAPHS
     ]
 

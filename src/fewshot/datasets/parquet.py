@@ -13,8 +13,8 @@ from PIL import Image
 
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
-from fewshot.datasets.images import MAX_FILE_BYTES, decode_image
-from fewshot.datasets.sources import labels_to_names, split_of_name
+from fewshot.datasets.images import MAX_FILE_BYTES
+from fewshot.datasets.sources import decode_counted, labels_to_names, split_of_name
 from fewshot.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -60,7 +60,7 @@ class ParquetSource:
             if not wanted.isdisjoint(numbers):
                 for row, (content, origin) in zip(numbers, self._encoded(name), strict=True):
                     if row in wanted:
-                        yield row, self._to_array(decode_image(content, origin)), origin
+                        yield row, self._to_array(decode_counted(self._files, content, origin)), origin
             first += len(labels)
 
     def _encoded(self, name: str) -> Iterator[tuple[bytes, str]]:

@@ -57,10 +57,16 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            provenance = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
+            provenance = {
+                "files": describe_files(name, settings, files),
+                "settings": settings.model_dump(mode="json"),
+                **vars(dataset.tally),  # filled while the splits are read
+            }
             store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    for line in dataset.tally.lines():
+        log.warning("%s: %s; see `provenance` in store.json", name, line)
     for pair, count in store.record["duplicates"]["across"].items():
         if count:
             log.warning("%s: %d images are in both splits of %s; see `duplicates` in store.json", name, count, pair)

@@ -70,6 +70,10 @@ class FolderSettings(Settings):
         "squash", description="squash: the whole image resized to a square; center_crop: its central square"
     )
 
+    on_broken: Literal["refuse", "skip"] = Field(
+        "refuse", description="refuse: an image that cannot be used is an error; skip: it is left out and recorded"
+    )
+
     @model_validator(mode="after")
     def _check_shares(self) -> "FolderSettings":
         if min(self.split_shares) <= 0 or abs(sum(self.split_shares) - 1) > 1e-6:

@@ -23,6 +23,9 @@ SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": 
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
 PICKLE_ENDINGS = (".pkl", ".pickle")
 MAX_NPY_HEADER = 10_000
+# Control characters, line and paragraph separators, and the surrogates that stand for bytes that are not UTF-8.
+UNUSABLE_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+NAMES_SHOWN = 5
 
 
 class ImageSource(Protocol):
@@ -109,7 +112,7 @@ class FileSource:
         """Yield the images."""
         for row in rows:
             name = self._names[row]
-            image = decode_image(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
+            image = decode_counted(self._files, self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
             yield row, self._to_array(image), name
 
 
@@ -132,7 +135,14 @@ class PickledFilesSource:
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
                 raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
-            yield row, self._to_array(decode_image(content, origin)), origin
+            yield row, self._to_array(decode_counted(self._files, content, origin)), origin
+
+
+def decode_counted(files: FileSet, content: bytes, origin: str) -> Image.Image:
+    """Decode an image file of a set to RGB; count in the set's tally what had to be converted."""
+    picture = decode_image(content, origin)
+    files.tally.converted.update(picture.converted)
+    return picture.image
 
 
 def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
@@ -186,8 +196,19 @@ def files_by_split(files: FileSet, endings: Sequence[str], ignore: Sequence[str]
 
 
 def image_names(files: FileSet) -> list[str]:
-    """Return the names of the image files."""
-    return [name for name in files.names() if is_image_name(name)]
+    """Return the names of the image files.
+
+    Raises:
+        DataError: if some are not UTF-8 or contain control characters, so that they cannot be shown or recorded.
+    """
+    names = [name for name in files.names() if is_image_name(name)]
+    unusable = [name for name in names if UNUSABLE_IN_NAMES.search(name)]
+    if unusable:
+        raise DataError(
+            f"{files.origin}: {len(unusable)} names of images or their folders contain line breaks or other control "
+            f"characters, or are not UTF-8; rename them: {', '.join(map(repr, unusable[:NAMES_SHOWN]))}"
+        )
+    return names
 
 
 def folder_class(name: str) -> str:
@@ -256,16 +277,27 @@ def plan_splits(source: ImageSource, lists: ClassLists) -> Iterator[SplitPlan]:
         DataError: if a class is missing or the numbers of images differ from the published ones.
     """
     found = Counter(source.classes)
+    check_complete(source.origin, found, lists)
+    lists.check_images({split: {name: found[name] for name in lists.splits[split]} for split in SPLITS})
+    for split in SPLITS:
+        yield _plan(split, source, lists.splits[split], found)
+
+
+def check_complete(origin: str, found: Mapping[str, int], lists: ClassLists) -> None:
+    """Refuse a source that lacks listed classes.
+
+    Args:
+        origin: of the source, for errors.
+        found: images by class.
+        lists: the classes it must have.
+    """
     wanted = [name for split in SPLITS for name in lists.splits[split]]
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DataError(
-            f"{source.origin} lacks {len(missing)} of {len(wanted)} classes: {', '.join(missing[:5])}, ...; "
+            f"{origin} lacks {len(missing)} of {len(wanted)} classes: {', '.join(missing[:5])}, ...; "
             f"it has {len(found)}: {', '.join(sorted(found)[:5])}, ..."
         )
-    lists.check_images({split: {name: found[name] for name in lists.splits[split]} for split in SPLITS})
-    for split in SPLITS:
-        yield _plan(split, source, lists.splits[split], found)
 
 
 def plan_split_sources(sources: Mapping[str, ImageSource], lists: ClassLists) -> Iterator[SplitPlan]:

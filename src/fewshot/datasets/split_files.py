@@ -74,8 +74,8 @@ def write_split(directory: Path, plan: SplitPlan, shape: tuple[int, int, int]) -
         sha256, digests = _sort_classes(file, offset, starts, shape, sources)
         file.flush()
         os.fsync(file.fileno())  # the pixels must be on disk before the store is moved into place
-    lines = "".join(source.replace("\n", " ") + "\n" for source in sources)
-    sources_file(directory, plan.name).write_text(lines, encoding="utf-8")
+    lines = "".join(" ".join(source.splitlines()) + "\n" for source in sources)
+    sources_file(directory, plan.name).write_text(lines, encoding="utf-8", errors="backslashreplace")
     return SplitRecord(list(plan.class_names), [int(size) for size in plan.class_sizes], list(shape), sha256), digests
 
 

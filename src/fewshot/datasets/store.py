@@ -163,7 +163,8 @@ def write_store(
         dataset: name of the data set.
         image_shape: (H, W, C) that every image must have.
         splits: train, validation and test.
-        provenance: files and checksums the images came from; recorded, not hashed.
+        provenance: files and checksums the images came from; recorded, not hashed. It is read after the splits, so
+            it may contain what reading them fills in.
 
     Raises:
         DataError: if the splits are incomplete or inconsistent.
@@ -186,8 +187,8 @@ def write_store(
             "provenance": provenance or {},
             "sources": {name: sha256_of(sources_file(partial, name)) for name in records},
         }
-        sealed = {**record, SEAL: _hash_of(record)}
-        (partial / RECORD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps({**record, SEAL: _hash_of(record)}, indent=1, ensure_ascii=False)
+        (partial / RECORD).write_text(text, encoding="utf-8", errors="backslashreplace")  # \udce9 is an escape of JSON
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
     except OSError as error:

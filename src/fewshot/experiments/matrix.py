@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
@@ -52,6 +52,26 @@ class Choice:
     def as_json(self) -> dict[str, Any]:
         """Return name and settings as recorded in result files."""
         return {"name": self.name, **self.settings}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Episodes that an experiment draws from one split of a data set.
+
+    Attributes:
+        split: name of the split; "trainval" is the union of train and validation.
+        form: form of the episodes.
+        use: training, validation or evaluation.
+    """
+
+    split: str
+    form: EpisodeForm
+    use: Literal["training", "validation", "evaluation"]
+
+    @property
+    def section(self) -> str:
+        """Prefix of the settings that give its form: "" for those of the recipe."""
+        return {"training": "", "validation": "validation.", "evaluation": "evaluate."}[self.use]
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,16 @@ class Experiment:
     def test_form(self) -> EpisodeForm:
         """Form of a test episode with the largest number of shots."""
         return EpisodeForm(self.evaluate.n_way, max(self.shots), self.evaluate.n_query)
+
+    def draws(self) -> list[tuple[Choice, Draw]]:
+        """Return the data sets it draws episodes from, and which."""
+        recipe, wanted = self.recipe, []
+        if recipe.epochs and self.weights is None:
+            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training")))
+            if recipe.validates:
+                wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation")))
+        tested = Draw(self.evaluate.split, self.test_form, "evaluation")
+        return wanted + [(target, tested) for target in self.targets]
 
     @property
     def context(self) -> LearnerContext:
@@ -571,14 +601,8 @@ def _check_parts(experiment: Experiment, where: str) -> None:
 
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Reject episodes too large for a data set, as far as its size is known before preparation."""
-    recipe, tested = experiment.recipe, experiment.evaluate.split
-    wanted: list[tuple[Choice, str, EpisodeForm, str, str]] = [
-        (experiment.dataset, recipe.train_split, recipe.form, "training", "")
-    ]
-    if recipe.validates:
-        wanted.append((experiment.dataset, "validation", recipe.validation_form, "validation", "validation."))
-    wanted += [(target, tested, experiment.test_form, "evaluation", "evaluate.") for target in experiment.targets]
-    for dataset, split, form, use, section in wanted:
+    for dataset, draw in experiment.draws():
+        split, form, use, section = draw.split, draw.form, draw.use, draw.section
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue

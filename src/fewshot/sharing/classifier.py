@@ -1,6 +1,8 @@
 """A trained few-shot classifier for use in programs: loads a folder written by `fewshot export`, classifies images."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot.backbones import BACKBONES
-from fewshot.datasets.images import decode_image, resize_square
+from fewshot.datasets.images import (
+    BrokenImageError,
+    Picture,
+    convert_image,
+    decode_image,
+    refuse_broken,
+    resize_square,
+)
+from fewshot.datasets.tally import summary
 from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, ParamsError, quoted, quoted_key
@@ -26,13 +36,16 @@ from fewshot.settings import parse_as
 from fewshot.sharing.export import FORMAT, ExportRecord, record_hash
 from fewshot.weights.foreign import load_foreign_weights
 
+log = logging.getLogger(__name__)
+
 IMAGES_PER_FORWARD = 256
 
 
 class Classifier:
     """A trained few-shot classifier for images given as paths, PIL images or uint8 arrays (H, W, 3).
 
-    Images that are not square, or whose size differs from that in training, are resized as in training.
+    Paths and PIL images are converted to RGB as in preparation (docs/data.md). Images whose size differs from
+    that in training are resized to it, both sides independently.
 
     Args:
         experiment: what was trained.
@@ -122,7 +135,7 @@ class Classifier:
         if len(images) == 0:
             raise DataError(f"no {role} images given")
         size = self.experiment.image_size
-        squares = [resize_square(_picture(image, f"{role} image {i}"), size) for i, image in enumerate(images)]
+        squares = [resize_square(image, size) for image in _pictures(images, role)]
         return self.preprocess.images(np.stack(squares)).to(self.device)
 
     def _embedded(self, images: Tensor) -> Tensor:
@@ -135,27 +148,54 @@ def _plain(labels: Any) -> list[Any]:
     return list(labels.tolist() if hasattr(labels, "tolist") else labels)
 
 
-def _picture(image: Any, name: str) -> Image.Image:
+def _pictures(images: Sequence[Any], role: str) -> list[Image.Image]:
+    """Return images as RGB, converted as in preparation; log how many had to be converted.
+
+    Raises:
+        DataError: if some cannot be used; names all of them.
+    """
+    pictures: list[Image.Image] = []
+    converted: Counter[str] = Counter()
+    broken: dict[str, str] = {}
+    for number, image in enumerate(images):
+        name = f"{role} image {number}"
+        try:
+            picture = _picture(image, name)
+        except BrokenImageError as error:
+            broken[name] = (
+                f"({quoted_key(str(image))}) {error.reason}" if isinstance(image, (str, Path)) else error.reason
+            )
+            continue
+        pictures.append(picture.image)
+        converted.update(picture.converted)
+    refuse_broken(f"{role} images", broken, "replace them or leave them out")
+    if converted:
+        log.warning("%s images converted: %s", role, summary(converted))
+    return pictures
+
+
+def _picture(image: Any, name: str) -> Picture:
     """Return one image as RGB.
 
     Raises:
-        DataError: if it is not a readable image.
+        BrokenImageError: if it cannot be read or converted.
+        DataError: if it is nothing that can be an image.
     """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return convert_image(image, name)
     if isinstance(image, (str, Path)):
         try:
             content = Path(image).read_bytes()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # ValueError for a path with a null byte
             reason = getattr(error, "strerror", None) or quoted_key(str(error))
-            raise DataError(f"{name}: {quoted_key(str(image))} cannot be read ({reason}); correct the path") from None
-        return decode_image(content, f"{name} ({quoted_key(str(image))})")
+            raise BrokenImageError(name, f"cannot be read ({reason})") from None
+        return decode_image(content, name)
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise DataError(
             f"{name} is {array.dtype} of shape {array.shape}; allowed: a path, a PIL image, or uint8 (H, W, 3)"
         )
-    return Image.fromarray(array)
+    return Picture(Image.fromarray(array), ())
 
 
 def load(folder: str | Path) -> Classifier:

@@ -6,6 +6,7 @@ share one job, under the name of the first. Importing this module or planning wr
 nor pandas.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, locate_errors, quoted
-from fewshot.experiments.matrix import Choice, Experiment, check_other_suites, suite_experiments
+from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, suite_experiments
 from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.learners import LEARNERS
@@ -109,10 +110,12 @@ class PrepareJob(Job):
     Attributes:
         dataset: the data set.
         lists: the frozen episode lists that the suite's evaluations read.
+        draws: what the suite's experiments draw from it; its classes must have enough images.
     """
 
     dataset: Choice
     lists: tuple[EpisodeList, ...]
+    draws: tuple[Draw, ...] = ()
 
     stage = "prepare"
 
@@ -391,6 +394,7 @@ def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str,
     """Return the job of every data set used for training or testing, with the episode lists its experiments need."""
     datasets: dict[str, Choice] = {}
     lists: dict[str, dict[str, EpisodeList]] = {}
+    draws: dict[str, dict[Draw, None]] = {}
     for experiment in experiments:
         datasets.setdefault(experiment.dataset.label, experiment.dataset)
         for target in experiment.targets:
@@ -398,8 +402,10 @@ def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str,
             wanted = _episode_list(experiment)
             of_target = lists.setdefault(target.label, {})
             of_target[wanted.file_name] = wanted.joined(of_target.get(wanted.file_name, wanted))
+        for dataset, draw in experiment.draws():
+            draws.setdefault(dataset.label, {})[draw] = None
     return {
-        label: _prepare_job(dataset, tuple(lists.get(label, {}).values()), results)
+        label: _prepare_job(dataset, tuple(lists.get(label, {}).values()), tuple(draws.get(label, ())), results)
         for label, dataset in datasets.items()
     }
 
@@ -409,25 +415,47 @@ def _episode_list(experiment: Experiment) -> EpisodeList:
     return EpisodeList(protocol.split, experiment.test_form, protocol.seed, protocol.episodes)
 
 
-def _prepare_job(dataset: Choice, lists: tuple[EpisodeList, ...], results: Path) -> PrepareJob:
+def _prepare_job(dataset: Choice, lists: tuple[EpisodeList, ...], draws: tuple[Draw, ...], results: Path) -> PrepareJob:
+    _check_given_paths(dataset, results)
     identity: Identity = {
         "stage": "prepare",
         "data": _data_identity(dataset),
         "lists": [asdict(item) for item in lists],
         "modules": module_digests(STAGE_MODULES["lists"]),
     }
-    return PrepareJob(identity=identity, results=results, dataset=dataset, lists=lists)
+    return PrepareJob(identity=identity, results=results, dataset=dataset, lists=lists, draws=draws)
+
+
+def _given_paths(dataset: Choice) -> dict[str, str]:
+    """Return the paths that the user gave in the settings of a data set, by setting."""
+    named = getattr(DATASETS[dataset.name].settings, "given_paths", ())
+    return {name: dataset.settings[name] for name in named if dataset.settings[name] is not None}
+
+
+def _check_given_paths(dataset: Choice, results: Path) -> None:
+    """Refuse paths that contain what this project writes, or are in it: their content changes with every run."""
+    existing = {name: given for name, given in _given_paths(dataset).items() if os.path.exists(given)}
+    for name, given in existing.items():
+        path = Path(os.path.realpath(given))
+        for output in (paths.PREPARED, paths.RESULTS, results, paths.CACHE, paths.LOGS, paths.RAW):
+            folder = Path(os.path.realpath(output))
+            contains, inside = folder.is_relative_to(path), path.is_relative_to(folder)
+            if contains or (inside and output != paths.RAW):
+                raise ParamsError(
+                    f"prepare.{dataset.label}.{name}: {given!r} {'contains' if contains else 'is in'} {output}, where "
+                    "this project writes its own files; give a path that contains only your files, such as "
+                    "data/my-images"
+                )
 
 
 def _data_identity(dataset: Choice) -> Identity:
     """Return what determines the pixels: user files count by content, mirrors not at all."""
     part = DATASETS[dataset.name]
-    given = {name: dataset.settings[name] for name in getattr(part.settings, "given_paths", ())}
-    ignored = (*given, *getattr(part.settings, "not_content", ()))
+    ignored = [name for kind in ("given_paths", "not_content") for name in getattr(part.settings, kind, ())]
     return {
         "dataset": dataset.name,
         "settings": {name: value for name, value in dataset.settings.items() if name not in ignored},
-        "content": {name: path_digest(Path(path)) for name, path in given.items() if path is not None},
+        "content": {name: path_digest(Path(path)) for name, path in _given_paths(dataset).items()},
         "files": {name: path_digest(PACKAGE_DIR / "datasets" / name) for name in part.data_files},
         "modules": module_digests([part.module, *STAGE_MODULES["prepare"]]),
         "packages": package_versions(part.packages),
