@@ -1,5 +1,6 @@
 """The data set interface: how files become splits."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.split_files import SplitPlan
 
+log = logging.getLogger(__name__)
+
 
 class Dataset(ABC):
     """Base of the data sets; built from the settings of its registry entry.
@@ -17,6 +20,8 @@ class Dataset(ABC):
     Attributes:
         name: name in the registry.
         image_size: side of the stored images, pixels.
+        findings: what reading the files showed (their form, what was assumed, what was left out); complete when all
+            splits have been read, and recorded in the manifest.
     """
 
     name: ClassVar[str]
@@ -24,6 +29,7 @@ class Dataset(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+        self.findings: dict[str, str] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,6 +66,11 @@ class FileDataset(Dataset):
     @abstractmethod
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Recognise the form of the files and yield train, validation and test."""
+
+    def warn(self, topic: str, text: str) -> None:
+        """Record a finding and log it as a warning."""
+        self.findings[topic] = text
+        log.warning("%s: %s", self.name, text)
 
     @property
     def class_lists(self) -> ClassLists:

@@ -33,6 +33,10 @@ class FileSet(ABC):
         """Return all names, sorted, without hidden files and those that desktops leave behind."""
         return list(self.sizes)
 
+    def where(self, name: str) -> str:
+        """Return the place of a file as shown in messages."""
+        return f"{self.origin}: {name}" if name in self.sizes else f"{self.origin}/{name}".removesuffix("/.")
+
     @abstractmethod
     def _open(self, name: str) -> BinaryIO: ...
 
@@ -83,6 +87,10 @@ class FolderFiles(FileSet):
                     sizes[path.relative_to(root).as_posix()] = path.stat().st_size
         super().__init__(str(root), sizes)
 
+    def where(self, name: str) -> str:
+        """Return the path of a file."""
+        return str(self._root / name)
+
     def _open(self, name: str) -> BinaryIO:
         return open(self._root / name, "rb")
 
@@ -93,6 +101,10 @@ class SingleFile(FileSet):
     def __init__(self, path: Path) -> None:
         self._path = path
         super().__init__(str(path), {path.name: path.stat().st_size})
+
+    def where(self, name: str) -> str:
+        """Return the path of the file."""
+        return str(self._path)
 
     def _open(self, name: str) -> BinaryIO:
         return open(self._path, "rb")
@@ -110,6 +122,10 @@ class JoinedFiles(FileSet):
                     raise DataError(f"{name!r} is both in {self._owner[name].origin} and in {part.origin}; remove one")
                 self._owner[name], sizes[name] = part, size
         super().__init__(", ".join(part.origin for part in parts), sizes)
+
+    def where(self, name: str) -> str:
+        """Return the place of a file in its part."""
+        return self._owner[name].where(name) if name in self._owner else super().where(name)
 
     def _open(self, name: str) -> BinaryIO:
         return self._owner[name]._open(name)

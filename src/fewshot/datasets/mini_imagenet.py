@@ -81,12 +81,12 @@ def wordnet_id(name: str) -> str:
 
 def read_split_pickle(files: FileSet, name: str) -> ImageSource:
     """Read the pickle of one split, in either format."""
-    content = read_pickle(files, name)
-    images = np.asarray(value_of(content, ["image_data", "data"], name))
+    content, where = read_pickle(files, name), files.where(name)
+    images = np.asarray(value_of(content, ["image_data", "data"], where))
     if "class_dict" in content:
-        return ArraySource(name, images, class_dict_names(content["class_dict"], len(images), name))
-    labels = value_of(content, ["labels"], name)
-    return ArraySource(name, images, labels_to_names(labels, name, _category_names(content, name)))
+        return ArraySource(where, images, class_dict_names(content["class_dict"], len(images), where), name)
+    labels = value_of(content, ["labels"], where)
+    return ArraySource(where, images, labels_to_names(labels, where, _category_names(content, where)), name)
 
 
 def _category_names(content: Mapping[str, Any], name: str) -> dict[int, str] | None:

@@ -55,7 +55,11 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            provenance = {"files": describe_files(name, settings, files), "settings": settings.model_dump(mode="json")}
+            provenance = {
+                "files": describe_files(name, settings, files),
+                "settings": settings.model_dump(mode="json"),
+                "findings": dataset.findings,  # complete when the store is written
+            }
             store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

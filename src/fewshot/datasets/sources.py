@@ -42,10 +42,17 @@ class ImageSource(Protocol):
 
 
 class ArraySource:
-    """Images in one array, (N, H, W, 3) uint8."""
+    """Images in one array, (N, H, W, 3) uint8.
+
+    Args:
+        origin: file in messages.
+        images: the array.
+        classes: class name of each image.
+        source_ids: one per image, or the name of the file, to which the row is added.
+    """
 
     def __init__(
-        self, origin: str, images: np.ndarray, classes: Sequence[str], source_ids: Sequence[str] | None = None
+        self, origin: str, images: np.ndarray, classes: Sequence[str], source_ids: Sequence[str] | str
     ) -> None:
         if len(images) != len(classes):
             raise DataError(f"{origin}: {len(images)} images but {len(classes)} labels; fetch it again")
@@ -57,7 +64,7 @@ class ArraySource:
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
         for row in rows:
-            source_id = f"{self.origin}#{row}" if self._source_ids is None else self._source_ids[row]
+            source_id = f"{self._source_ids}#{row}" if isinstance(self._source_ids, str) else self._source_ids[row]
             yield row, self._images[row], source_id
 
 
@@ -71,7 +78,7 @@ class StreamSource:
         open_stream: Callable[[BinaryIO], AbstractContextManager[BinaryIO]],
         classes: Sequence[str],
     ):
-        self.origin, self.classes = name, classes
+        self.origin, self.classes = files.where(name), classes
         self._files, self._name, self._open_stream = files, name, open_stream
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
@@ -89,7 +96,7 @@ class StreamSource:
                 if len(content) != image_bytes:
                     raise DataError(f"{self.origin} ends in image {row} of {shape[0]}; fetch it again")
                 if row in wanted:
-                    yield row, np.frombuffer(content, np.uint8).reshape(shape[1:]), f"{self.origin}#{row}"
+                    yield row, np.frombuffer(content, np.uint8).reshape(shape[1:]), f"{self._name}#{row}"
 
 
 class FileSource:
@@ -109,7 +116,7 @@ class FileSource:
         """Yield the images."""
         for row in rows:
             name = self._names[row]
-            image = decode_image(self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
+            image = decode_image(self._files.read(name, MAX_FILE_BYTES), self._files.where(name))
             yield row, self._to_array(image), name
 
 
@@ -119,20 +126,22 @@ class PickledFilesSource:
     def __init__(
         self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
     ) -> None:
-        self.origin, self.classes, self._files, self._to_array = name, classes, files, to_array
+        self.origin, self.classes = files.where(name), classes
+        self._files, self._name, self._to_array = files, name, to_array
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
-        items = read_pickle(self._files, self.origin)
+        items = read_pickle(self._files, self._name)
         if not isinstance(items, list | np.ndarray) or len(items) != len(self.classes):
             found = len(items) if isinstance(items, list | np.ndarray) else type(items).__name__
             raise DataError(f"{self.origin}: {len(self.classes)} labels but {found} images; fetch it again")
         for row in rows:
-            item, origin = items[row], f"{self.origin}#{row}"
+            item, source_id = items[row], f"{self._name}#{row}"
+            origin = f"{self.origin}#{row}"
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
                 raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
-            yield row, self._to_array(decode_image(content, origin)), origin
+            yield row, self._to_array(decode_image(content, origin)), source_id
 
 
 def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
@@ -146,7 +155,8 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as a Python literal
-        raise DataError(f"{origin} is not an array file ({error}); fetch it again") from error
+        # numpy's text is left out: it may advise to allow pickles.
+        raise DataError(f"{origin} is not an array file, or its header is damaged; fetch it again") from error
     if dtype != np.uint8 or fortran:
         raise DataError(f"{origin}: {dtype} in {'Fortran' if fortran else 'C'} order, expected uint8 in C order")
     return tuple(shape)
@@ -155,7 +165,7 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
 def read_pickle(files: FileSet, name: str) -> Any:
     """Read a pickle of plain values and arrays."""
     with files.open(name) as file:
-        return load_pickle(file, name)
+        return load_pickle(file, files.where(name))
 
 
 def split_of_name(name: str) -> str | None:
