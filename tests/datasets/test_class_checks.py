@@ -1,5 +1,6 @@
 """Classes are recognised by their pixels, their names and their split folders, not only by their counts."""
 
+import io
 import pickle
 
 import numpy as np
@@ -8,9 +9,12 @@ from PIL import Image
 
 from fewshot.datasets import DATASETS
 from fewshot.datasets.class_digests import class_digest, digests_of, read_digests, write_digests
+from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists, read_yaml
 from fewshot.datasets.fc100 import Fc100
+from fewshot.datasets.mini_imagenet import MiniImagenet
 from fewshot.datasets.omniglot import reduce_drawing
 from fewshot.datasets.prepare import build_store
+from fewshot.datasets.tiered_imagenet import NAMES_FILE, TieredImagenet
 from fewshot.errors import DataError
 
 NAMES = ["apple", "bear", "cat", "dog", "elm"]
@@ -176,3 +180,165 @@ def test_small_sets_and_strokes_of_omniglot_are_left_out(make, prepare, tmp_path
 
     assert store.split("train").class_sizes.tolist() == [2, 2, 2]
     assert findings(store)["left out"] == "images_background_small1, strokes_background"
+
+
+TIERED = ClassLists({"train": ["n01532829", "n01558993"], "validation": ["n03100240"], "test": ["n01443537"]})
+WORDS = {
+    "train": ["robin, American robin, Turdus migratorius", "house finch, linnet, Carpodacus mexicanus"],
+    "validation": ["convertible"],
+    "test": ["goldfish, Carassius auratus"],
+}
+
+
+def tiered_images(make):
+    """Return the images of each split, three per class, in the order of `WORDS`."""
+    return {split: make.images(3 * len(words), 84, i) for i, (split, words) in enumerate(WORDS.items())}
+
+
+def tiered_labels(words=WORDS):
+    return {
+        f"{FILE_WORDS[split]}_labels.pkl": pickle.dumps(
+            {
+                "label_specific": np.repeat(np.arange(len(names)), 3).astype(np.int32),
+                "label_specific_str": names,
+                "label_general": np.zeros(3 * len(names), np.int32),
+            }
+        )
+        for split, names in words.items()
+    }
+
+
+def arrays(images):
+    files = {}
+    for split, block in images.items():
+        stream = io.BytesIO()
+        np.savez(stream, images=block)
+        files[f"{FILE_WORDS[split]}_images.npz"] = stream.getvalue()
+    return files
+
+
+def png_pickles(make, images):
+    return {
+        f"{FILE_WORDS[split]}_images_png.pkl": pickle.dumps([np.frombuffer(make.png(i), np.uint8) for i in block])
+        for split, block in images.items()
+    }
+
+
+def in_bgr(images):
+    return {split: block[..., ::-1] for split, block in images.items()}
+
+
+def class_folders(make, images):
+    wordnet_ids = {"train": ["n01558993", "n01532829"], "validation": ["n03100240"], "test": ["n01443537"]}
+    return {
+        f"{wordnet_ids[split][i // 3]}/{i}.png": make.png(image)
+        for split, block in images.items()
+        for i, image in enumerate(block)
+    }
+
+
+@pytest.fixture
+def tiered(monkeypatch, make):
+    monkeypatch.setattr(TieredImagenet, "class_lists", TIERED)
+    return tiered_images(make)
+
+
+def test_arrays_of_tiered_imagenet_are_bgr_and_encoded_images_rgb(tiered, make, prepare, tmp_path):
+    forms = {
+        "folders": class_folders(make, tiered),
+        "pickles": tiered_labels() | png_pickles(make, tiered),
+        "arrays": tiered_labels() | arrays(in_bgr(tiered)),
+    }
+    stores = {form: prepare("tiered_imagenet", make.folder(tmp_path / form, files)) for form, files in forms.items()}
+
+    assert len({store.content_hash for store in stores.values()}) == 1
+    assert stores["arrays"].split("train").class_names == ("n01532829", "n01558993")
+    assert findings(stores["arrays"])["form"] == "arrays (.npz)"
+    assert findings(stores["arrays"])["channel order"] == "bgr (usual for this form); stored as rgb"
+    assert findings(stores["pickles"])["channel order"] == "rgb (usual for this form); stored as rgb"
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_channel_order_can_be_set(order, tiered, make, prepare, tmp_path):
+    given = tiered if order == "rgb" else in_bgr(tiered)
+    files = {"arrays": arrays(given), "pickles": png_pickles(make, given)}
+    usual = prepare("tiered_imagenet", make.folder(tmp_path / "usual", tiered_labels() | png_pickles(make, tiered)))
+
+    for form, images in files.items():
+        path = make.folder(tmp_path / form, tiered_labels() | images)
+        store = prepare("tiered_imagenet", path, channel_order=order)
+        assert store.content_hash == usual.content_hash
+        assert findings(store)["channel order"] == f"{order} (set by the user); stored as rgb"
+
+
+def test_encoded_images_are_preferred_to_arrays_of_the_same_images(tiered, make, prepare, tmp_path):
+    both = tiered_labels() | png_pickles(make, tiered)
+    stores = [
+        prepare("tiered_imagenet", make.folder(tmp_path / "bgr", both | arrays(in_bgr(tiered)))),
+        prepare("tiered_imagenet", make.folder(tmp_path / "rgb", both | arrays(tiered))),
+    ]
+
+    assert stores[0].content_hash == stores[1].content_hash
+    assert findings(stores[0])["form"] == "PNG files in one pickle per split"
+
+
+def test_arrays_are_read_if_the_pickles_do_not_fit_in_memory(tiered, make, prepare, tmp_path, monkeypatch):
+    both = tiered_labels() | png_pickles(make, tiered) | arrays(in_bgr(tiered))
+    expected = prepare("tiered_imagenet", make.folder(tmp_path / "a", both))
+    monkeypatch.setattr("fewshot.datasets.tiered_imagenet.total_memory", lambda: 1000)
+
+    store = prepare("tiered_imagenet", make.folder(tmp_path / "b", both))
+
+    assert findings(store)["form"] == "arrays (.npz)"
+    assert store.content_hash == expected.content_hash
+
+
+def test_two_forms_of_different_images_are_refused(tiered, make, prepare, tmp_path):
+    other = {split: block // 2 for split, block in tiered.items()}
+    with pytest.raises(DataError, match=r"image 0 of .*train_images_png\.pkl differs from that of .*npz"):
+        prepare(
+            "tiered_imagenet",
+            make.folder(tmp_path / "a", tiered_labels() | png_pickles(make, tiered) | arrays(other)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (WORDS | {"test": ["gold fish"]}, r"names 'gold fish', which is not a class .* Did you mean 'goldfish'"),
+        (WORDS | {"validation": WORDS["test"], "test": WORDS["validation"]}, "has the classes of 'test'"),
+        (WORDS | {"validation": ["jeep, landrover"]}, r"1 classes are missing \(n03100240\)"),
+        (WORDS | {"train": WORDS["train"][:1]}, r"labels \[1\] have no class name"),
+    ],
+)
+def test_class_names_of_tiered_imagenet_are_checked(words, reason, tiered, make, prepare, tmp_path):
+    labels = tiered_labels() | {
+        f"{FILE_WORDS[split]}_labels.pkl": pickle.dumps(
+            {"label_specific": np.repeat(np.arange(len(WORDS[split])), 3), "label_specific_str": names}
+        )
+        for split, names in words.items()
+    }
+    with pytest.raises(DataError, match=reason):
+        prepare("tiered_imagenet", make.folder(tmp_path / "a", labels | png_pickles(make, tiered)))
+
+
+def test_every_class_of_tiered_imagenet_has_a_name_of_its_own():
+    names = read_yaml(NAMES_FILE)
+    classes = read_class_lists(CLASS_LISTS_DIR / "tiered_imagenet.yaml").splits.values()
+
+    assert names.keys() == {name for split in classes for name in split}
+    assert len(set(names.values())) == 608
+
+
+@pytest.mark.parametrize("name", ["tiered_imagenet", "mini_imagenet"])
+def test_photographs_that_are_bluer_than_red_are_reported(name, make, prepare, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(TieredImagenet, "class_lists", TIERED)
+    monkeypatch.setattr(MiniImagenet, "class_lists", TIERED)
+    sunset = {split: block // np.array([1, 1, 2], np.uint8) for split, block in tiered_images(make).items()}
+
+    usual = prepare(name, make.folder(tmp_path / "a", class_folders(make, sunset)))
+    exchanged = prepare(name, make.folder(tmp_path / "b", class_folders(make, in_bgr(sunset))))
+
+    assert "colours" not in findings(usual)
+    assert "blue exceeds red by 6" in findings(exchanged)["colours"]
+    assert "red and blue are probably exchanged" in caplog.text

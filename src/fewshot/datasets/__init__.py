@@ -12,6 +12,7 @@ from fewshot.datasets.settings import (
     ImagenetSettings,
     OmniglotSettings,
     SourceSettings,
+    TieredImagenetSettings,
 )
 from fewshot.registry import Part
 
@@ -90,10 +91,10 @@ DATASETS: dict[str, DatasetPart] = {
     ),
     "tiered_imagenet": DatasetPart(
         "fewshot.datasets.tiered_imagenet:TieredImagenet",
-        ImagenetSettings,
+        TieredImagenetSettings,
         image_size=84,
         splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # the smallest class of ILSVRC-2012
-        data_files=("splits/tiered_imagenet.yaml",),
+        data_files=("splits/tiered_imagenet.yaml", "splits/tiered_imagenet.names.yaml"),
     ),
     "cub": DatasetPart(
         "fewshot.datasets.cub:Cub",

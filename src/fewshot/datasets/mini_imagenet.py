@@ -16,6 +16,7 @@ import numpy as np
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.channel_order import check_colours
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.parquet import ParquetSource, parquet_names
@@ -48,16 +49,22 @@ class MiniImagenet(FileDataset):
 
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits from whichever form the files have."""
+        yield from check_colours(self._plans(files), self.findings)
+
+    def _plans(self, files: FileSet) -> Iterator[SplitPlan]:
         lists = self.class_lists
         # These contain more images of the train classes; they are not splits.
         pickles = files_by_split(files, PICKLE_ENDINGS, ignore=("train_phase_val", "train_phase_test"))
         if pickles:
+            self.findings["form"] = "one pickle per split"
             sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
             yield from plan_split_sources(sources, lists)
         elif tables := parquet_names(files):
+            self.findings["form"] = "parquet files"
             source = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
             yield from plan_splits(source.without_surplus(lists), lists)
         elif images := image_names(files):
+            self.findings["form"] = "image files"
             yield from plan_splits(image_source(files, images, self.image_size), lists)
         else:
             raise DataError(
