@@ -10,6 +10,7 @@ from PIL import Image
 from fewshot.datasets import DATASETS
 from fewshot.datasets.class_digests import class_digest, digests_of, read_digests, write_digests
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists, read_yaml
+from fewshot.datasets.cub import Cub
 from fewshot.datasets.fc100 import Fc100
 from fewshot.datasets.mini_imagenet import MiniImagenet
 from fewshot.datasets.omniglot import reduce_drawing
@@ -342,3 +343,62 @@ def test_photographs_that_are_bluer_than_red_are_reported(name, make, prepare, t
     assert "colours" not in findings(usual)
     assert "blue exceeds red by 6" in findings(exchanged)["colours"]
     assert "red and blue are probably exchanged" in caplog.text
+
+
+CUB_CLASSES = {"train": ["001.A", "003.C"], "validation": ["002.B"], "test": ["004.D"]}
+
+
+def bird_files(make, folders):
+    """Return two images of each class in folders like "val/002.B"."""
+    return {f"{folder}/{i}.png": make.png(make.images(1, 90, i)[0]) for folder in folders for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("folders", "warning"),
+    [
+        (["train/001.A", "train/003.C", "val/002.B", "test/004.D"], None),
+        (["base/001.A", "base/003.C", "val/002.B", "novel/004.D"], None),
+        (["train/001.A", "train/003.C", "train/002.B", "train/004.D"], None),
+        (
+            ["train/001.A", "train/002.B", "val/003.C", "test/004.D"],
+            "(2 classes): '003.C' is in val, but is a class of",
+        ),
+        (
+            ["x/Train/001.A", "x/Test/001.A", "x/Train/002.B", "x/Train/003.C", "x/Train/004.D"],
+            "'001.A' is in Test and",
+        ),
+    ],
+)
+def test_split_folders_that_contradict_the_lists_are_reported(
+    folders, warning, make, prepare, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(Cub, "class_lists", ClassLists(CUB_CLASSES))
+
+    store = prepare("cub", make.folder(tmp_path / "a", bird_files(make, folders)))
+
+    assert store.split("train").class_names == ("001.A", "003.C")
+    if warning is None:
+        assert "split folders" not in findings(store)
+    else:
+        assert warning in findings(store)["split folders"]
+        assert warning in caplog.text
+
+
+def test_split_folders_of_wordnet_ids_are_compared_too(tiered, make, prepare, tmp_path):
+    files = {
+        f"{'val' if name.startswith('n0155') else 'test'}/{name}": content
+        for name, content in class_folders(make, tiered).items()
+    }
+    store = prepare("tiered_imagenet", make.folder(tmp_path / "a", files))
+
+    assert "'n01532829' is in test, but is a class of train" in findings(store)["split folders"]
+
+
+def test_the_class_train_of_cifar_is_no_split_folder(make, prepare, tmp_path, monkeypatch):
+    lists = ClassLists({"train": ["train"], "validation": ["bear"], "test": ["cat"]})
+    monkeypatch.setattr(Fc100, "class_lists", lists)
+    files = {
+        f"data/{c}/{i}.png": make.png(make.images(1, 32, i)[0]) for c in ("train", "bear", "cat") for i in range(2)
+    }
+
+    assert "split folders" not in findings(prepare("fc100", make.folder(tmp_path / "a", files)))

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fewshot.datasets import SPLITS
 from fewshot.datasets.archives import Limits, open_files
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_class_lists
 from fewshot.datasets.file_sets import FileSet
+from fewshot.datasets.sources import split_folder_conflict
 from fewshot.datasets.split_files import SplitPlan
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,20 @@ class FileDataset(Dataset):
         """Record a finding and log it as a warning."""
         self.findings[topic] = text
         log.warning("%s: %s", self.name, text)
+
+    def check_split_folders(self, names: Sequence[str], classes: Sequence[str]) -> None:
+        """Warn if image files are in folders named after splits (train, val, ...) that contradict the class lists."""
+        lists = self.class_lists
+        conflict = split_folder_conflict(names, classes, lists)
+        if conflict:
+            class_name, folders, count = conflict
+            split = next(split for split in SPLITS if class_name in lists.splits[split])
+            self.warn(
+                "split folders",
+                f"the folders named after splits are ignored because they contradict the published class lists "
+                f"({count} classes): {class_name!r} is in {' and '.join(sorted(folders))}, but is a class of {split}. "
+                "To use the split of the folders, prepare them as data set `folder`",
+            )
 
     @property
     def class_lists(self) -> ClassLists:

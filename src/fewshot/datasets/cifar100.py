@@ -59,7 +59,9 @@ class Cifar100Dataset(FileDataset):
             yield from plan_splits(ParquetSource(files, tables, np.asarray), lists)
         elif images := image_names(files):
             self.findings["form"] = "image files"
-            yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
+            classes = [folder_class(name) for name in images]
+            self.check_split_folders(images, classes)
+            yield from plan_splits(FileSource(files, images, classes, np.asarray), lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of CIFAR-100; accepted: the archive cifar-100-python, PNG files "

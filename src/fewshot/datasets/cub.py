@@ -38,5 +38,7 @@ class Cub(FileDataset):
         # Segmentations and the like are in folders with the same names next to `images`.
         photographs = [name for name in images if "images" in PurePosixPath(name).parts] or images
         to_array = partial(resize_square, size=self.image_size)
-        source = FileSource(files, photographs, [folder_class(name) for name in photographs], to_array)
+        classes = [folder_class(name) for name in photographs]
+        self.check_split_folders(photographs, classes)
+        source = FileSource(files, photographs, classes, to_array)
         yield from plan_splits(source, lists)

@@ -61,11 +61,13 @@ class MiniImagenet(FileDataset):
             yield from plan_split_sources(sources, lists)
         elif tables := parquet_names(files):
             self.findings["form"] = "parquet files"
-            source = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
-            yield from plan_splits(source.without_surplus(lists), lists)
+            table = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
+            yield from plan_splits(table.without_surplus(lists), lists)
         elif images := image_names(files):
             self.findings["form"] = "image files"
-            yield from plan_splits(image_source(files, images, self.image_size), lists)
+            source = image_source(files, images, self.image_size)
+            self.check_split_folders(images, source.classes)
+            yield from plan_splits(source, lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of miniImageNet; accepted: pickles of train, val and test, images "

@@ -59,6 +59,7 @@ class Omniglot(FileDataset):
         """Yield the splits."""
         images = self._drawings(files)
         classes = ["/".join(PurePosixPath(name).parts[-3:-1]) for name in images]
+        self.check_split_folders(images, classes)
         source: ImageSource = FileSource(files, images, classes, self._reduce)
         if self.settings.rotations:
             source = RotatedSource(source)

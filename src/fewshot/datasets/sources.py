@@ -205,6 +205,36 @@ def folder_class(name: str) -> str:
     return PurePosixPath(name).parent.name
 
 
+def split_folder_conflict(
+    names: Sequence[str], classes: Sequence[str], lists: ClassLists
+) -> tuple[str, set[str], int] | None:
+    """Return the first class whose folders, named after splits, contradict the class lists.
+
+    Args:
+        names: names of image files.
+        classes: class of each file.
+        lists: the published splits.
+
+    Returns:
+        The class, the folders it is in, and the number of such classes; None if there are none, or if all images are
+        below one such folder, as those of ILSVRC-2012 are below `train`.
+    """
+    folders: dict[str, set[str]] = {}
+    for name, class_name in zip(names, classes, strict=True):
+        above = [part for part in PurePosixPath(name).parts[:-1] if part != class_name and part.lower() in SPLIT_WORDS]
+        if above:
+            folders.setdefault(class_name, set()).add(above[-1])
+    if len(set().union(*folders.values())) < 2:
+        return None
+    conflicts = [
+        class_name
+        for split in SPLITS
+        for class_name in lists.splits[split]
+        if any(SPLIT_WORDS[folder.lower()] != split for folder in folders.get(class_name, ()))
+    ]
+    return (conflicts[0], folders[conflicts[0]], len(conflicts)) if conflicts else None
+
+
 def labels_to_names(labels: Any, origin: str, names: Mapping[int, str] | None = None) -> list[str]:
     """Return class names for numeric labels: from `names`, or "class-007".
 

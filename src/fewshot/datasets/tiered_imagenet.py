@@ -1,7 +1,7 @@
 """tieredImageNet: 608 classes of ILSVRC-2012, 351 / 97 / 160 by high-level category, 84 x 84 (Ren et al., ICLR 2018).
 
-Read from `<split>_images_png.pkl` with `<split>_labels.pkl` (one pickle with all PNG files of a split, which must fit in
-memory), from `<split>_images.npz` with the same labels (row by row, so memory stays small), or from image files in
+Read from `<split>_images_png.pkl` with `<split>_labels.pkl` (one pickle with all PNG files of a split, which must fit
+in memory), from `<split>_images.npz` with the same labels (row by row, so memory stays small), or from image files in
 folders named by WordNet id. The public program that unpacks the pickles into `_images.npz` uses OpenCV, so the channels
 there are blue, green, red.
 """
@@ -59,7 +59,9 @@ class TieredImagenet(FileDataset):
             plans = plan_split_sources(self._sources(files, labels, arrays, pickles), lists)
         elif images := image_names(files):
             self._note_form("image files", "rgb")
-            plans = plan_splits(self._in_rgb(image_source(files, images, self.image_size), "rgb"), lists)
+            source = image_source(files, images, self.image_size)
+            self.check_split_folders(images, source.classes)
+            plans = plan_splits(self._in_rgb(source, "rgb"), lists)
         else:
             raise DataError(
                 f"{files.origin} is not a known form of tieredImageNet; accepted: {{train,val,test}}_images.npz or "
