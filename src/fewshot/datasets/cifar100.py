@@ -28,6 +28,7 @@ from fewshot.datasets.sources import (
     plan_split_sources,
     plan_splits,
     read_pickle,
+    unknown_form,
     value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
@@ -63,10 +64,11 @@ class Cifar100Dataset(FileDataset):
             self.check_split_folders(images, classes)
             yield from plan_splits(FileSource(files, images, classes, np.asarray), lists)
         else:
-            raise DataError(
-                f"{files.origin} is not a known form of CIFAR-100; accepted: the archive cifar-100-python, PNG files "
-                "in folders named by class, parquet files, or pickles of train, val and test; found "
-                f"{files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "CIFAR-100",
+                "the archive cifar-100-python, PNG files in folders named by class, parquet files, or pickles of "
+                "train, val and test",
             )
 
 

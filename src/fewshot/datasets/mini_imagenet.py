@@ -32,6 +32,7 @@ from fewshot.datasets.sources import (
     plan_split_sources,
     plan_splits,
     read_pickle,
+    unknown_form,
     value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
@@ -69,10 +70,11 @@ class MiniImagenet(FileDataset):
             self.check_split_folders(images, source.classes)
             yield from plan_splits(source, lists)
         else:
-            raise DataError(
-                f"{files.origin} is not a known form of miniImageNet; accepted: pickles of train, val and test, images "
-                "in folders named by WordNet id (n01532829), or parquet files whose classes are WordNet ids; found "
-                f"{files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "miniImageNet",
+                "pickles of train, val and test, images in folders named by WordNet id (n01532829), or parquet files "
+                "whose classes are WordNet ids",
             )
 
 

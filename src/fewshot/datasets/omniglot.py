@@ -21,9 +21,8 @@ from fewshot.datasets.base import FileDataset
 from fewshot.datasets.class_digests import check_pixels_of, read_digests
 from fewshot.datasets.class_lists import CLASS_LISTS_DIR, ClassLists, read_yaml
 from fewshot.datasets.file_sets import FileSet
-from fewshot.datasets.sources import FileSource, ImageSource, image_names, plan_splits
+from fewshot.datasets.sources import FileSource, ImageSource, image_names, plan_splits, unknown_form
 from fewshot.datasets.split_files import SplitPlan
-from fewshot.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +74,10 @@ class Omniglot(FileDataset):
             log.info("omniglot: %s are left out", ", ".join(left_out))
         names = [name for name in names if not any(LEFT_OUT.match(part) for part in name.split("/"))]
         if not names:
-            raise DataError(
-                f"{files.origin} is not a known form of Omniglot; accepted: images_background.zip with "
-                f"images_evaluation.zip, or folders <alphabet>/<character>/<drawing>.png; found {files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "Omniglot",
+                "images_background.zip with images_evaluation.zip, or folders <alphabet>/<character>/<drawing>.png",
             )
         return names
 

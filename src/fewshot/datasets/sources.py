@@ -22,6 +22,7 @@ from fewshot.errors import DataError
 SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": "validation",
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
 PICKLE_ENDINGS = (".pkl", ".pickle")
+ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|7z|rar|zst)$", re.IGNORECASE)
 MAX_NPY_HEADER = 10_000
 
 
@@ -198,6 +199,26 @@ def files_by_split(files: FileSet, endings: Sequence[str], ignore: Sequence[str]
 def image_names(files: FileSet) -> list[str]:
     """Return the names of the image files."""
     return [name for name in files.names() if is_image_name(name)]
+
+
+def unknown_form(files: FileSet, dataset: str, accepted: str) -> DataError:
+    """Return the error to raise when the files are no form of a data set.
+
+    Args:
+        files: the files.
+        dataset: its name in prose.
+        accepted: the accepted forms.
+    """
+    archives = [name for name in files.names() if ARCHIVE_NAME.search(name)]
+    shown = ", ".join(archives[:3]) + (", ..." if len(archives) > 3 else "")
+    hint = (
+        f". It contains archives ({shown}); archives in subfolders or inside another archive are not opened: extract "
+        "them, or set the path to the folder that has them at its top"
+    )
+    return DataError(
+        f"{files.origin} is not a known form of {dataset}; accepted: {accepted}; found {files.names()[:5]}"
+        + (hint if archives else "")
+    )
 
 
 def folder_class(name: str) -> str:

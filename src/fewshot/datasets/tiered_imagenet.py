@@ -31,6 +31,7 @@ from fewshot.datasets.sources import (
     plan_split_sources,
     plan_splits,
     read_pickle,
+    unknown_form,
     value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
@@ -63,9 +64,11 @@ class TieredImagenet(FileDataset):
             self.check_split_folders(images, source.classes)
             plans = plan_splits(self._in_rgb(source, "rgb"), lists)
         else:
-            raise DataError(
-                f"{files.origin} is not a known form of tieredImageNet; accepted: {{train,val,test}}_images.npz or "
-                f"_images_png.pkl with _labels.pkl, or images in folders named by WordNet id; found {files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "tieredImageNet",
+                "{train,val,test}_images.npz or _images_png.pkl with _labels.pkl, or images in folders named by "
+                "WordNet id",
             )
         advice = ", and set channel_order to rgb or bgr in section prepare"
         yield from check_colours(plans, self.findings, advice)
