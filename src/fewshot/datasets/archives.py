@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fewshot.datasets.file_sets import UNREADABLE, FileSet, FolderFiles, JoinedFiles, SingleFile
-from fewshot.errors import DataError, ResourceError
+from fewshot.errors import DataError, ResourceError, reason_of
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
@@ -60,7 +60,7 @@ class ZipFiles(FileSet):
         try:
             self._archive = stack.enter_context(zipfile.ZipFile(path))
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{path} is not a complete zip archive ({error}); fetch it again") from error
+            raise DataError(f"{path} is not a complete zip archive ({reason_of(error)}); fetch it again") from error
         members = self._archive.infolist()
         check_overlap(path, members)
         self._names = {}
@@ -121,7 +121,7 @@ class TarFiles(FileSet):
                         raise DataError(f"{origin} ends in the middle of {member.name!r}; fetch it again")
                     self._spans[member.name] = (member.offset_data, member.size)
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{origin} is not a complete tar archive ({error}); fetch it again") from error
+            raise DataError(f"{origin} is not a complete tar archive ({reason_of(error)}); fetch it again") from error
         super().__init__(str(origin), sizes)
 
     def _open(self, name: str) -> BinaryIO:
@@ -331,7 +331,7 @@ def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
                 out.write(chunk)
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
         target.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be decompressed ({error}); fetch it again") from error
+        raise DataError(f"{path} cannot be decompressed ({reason_of(error)}); fetch it again") from error
     except (DataError, ResourceError):
         target.unlink(missing_ok=True)
         raise

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 
 # Raised by the standard library for damaged archives; OSError also for files without read permission.
 UNREADABLE = (
@@ -51,9 +51,8 @@ class FileSet(ABC):
             with self._open(name) as file:
                 yield file
         except UNREADABLE as error:
-            raise DataError(
-                f"{self.origin}: cannot read {name!r}: {error or 'it ends early'}; fetch it again"
-            ) from error
+            reason = reason_of(error) if str(error) else "it ends early"
+            raise DataError(f"{self.origin}: cannot read {name!r}: {reason}; fetch it again") from error
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the content of a file of at most `limit` bytes."""

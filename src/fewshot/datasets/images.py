@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -42,7 +42,9 @@ def decode_image(content: bytes, origin: str) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly any exception on damaged files
-        raise DataError(f"{origin} is not a readable image ({error}); fetch it again or remove it") from error
+        raise DataError(
+            f"{origin} is not a readable image ({reason_of(error)}); fetch it again or remove it"
+        ) from error
 
 
 def resize_square(image: Image.Image, size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fewshot.episodes.draw import EpisodeIndices
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.files import write_npz
 
 
@@ -33,7 +33,9 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int) -> EpisodeIndices:
             found = EpisodeIndices(file["classes"], file["images"], int(file["n_query"]), file["ids"])
         _check_form(found)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: not a readable episode list ({error}); delete its folder and rerun prepare") from None
+        raise DataError(
+            f"{path}: not a readable episode list ({reason_of(error)}); delete its folder and rerun prepare"
+        ) from None
     if len(found) < episodes or found.n_shot < n_shot:
         raise DataError(
             f"{path}: contains {len(found)} episodes of {found.n_shot} shots; {episodes} of {n_shot} are needed"

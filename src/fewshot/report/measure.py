@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.report import stats
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.stats import Estimate
@@ -137,7 +137,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
             return [_run(entry, protocol, result, arrays) for result in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {error}); "
+            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {reason_of(error)}); "
             f"delete it and run: {entry.command}"
         ) from error
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError
+from fewshot.errors import CheckpointError, reason_of
 from fewshot.files import write_atomic
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def read_safetensors(path: Path, *, advice: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable weights file ({error}); {advice}") from None
+        raise CheckpointError(f"{path}: not a readable weights file ({reason_of(error)}); {advice}") from None
 
 
 def fit_state(
