@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("action", choices=("export", "check"))
     episodes.add_argument("name", metavar="dataset")
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
+    checking = command("check", _check, "Check params.yaml, or whether the published data can be downloaded.")
+    checking.add_argument(
+        "--mirrors", action="store_true", help="ask every address of every data set; fail if one has no working mirror"
+    )
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     explaining = command(
@@ -185,6 +189,29 @@ def _episodes(options: argparse.Namespace) -> None:
     jobs, job = _import_jobs(plan), plan.find("prepare", options.name)
     work = jobs.export_episodes if options.action == "export" else jobs.check_episodes
     print(work(job, options.file))
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.mirrors:
+        return _check_mirrors(options)
+    _plan(options)
+    print(f"{options.params}: no mistakes")
+    return None
+
+
+def _check_mirrors(options: argparse.Namespace) -> None:
+    from fewshot.datasets.mirrors import (
+        check_mirrors,
+        mirror_table,
+        no_mirror_message,
+        published_settings,
+        without_mirror,
+    )
+
+    rows = check_mirrors(published_settings(read_params(options.params).prepare))
+    print(mirror_table(rows))
+    if unavailable := without_mirror(rows):
+        raise FewshotError(no_mirror_message(unavailable))
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -274,7 +274,7 @@ def check_is_tar(plain: Path, path: Path, kind: str) -> None:
     """Raise `DataError` unless `plain`, the decompressed content of `path`, is a tar."""
     if tarfile.is_tarfile(plain):
         return
-    inside = _content_kind(plain)
+    inside = content_kind(first_bytes(plain))
     if inside == "page":
         raise DataError(f"{path} contains a web page, not data; fetch it again")
     what = "a single file" if inside == "file" else f"a {inside} archive"
@@ -286,16 +286,20 @@ def check_is_tar(plain: Path, path: Path, kind: str) -> None:
 
 def _kind(path: Path) -> str:
     """Return the kind of a file, judged by its first bytes because names can be wrong."""
-    kind = _content_kind(path)
+    kind = content_kind(first_bytes(path))
     if kind == "file" and path.suffix == ".tar":
         return "tar"
     return "file" if kind == "zip" and path.suffix == ".npz" else kind
 
 
-def _content_kind(path: Path) -> str:
-    """Return "page", "tar", another kind of archive, or "file", judged by the first bytes alone."""
+def first_bytes(path: Path) -> bytes:
+    """Return the first 512 bytes of a file."""
     with open(path, "rb") as file:
-        start = file.read(512)
+        return file.read(512)
+
+
+def content_kind(start: bytes) -> str:
+    """Return "page", "tar", another kind of archive, or "file", judged by the first 512 bytes."""
     if looks_like_page(start):
         return "page"
     if start[257:262] == b"ustar":
