@@ -9,6 +9,7 @@ import bz2
 import gzip
 import io
 import itertools
+import logging
 import lzma
 import re
 import shutil
@@ -24,6 +25,8 @@ from typing import Any, BinaryIO
 
 from fewshot.datasets.file_sets import UNREADABLE, FileSet, FolderFiles, JoinedFiles, SingleFile
 from fewshot.errors import DataError, ResourceError, reason_of
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
@@ -236,6 +239,8 @@ def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> I
         archives = [name for name in folder.names() if "/" not in name and _kind(path / name) in kinds]
         unpacked = [name for name in folder.names() if name not in archives and not name.lower().endswith(TEXTS)]
         if unpacked:  # the archives were extracted next to themselves
+            if archives:
+                log.warning("%s: files are read, and the archives next to them are not: %s", path, ", ".join(archives))
             archives = []
         for name in archives:
             yield _open_archive(path / name, scratch, limits, stack)
