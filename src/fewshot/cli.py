@@ -141,7 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("action", choices=("export", "check"))
     episodes.add_argument("name", metavar="dataset")
     episodes.add_argument("file", type=Path, help="format: docs/export.md")
-    command("check", _check, "Check params.yaml: every suite, key, value and combination; print all mistakes.")
+    checking = command(
+        "check", _check, "Check params.yaml (every suite, key, value and combination), or the addresses of the data."
+    )
+    checking.add_argument(
+        "--mirrors", action="store_true", help="ask every address of every data set; fail if one has no working mirror"
+    )
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     explaining = command(
@@ -263,6 +268,9 @@ def _episodes(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    if options.mirrors:
+        _check_mirrors(options)
+        return
     from fewshot.workflow.check import check_file
 
     checked = check_file(options.params, options.suite)
@@ -270,6 +278,21 @@ def _check(options: argparse.Namespace) -> None:
         print(checked.table)
     if checked.problems:
         raise ParamsError("\n".join(checked.problems))
+
+
+def _check_mirrors(options: argparse.Namespace) -> None:
+    from fewshot.datasets.mirrors import (
+        check_mirrors,
+        mirror_table,
+        no_mirror_message,
+        published_settings,
+        without_mirror,
+    )
+
+    rows = check_mirrors(published_settings(read_params(options.params).prepare))
+    _show(mirror_table(rows))
+    if unavailable := without_mirror(rows):
+        raise FewshotError(no_mirror_message(unavailable))
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ any other exception is a bug.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,9 @@ MAX_LISTED = 250
 MAX_COMPARED = 200
 MAX_LINE = 2000
 MAX_PROBLEMS = 20
+OBJECT = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")
+UNSAFE_ADVICE = re.compile(r"allow_pickle|weights_only|add_safe_globals|unsafe", re.IGNORECASE)
+UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def quoted(value: Any) -> str:
@@ -90,6 +94,20 @@ def allowed_values(word: str, known: Iterable[str]) -> str:
 def _shortened(line: str) -> str:
     """Return a line without its middle if it is too long: the start says where, the end what to do."""
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 500]} ... {line[-400:]}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a library's message for use within another one: its first line, without what a user should not see.
+
+    Objects shown with their address in memory are left out. A text that advises to load a file unsafely, as torch's and
+    numpy's do, is replaced, because the file may be hostile.
+    """
+    text = str(error).strip()
+    if UNSAFE_ADVICE.search(text):
+        called = UNSUPPORTED_GLOBAL.search(text)
+        return f"it calls {called.group(1)}" if called else "it contains pickled objects, which are not loaded"
+    line = OBJECT.sub("", text.partition("\n")[0])
+    return quoted_key(line[:MAX_LISTED]) if line else type(error).__name__
 
 
 @contextmanager

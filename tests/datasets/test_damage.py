@@ -70,7 +70,7 @@ CIFAR_DAMAGE = {
     ),
     "a class name is missing": (
         lambda make: {"meta": changed(make, "meta", fine_label_names=["apple", "bear", "cat", "dog", "fish"])},
-        "lacks 1 of 5 classes: elm",
+        "given/cifar-100-python lacks 1 of 5 classes: elm",
     ),
     "names of other labels": (
         lambda make: {"meta": changed(make, "meta", fine_label_names=None)},

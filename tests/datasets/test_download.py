@@ -341,6 +341,38 @@ def test_user_mirrors_come_first(cifar_fs, server, tmp_path):
     assert [word for word, _ in server.requests] == ["file"]
 
 
+@pytest.fixture
+def without_checksum(cifar_fs, monkeypatch):
+    """Settings of cifar_fs whose only release has no published checksum."""
+    (release,) = RELEASES["cifar_fs"]
+    file = RemoteFile(release.files[0].name, release.files[0].addresses[1:])
+    monkeypatch.setitem(RELEASES, "cifar_fs", (Release("cifar100", (file,)),))
+    return cifar_fs
+
+
+def test_the_first_download_without_a_published_checksum_is_recorded(without_checksum, server, tmp_path):
+    store = build_store("cifar_fs", without_checksum(), tmp_path / "raw", tmp_path / "store")
+
+    sha256 = hashlib.sha256(server.files["cifar-100-python.tar.gz"]).hexdigest()
+    record = tmp_path / "raw" / "cifar100" / ".cifar-100-python.tar.gz.sha256"
+    assert record.read_text() == f"{sha256}  cifar-100-python.tar.gz\n"
+    assert f"sha256 {sha256} (as at the first download" in store.record["provenance"]["files"][0]["checked"]
+
+
+def test_a_file_that_differs_from_its_first_download_is_refused(without_checksum, server, make, tmp_path):
+    (path,) = download("cifar_fs", without_checksum(), tmp_path / "raw")
+    path.unlink()
+    server.files[path.name] = make.tar(
+        tmp_path / "other.tgz", make.cifar100(make.images(30, 32, 1)), "w:gz"
+    ).read_bytes()
+
+    with pytest.raises(DataError, match=r"as at the first download, recorded in .*sha256\)"):
+        download("cifar_fs", without_checksum(), tmp_path / "raw")
+    assert download("cifar_fs", without_checksum(sha256="none"), tmp_path / "raw") == [path]
+    with pytest.raises(DataError, match="as at the first download"):
+        download("cifar_fs", without_checksum(), tmp_path / "raw")
+
+
 def test_a_mirror_may_be_another_archive(cifar_fs, server, tmp_path):
     server.files["copy.tgz"] = server.files["cifar-100-python.tar.gz"]
     files = download("cifar_fs", cifar_fs(mirrors=[f"{server.base}/file/copy.tgz"]), tmp_path / "raw")

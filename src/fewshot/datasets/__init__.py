@@ -12,6 +12,7 @@ from fewshot.datasets.settings import (
     ImagenetSettings,
     OmniglotSettings,
     SourceSettings,
+    TieredImagenetSettings,
 )
 from fewshot.registry import Part
 
@@ -29,7 +30,7 @@ class DatasetPart(Part):
     Attributes:
         image_size: side of the stored square images, pixels; None if set by the user (`settings.image_size`).
         splits: split -> number of classes and minimum number of images per class; None if unknown in advance.
-        data_files: class lists in this folder that determine the content; part of the key.
+        data_files: class lists and digests in this folder that determine or check the content; part of the key.
         packages: distributions whose version determines the pixels; part of the key.
     """
 
@@ -73,14 +74,14 @@ DATASETS: dict[str, DatasetPart] = {
         SourceSettings,
         image_size=32,
         splits={"train": (64, 600), "validation": (16, 600), "test": (20, 600)},
-        data_files=("splits/cifar_fs.yaml",),
+        data_files=("splits/cifar_fs.yaml", "splits/cifar100.digests.yaml"),
     ),
     "fc100": DatasetPart(
         "fewshot.datasets.fc100:Fc100",
         SourceSettings,
         image_size=32,
         splits={"train": (60, 600), "validation": (20, 600), "test": (20, 600)},
-        data_files=("splits/fc100.yaml",),
+        data_files=("splits/fc100.yaml", "splits/cifar100.digests.yaml"),
     ),
     "mini_imagenet": DatasetPart(
         "fewshot.datasets.mini_imagenet:MiniImagenet",
@@ -91,10 +92,10 @@ DATASETS: dict[str, DatasetPart] = {
     ),
     "tiered_imagenet": DatasetPart(
         "fewshot.datasets.tiered_imagenet:TieredImagenet",
-        ImagenetSettings,
+        TieredImagenetSettings,
         image_size=84,
         splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # the smallest class of ILSVRC-2012
-        data_files=("splits/tiered_imagenet.yaml",),
+        data_files=("splits/tiered_imagenet.yaml", "splits/tiered_imagenet.names.yaml"),
     ),
     "cub": DatasetPart(
         "fewshot.datasets.cub:Cub",
@@ -108,7 +109,7 @@ DATASETS: dict[str, DatasetPart] = {
         OmniglotSettings,
         image_size=28,
         splits={"train": (813, 20), "validation": (151, 20), "test": (659, 20)},
-        data_files=("splits/omniglot.yaml",),
+        data_files=("splits/omniglot.yaml", "splits/omniglot.digests.yaml"),
     ),
     "folder": DatasetPart("fewshot.datasets.folder:Folder", FolderSettings),
 }

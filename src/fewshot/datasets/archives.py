@@ -9,25 +9,42 @@ import bz2
 import gzip
 import io
 import itertools
+import logging
+import lzma
 import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fewshot.datasets.file_sets import UNREADABLE, FileSet, FolderFiles, JoinedFiles, SingleFile
-from fewshot.errors import DataError, ResourceError
+from fewshot.errors import DataError, ResourceError, reason_of
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_NAME_LENGTH = 1000
-ARCHIVES = ("zip", "gzip", "bzip2", "tar")
+OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+ARCHIVES = ("zip", "tar", *OPENERS)
+SIGNATURES = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+UNSUPPORTED = ("7z", "rar", "zstd")
+ACCEPTED = "zip, tar, tar.gz, tar.bz2 or tar.xz"
 TEXTS = (".txt", ".md", ".json", ".csv", ".html", ".pdf", "readme", "license")
 
 
@@ -46,7 +63,7 @@ class ZipFiles(FileSet):
         try:
             self._archive = stack.enter_context(zipfile.ZipFile(path))
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{path} is not a complete zip archive ({error}); fetch it again") from error
+            raise DataError(f"{path} is not a complete zip archive ({reason_of(error)}); fetch it again") from error
         members = self._archive.infolist()
         check_overlap(path, members)
         self._names = {}
@@ -107,7 +124,7 @@ class TarFiles(FileSet):
                         raise DataError(f"{origin} ends in the middle of {member.name!r}; fetch it again")
                     self._spans[member.name] = (member.offset_data, member.size)
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f"{origin} is not a complete tar archive ({error}); fetch it again") from error
+            raise DataError(f"{origin} is not a complete tar archive ({reason_of(error)}); fetch it again") from error
         super().__init__(str(origin), sizes)
 
     def _open(self, name: str) -> BinaryIO:
@@ -202,7 +219,7 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
     """Open files, archives or folders as one set.
 
     Args:
-        paths: files, archives (zip, tar, tar.gz, tar.bz2), folders of files, or folders of archives only.
+        paths: files, archives (zip, tar, tar.gz, tar.bz2, tar.xz), folders of files, or folders of archives only.
         scratch: folder for decompressed tars, which are removed afterwards.
         limits: what an archive may contain.
 
@@ -218,9 +235,12 @@ def open_files(paths: Sequence[Path], scratch: Path, limits: Limits) -> Iterator
 def _open_path(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -> Iterator[FileSet]:
     if path.is_dir():
         folder = FolderFiles(path)
-        archives = [name for name in folder.names() if "/" not in name and _kind(path / name) in ARCHIVES]
+        kinds = (*ARCHIVES, *UNSUPPORTED)
+        archives = [name for name in folder.names() if "/" not in name and _kind(path / name) in kinds]
         unpacked = [name for name in folder.names() if name not in archives and not name.lower().endswith(TEXTS)]
         if unpacked:  # the archives were extracted next to themselves
+            if archives:
+                log.warning("%s: files are read, and the archives next to them are not: %s", path, ", ".join(archives))
             archives = []
         for name in archives:
             yield _open_archive(path / name, scratch, limits, stack)
@@ -240,9 +260,12 @@ def _open_archive(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -
         files = ZipFiles(path, limits, stack)
         check_total(path, files.sizes, limits)
         return files
-    if kind in ("gzip", "bzip2"):
+    if kind in UNSUPPORTED:
+        raise DataError(f"{path} is a {kind} archive; accepted: {ACCEPTED}. Extract it and set the path to the folder")
+    if kind in OPENERS:
         plain = decompress(path, kind, scratch / f"{path.name}.tar", limits)
         stack.callback(plain.unlink, missing_ok=True)
+        check_is_tar(plain, path, kind)
         tar = TarFiles(plain, path, limits)
     elif kind == "tar":
         tar = TarFiles(path, path, limits)
@@ -252,21 +275,41 @@ def _open_archive(path: Path, scratch: Path, limits: Limits, stack: ExitStack) -
     return tar
 
 
+def check_is_tar(plain: Path, path: Path, kind: str) -> None:
+    """Raise `DataError` unless `plain`, the decompressed content of `path`, is a tar."""
+    if tarfile.is_tarfile(plain):
+        return
+    inside = content_kind(first_bytes(plain))
+    if inside == "page":
+        raise DataError(f"{path} contains a web page, not data; fetch it again")
+    what = "a single file" if inside == "file" else f"a {inside} archive"
+    raise DataError(
+        f"{path} contains {what} compressed with {kind}, not a tar archive; decompress it and set the path to "
+        "the result"
+    )
+
+
 def _kind(path: Path) -> str:
     """Return the kind of a file, judged by its first bytes because names can be wrong."""
+    kind = content_kind(first_bytes(path))
+    if kind == "file" and path.suffix == ".tar":
+        return "tar"
+    return "file" if kind == "zip" and path.suffix == ".npz" else kind
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the first 512 bytes of a file."""
     with open(path, "rb") as file:
-        start = file.read(512)
+        return file.read(512)
+
+
+def content_kind(start: bytes) -> str:
+    """Return "page", "tar", another kind of archive, or "file", judged by the first 512 bytes."""
     if looks_like_page(start):
         return "page"
-    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return "file" if path.suffix == ".npz" else "zip"
-    if start[:2] == b"\x1f\x8b":
-        return "gzip"
-    if start[:3] == b"BZh":
-        return "bzip2"
-    if start[257:262] == b"ustar" or path.suffix == ".tar":
+    if start[257:262] == b"ustar":
         return "tar"
-    return "file"
+    return next((kind for signature, kind in SIGNATURES.items() if start.startswith(signature)), "file")
 
 
 def looks_like_page(start: bytes) -> bool:
@@ -276,7 +319,7 @@ def looks_like_page(start: bytes) -> bool:
 
 
 def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
-    """Decompress a gzip or bzip2 file, up to the limit.
+    """Decompress a gzip, bzip2 or xz file, up to the limit.
 
     Raises:
         DataError: if it is damaged or longer than the limit.
@@ -285,7 +328,7 @@ def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
     written = 0
     free = shutil.disk_usage(target.parent).free
     try:
-        with (gzip.open if kind == "gzip" else bz2.open)(path, "rb") as source, open(target, "wb") as out:
+        with OPENERS[kind](path, "rb") as source, open(target, "wb") as out:
             while chunk := source.read(CHUNK_BYTES):
                 written += len(chunk)
                 if written > limits.total_bytes:
@@ -295,9 +338,9 @@ def decompress(path: Path, kind: str, target: Path, limits: Limits) -> Path:
                         f"{target.parent} has {free / 1e9:.2f} GB free, too little to decompress {path}"
                     )
                 out.write(chunk)
-    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
         target.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be decompressed ({error}); fetch it again") from error
+        raise DataError(f"{path} cannot be decompressed ({reason_of(error)}); fetch it again") from error
     except (DataError, ResourceError):
         target.unlink(missing_ok=True)
         raise

@@ -12,6 +12,7 @@ import numpy as np
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.class_digests import check_pixels_of, identify_classes, read_digests
 from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.parquet import ParquetSource, parquet_names
@@ -27,6 +28,7 @@ from fewshot.datasets.sources import (
     plan_split_sources,
     plan_splits,
     read_pickle,
+    unknown_form,
     value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
@@ -40,23 +42,33 @@ class Cifar100Dataset(FileDataset):
     limits: ClassVar[Limits] = Limits(members=200_000, total_bytes=1 << 30)
 
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
-        """Yield the splits from whichever form the files have."""
+        """Yield the splits from whichever form the files have; check the pixels of each class."""
+        yield from check_pixels_of(self._plans(files), read_digests("cifar100"), self.findings)
+
+    def _plans(self, files: FileSet) -> Iterator[SplitPlan]:
         lists = self.class_lists
         folder = original_folder(files)
         pickles = files_by_split(files, PICKLE_ENDINGS)
         if folder is not None:
+            self.findings["form"] = "original archive"
             yield from plan_splits(read_original(files, folder), lists)
         elif pickles:
+            self.findings["form"] = "one pickle per split"
             yield from plan_split_sources(read_split_pickles(files, pickles, lists), lists)
         elif tables := parquet_names(files):
+            self.findings["form"] = "parquet files"
             yield from plan_splits(ParquetSource(files, tables, np.asarray), lists)
         elif images := image_names(files):
-            yield from plan_splits(FileSource(files, images, [folder_class(i) for i in images], np.asarray), lists)
+            self.findings["form"] = "image files"
+            classes = [folder_class(name) for name in images]
+            self.check_split_folders(images, classes)
+            yield from plan_splits(FileSource(files, images, classes, np.asarray), lists)
         else:
-            raise DataError(
-                f"{files.origin} is not a known form of CIFAR-100; accepted: the archive cifar-100-python, PNG files "
-                "in folders named by class, parquet files, or pickles of train, val and test; found "
-                f"{files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "CIFAR-100",
+                "the archive cifar-100-python, PNG files in folders named by class, parquet files, or pickles of "
+                "train, val and test",
             )
 
 
@@ -71,37 +83,61 @@ def original_folder(files: FileSet) -> PurePosixPath | None:
 def read_original(files: FileSet, folder: PurePosixPath) -> ImageSource:
     """Read the original pickles; the two parts together have the 600 images of each class."""
     meta = str(folder / "meta")
-    class_names = dict(enumerate(value_of(read_pickle(files, meta), ["fine_label_names"], meta)))
+    class_names = dict(enumerate(value_of(read_pickle(files, meta), ["fine_label_names"], files.where(meta))))
     images, classes, source_ids = [], [], []
     for part in ("train", "test"):
         name = str(folder / part)
-        content = read_pickle(files, name)
-        rows = np.asarray(value_of(content, ["data"], name))
+        content, where = read_pickle(files, name), files.where(name)
+        rows = np.asarray(value_of(content, ["data"], where))
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
-            raise DataError(f"{name}: data are {rows.dtype} of shape {rows.shape}, expected uint8 (N, 3072)")
-        labels = labels_to_names(value_of(content, ["fine_labels"], name), name, class_names)
+            raise DataError(f"{where}: data are {rows.dtype} of shape {rows.shape}, expected uint8 (N, 3072)")
+        labels = labels_to_names(value_of(content, ["fine_labels"], where), where, class_names)
         if len(labels) != len(rows):
-            raise DataError(f"{name}: {len(rows)} images but {len(labels)} labels; fetch it again")
+            raise DataError(f"{where}: {len(rows)} images but {len(labels)} labels; fetch it again")
         images.append(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         classes += labels
         source_ids += [f"{part}#{row}" for row in range(len(rows))]
-    return ArraySource(str(folder), np.concatenate(images), classes, source_ids)
+    return ArraySource(files.where(str(folder)), np.concatenate(images), classes, source_ids)
 
 
 def read_split_pickles(files: FileSet, pickles: dict[str, str], lists: ClassLists) -> dict[str, ImageSource]:
     """Read the authors' pickles: `data` (N, 32, 32, 3) and `labels`.
 
-    CIFAR-100's own labels are replaced by class names; others stay numbers, and only their counts can be checked.
+    CIFAR-100's own labels are replaced by class names, and so are other numbers if the pixels are the published ones;
+    else the numbers are kept, and only their counts can be checked.
     """
     fine_names = dict(enumerate(sorted(name for names in lists.splits.values() for name in names)))
     contents = {split: read_pickle(files, name) for split, name in pickles.items()}
-    labels = {split: value_of(content, ["labels"], pickles[split]) for split, content in contents.items()}
+    labels = {split: value_of(content, ["labels"], files.where(pickles[split])) for split, content in contents.items()}
+    images = {split: np.asarray(value_of(c, ["data"], files.where(pickles[split]))) for split, c in contents.items()}
+    numbers = {split: labels_to_names(labels[split], files.where(pickles[split])) for split in contents}
     known = all({fine_names.get(int(i)) for i in labels[split]} == set(lists.splits[split]) for split in contents)
     return {
         split: ArraySource(
+            files.where(pickles[split]),
+            images[split],
+            labels_to_names(labels[split], files.where(pickles[split]), fine_names)
+            if known
+            else name_by_pixels(images[split], numbers[split], files.where(pickles[split])),
             pickles[split],
-            np.asarray(value_of(content, ["data"], pickles[split])),
-            labels_to_names(labels[split], pickles[split], fine_names if known else None),
         )
-        for split, content in contents.items()
+        for split in contents
     }
+
+
+def name_by_pixels(images: np.ndarray, classes: list[str], origin: str) -> list[str]:
+    """Return the names of the published classes with the same pixels in place of numbers; `classes` if there are none.
+
+    Raises:
+        DataError: if only some classes have the published pixels.
+    """
+    if len(images) != len(classes) or images.dtype != np.uint8:
+        return classes  # refused when the source is built
+    names = identify_classes(images, classes, read_digests("cifar100"))
+    unknown = sorted(set(classes) - names.keys())
+    if names and unknown:
+        raise DataError(
+            f"{origin}: the images of {unknown[0]!r} are not those of any class of CIFAR-100, while {len(names)} other "
+            "classes are identical; it is altered or damaged, fetch it again"
+        )
+    return [names.get(name, name) for name in classes]

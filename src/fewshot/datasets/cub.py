@@ -13,9 +13,8 @@ from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
-from fewshot.datasets.sources import FileSource, folder_class, image_names, plan_splits
+from fewshot.datasets.sources import FileSource, folder_class, image_names, plan_splits, unknown_form
 from fewshot.datasets.split_files import SplitPlan
-from fewshot.errors import DataError
 
 
 class Cub(FileDataset):
@@ -31,12 +30,15 @@ class Cub(FileDataset):
         known = {name for names in lists.splits.values() for name in names}
         images = [name for name in image_names(files) if folder_class(name) in known]
         if not images:
-            raise DataError(
-                f"{files.origin} is not a known form of CUB-200-2011; accepted: the archive CUB_200_2011.tgz, or "
-                f"images in folders named as in it (001.Black_footed_Albatross); found {files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "CUB-200-2011",
+                "the archive CUB_200_2011.tgz, or images in folders named as in it (001.Black_footed_Albatross)",
             )
         # Segmentations and the like are in folders with the same names next to `images`.
         photographs = [name for name in images if "images" in PurePosixPath(name).parts] or images
         to_array = partial(resize_square, size=self.image_size)
-        source = FileSource(files, photographs, [folder_class(name) for name in photographs], to_array)
+        classes = [folder_class(name) for name in photographs]
+        self.check_split_folders(photographs, classes)
+        source = FileSource(files, photographs, classes, to_array)
         yield from plan_splits(source, lists)

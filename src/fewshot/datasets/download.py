@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,8 +11,7 @@ from urllib.parse import urlsplit
 from fewshot.datasets.disk import require_space
 from fewshot.datasets.releases import RELEASES, Release, RemoteFile, manual_steps
 from fewshot.datasets.settings import SourceSettings
-from fewshot.datasets.transfer import Checksum, check_file, fetch_file
-from fewshot.digests import file_digest
+from fewshot.datasets.transfer import Checksum, check_file, fetch_file, file_hash
 from fewshot.errors import DataError, ParamsError
 from fewshot.files import write_atomic
 from fewshot.settings import Settings
@@ -40,8 +40,7 @@ def download(name: str, settings: Settings, raw_dir: Path) -> list[Path]:
     if not isinstance(settings, SourceSettings):
         return []
     failures = []
-    releases = list(_releases(name, settings))
-    for release in sorted(releases, key=lambda release: not _is_downloaded(release, raw_dir)):
+    for release in sorted(releases(name, settings), key=lambda release: not _is_downloaded(release, raw_dir)):
         try:
             return _fetch_release(name, release, settings, raw_dir)
         except DataError as error:
@@ -63,9 +62,9 @@ def describe_files(name: str, settings: Settings, files: Sequence[Path]) -> list
 
 def _checks(name: str, settings: Settings, path: Path) -> Iterator[str]:
     for file in _files_of(path):
-        checksum = _checksum(name, settings, file.name)
+        checksum = _checksum(name, settings, file.name) or _first_checksum(name, settings, file)
         if checksum is not None:
-            yield f"{file.name}: {checksum.algorithm} {checksum.value}"
+            yield f"{file.name}: {checksum.algorithm} {checksum.value}{checksum.origin}"
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -100,15 +99,40 @@ def _checksum(name: str, settings: Settings, file_name: str) -> Checksum | None:
     return None
 
 
-def _releases(name: str, settings: SourceSettings) -> Iterator[Release]:
-    """Yield the releases to try, the user's mirrors first."""
+def _first_checksum(name: str, settings: Settings, path: Path) -> Checksum | None:
+    """Return the hash recorded at the first download of a file without a published checksum.
+
+    None if there is no record, or the user wants no check.
+    """
+    choice = getattr(settings, "sha256", "published")
+    record = checksum_record(path)
+    if choice == "none" or (isinstance(choice, dict) and choice.get(path.name) == "none") or not record.is_file():
+        return None
+    value = record.read_text(encoding="utf-8").partition(" ")[0]
+    return Checksum("sha256", value, f" (as at the first download, recorded in {record})")
+
+
+def checksum_record(path: Path) -> Path:
+    """Return the record next to a downloaded file, in the format of `sha256sum`."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def record_checksum(path: Path) -> None:
+    """Record the hash of a downloaded file, unless it is recorded, so that a later download shows any change."""
+    record = checksum_record(path)
+    if not record.exists():
+        write_atomic(record, f"{file_hash(path, 'sha256')}  {path.name}\n".encode())
+
+
+def releases(name: str, settings: SourceSettings) -> Iterator[Release]:
+    """Yield the releases of a data set in the order in which they are tried, the user's mirrors first."""
     folders = tuple(address for address in settings.mirrors if address.endswith("/"))
     for address in settings.mirrors:
         if address not in folders:
             yield Release(name, (RemoteFile(Path(urlsplit(address).path).name or name, (address,)),))
     for release in RELEASES.get(name, ()):
         files = tuple(
-            RemoteFile(file.name, (*(folder + file.name for folder in folders), *file.addresses), size=file.size)
+            replace(file, addresses=(*(folder + file.name for folder in folders), *file.addresses))
             for file in release.files
         )
         yield Release(release.folder, files, release.terms)
@@ -131,29 +155,12 @@ def _fetch_release(name: str, release: Release, settings: SourceSettings, raw_di
         raise DataError(f"{release.terms}. If you accept them, set prepare.{name}.accept_terms: true in params.yaml.")
     _check_space(name, folder, missing)
     for file in release.files:
-        checksum = _checksum(name, settings, file.name)
-        came_from = fetch_file(file.addresses, folder / file.name, checksum)
+        path, checksum = folder / file.name, _checksum(name, settings, file.name)
+        came_from = fetch_file(file.addresses, path, checksum or _first_checksum(name, settings, path))
         log.info("%s: %s", file.name, came_from)
         if checksum is None:
-            _check_unchanged(folder / file.name, is_new=file in missing)
+            record_checksum(path)
     return [folder / file.name for file in release.files]
-
-
-def _check_unchanged(path: Path, *, is_new: bool) -> None:
-    """Compare a file without a known checksum with the SHA-256 recorded when it was first used; record it if new.
-
-    Raises:
-        DataError: if it has changed since.
-    """
-    record = path.with_name(f".{path.name}.sha256")
-    found = file_digest(path)
-    if is_new or not record.exists():
-        write_atomic(record, f"{found}\n".encode())
-    elif (recorded := record.read_text(encoding="utf-8", errors="replace").strip()) != found:
-        raise DataError(
-            f"{path} has sha256 {found}, but {recorded} when it was first used: damaged or replaced. "
-            f"Delete it to fetch it again; if it is the right one, delete {record}"
-        )
 
 
 def _check_space(name: str, folder: Path, missing: Sequence[RemoteFile]) -> None:

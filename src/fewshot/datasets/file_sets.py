@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fewshot.datasets.tally import Tally
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.folders import is_hidden, list_folder
 
 # Raised by the standard library for damaged archives; OSError also for files without read permission.
@@ -48,6 +48,10 @@ class FileSet(ABC):
         tally.skipped.update(self.tally.skipped)
         self.tally = tally
 
+    def where(self, name: str) -> str:
+        """Return the place of a file as shown in messages."""
+        return f"{self.origin}: {name}" if name in self.sizes else f"{self.origin}/{name}".removesuffix("/.")
+
     @abstractmethod
     def _open(self, name: str) -> BinaryIO: ...
 
@@ -62,9 +66,8 @@ class FileSet(ABC):
             with self._open(name) as file:
                 yield file
         except UNREADABLE as error:
-            raise DataError(
-                f"{self.origin}: cannot read {name!r}: {error or 'it ends early'}; fetch it again"
-            ) from error
+            reason = reason_of(error) if str(error) else "it ends early"
+            raise DataError(f"{self.origin}: cannot read {name!r}: {reason}; fetch it again") from error
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the content of a file of at most `limit` bytes."""
@@ -83,6 +86,7 @@ class FolderFiles(FileSet):
     """The files in a user's folder and its subfolders; links are followed."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         try:
             listing = list_folder(root)
             self._files = listing.files
@@ -91,6 +95,10 @@ class FolderFiles(FileSet):
             raise DataError(f"{error.filename!r} cannot be read: {error.strerror}; correct its permissions") from None
         self.folders = listing.folders
         self.tally.skipped.update(listing.skipped)
+
+    def where(self, name: str) -> str:
+        """Return the path of a file."""
+        return str(self._root / name)
 
     def _open(self, name: str) -> BinaryIO:
         return open(self._files[name], "rb")
@@ -102,6 +110,10 @@ class SingleFile(FileSet):
     def __init__(self, path: Path) -> None:
         self._path = path
         super().__init__(str(path), {path.name: path.stat().st_size})
+
+    def where(self, name: str) -> str:
+        """Return the path of the file."""
+        return str(self._path)
 
     def _open(self, name: str) -> BinaryIO:
         return open(self._path, "rb")
@@ -122,6 +134,10 @@ class JoinedFiles(FileSet):
         self.folders = tuple(folder for part in parts for folder in part.folders)
         for part in parts:
             self.tally.skipped.update(part.tally.skipped)
+
+    def where(self, name: str) -> str:
+        """Return the place of a file in its part."""
+        return self._owner[name].where(name) if name in self._owner else super().where(name)
 
     def _open(self, name: str) -> BinaryIO:
         return self._owner[name]._open(name)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -89,7 +89,7 @@ def _refusal(origin: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise BrokenImageError(origin, f"is not a readable image (none of {', '.join(FORMATS)})") from None
     except Exception as error:
-        raise BrokenImageError(origin, f"is not a readable image ({error})") from error
+        raise BrokenImageError(origin, f"is not a readable image ({reason_of(error)})") from error
 
 
 def convert_image(image: Image.Image, origin: str) -> Picture:

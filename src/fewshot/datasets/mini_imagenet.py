@@ -16,6 +16,7 @@ import numpy as np
 
 from fewshot.datasets.archives import Limits
 from fewshot.datasets.base import FileDataset
+from fewshot.datasets.channel_order import check_colours
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import resize_square
 from fewshot.datasets.parquet import ParquetSource, parquet_names
@@ -31,6 +32,7 @@ from fewshot.datasets.sources import (
     plan_split_sources,
     plan_splits,
     read_pickle,
+    unknown_form,
     value_of,
 )
 from fewshot.datasets.split_files import SplitPlan
@@ -48,22 +50,31 @@ class MiniImagenet(FileDataset):
 
     def read(self, files: FileSet) -> Iterator[SplitPlan]:
         """Yield the splits from whichever form the files have."""
+        yield from check_colours(self._plans(files), self.findings)
+
+    def _plans(self, files: FileSet) -> Iterator[SplitPlan]:
         lists = self.class_lists
         # These contain more images of the train classes; they are not splits.
         pickles = files_by_split(files, PICKLE_ENDINGS, ignore=("train_phase_val", "train_phase_test"))
         if pickles:
+            self.findings["form"] = "one pickle per split"
             sources = {split: read_split_pickle(files, name) for split, name in pickles.items()}
             yield from plan_split_sources(sources, lists)
         elif tables := parquet_names(files):
-            source = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
-            yield from plan_splits(source.without_surplus(lists), lists)
+            self.findings["form"] = "parquet files"
+            table = ParquetSource(files, tables, partial(resize_square, size=self.image_size))
+            yield from plan_splits(table.without_surplus(lists), lists)
         elif images := image_names(files):
-            yield from plan_splits(image_source(files, images, self.image_size), lists)
+            self.findings["form"] = "image files"
+            source = image_source(files, images, self.image_size)
+            self.check_split_folders(images, source.classes)
+            yield from plan_splits(source, lists)
         else:
-            raise DataError(
-                f"{files.origin} is not a known form of miniImageNet; accepted: pickles of train, val and test, images "
-                "in folders named by WordNet id (n01532829), or parquet files whose classes are WordNet ids; found "
-                f"{files.names()[:5]}"
+            raise unknown_form(
+                files,
+                "miniImageNet",
+                "pickles of train, val and test, images in folders named by WordNet id (n01532829), or parquet files "
+                "whose classes are WordNet ids",
             )
 
 
@@ -81,12 +92,12 @@ def wordnet_id(name: str) -> str:
 
 def read_split_pickle(files: FileSet, name: str) -> ImageSource:
     """Read the pickle of one split, in either format."""
-    content = read_pickle(files, name)
-    images = np.asarray(value_of(content, ["image_data", "data"], name))
+    content, where = read_pickle(files, name), files.where(name)
+    images = np.asarray(value_of(content, ["image_data", "data"], where))
     if "class_dict" in content:
-        return ArraySource(name, images, class_dict_names(content["class_dict"], len(images), name))
-    labels = value_of(content, ["labels"], name)
-    return ArraySource(name, images, labels_to_names(labels, name, _category_names(content, name)))
+        return ArraySource(where, images, class_dict_names(content["class_dict"], len(images), where), name)
+    labels = value_of(content, ["labels"], where)
+    return ArraySource(where, images, labels_to_names(labels, where, _category_names(content, where)), name)
 
 
 def _category_names(content: Mapping[str, Any], name: str) -> dict[int, str] | None:

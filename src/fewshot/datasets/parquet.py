@@ -15,7 +15,7 @@ from fewshot.datasets.class_lists import ClassLists
 from fewshot.datasets.file_sets import FileSet
 from fewshot.datasets.images import MAX_FILE_BYTES
 from fewshot.datasets.sources import decode_counted, labels_to_names, split_of_name
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
@@ -60,17 +60,18 @@ class ParquetSource:
             if not wanted.isdisjoint(numbers):
                 for row, (content, origin) in zip(numbers, self._encoded(name), strict=True):
                     if row in wanted:
-                        yield row, self._to_array(decode_counted(self._files, content, origin)), origin
+                        image = decode_counted(self._files, content, self._files.where(origin))
+                        yield row, self._to_array(image), origin
             first += len(labels)
 
     def _encoded(self, name: str) -> Iterator[tuple[bytes, str]]:
         """Yield every image file of a parquet file, with its name in errors."""
         with _open(self._files, name) as table:
-            column, row = _column(table, IMAGE_COLUMNS, name), 0
+            column, row = _column(table, IMAGE_COLUMNS, self._files.where(name)), 0
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=[column]):
                 for value in batch.column(0):
                     origin = f"{name}#{row}"
-                    yield _image_bytes(value.as_py(), origin), origin
+                    yield _image_bytes(value.as_py(), self._files.where(origin)), origin
                     row += 1
 
 
@@ -89,11 +90,14 @@ def _open(files: FileSet, name: str) -> Iterator[pyarrow.parquet.ParquetFile]:
                 size = table.metadata.row_group(index).total_byte_size
                 if not 0 <= size <= MAX_GROUP_BYTES:
                     raise DataError(
-                        f"{name}: a row group declares {size:,} bytes, at most {MAX_GROUP_BYTES:,} are read"
+                        f"{files.where(name)}: a row group declares {size:,} bytes, at most {MAX_GROUP_BYTES:,} are "
+                        "read; fetch it again"
                     )
             yield table
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{name} is not a complete parquet file ({str(error)[:200]}); fetch it again") from error
+            raise DataError(
+                f"{files.where(name)} is not a complete parquet file ({reason_of(error)}); fetch it again"
+            ) from error
 
 
 def _column(table: pyarrow.parquet.ParquetFile, names: Sequence[str], origin: str) -> str:
@@ -107,13 +111,15 @@ def _column(table: pyarrow.parquet.ParquetFile, names: Sequence[str], origin: st
 def _read_labels(files: FileSet, name: str) -> list[str]:
     """Return the class name of every row."""
     with _open(files, name) as table:
-        column = _column(table, LABEL_COLUMNS, name)
+        column = _column(table, LABEL_COLUMNS, files.where(name))
         values = table.read([column]).column(0)
         if values.null_count:
-            raise DataError(f"{name}: {values.null_count} labels of column {column!r} are missing; fetch it again")
+            raise DataError(
+                f"{files.where(name)}: {values.null_count} labels of column {column!r} are missing; fetch it again"
+            )
         if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
             return [str(value) for value in values.to_pylist()]
-        return labels_to_names(values.to_numpy(), name, _label_names(table, column))
+        return labels_to_names(values.to_numpy(), files.where(name), _label_names(table, column))
 
 
 def _label_names(table: pyarrow.parquet.ParquetFile, column: str) -> dict[int, str] | None:

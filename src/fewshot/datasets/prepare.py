@@ -60,7 +60,8 @@ def build_store(name: str, settings: Settings, raw_dir: Path, store_dir: Path) -
             provenance = {
                 "files": describe_files(name, settings, files),
                 "settings": settings.model_dump(mode="json"),
-                **vars(dataset.tally),  # filled while the splits are read
+                **vars(dataset.tally),  # filled, like the findings, while the splits are read
+                "findings": dataset.findings,
             }
             store = write_store(store_dir, name, dataset.image_shape, dataset.splits(files, scratch), provenance)
         finally:

@@ -15,7 +15,8 @@ class RemoteFile:
         addresses: mirrors, in the order in which they are tried.
         md5: checksum used by public programs (torchvision, torchmeta), if any.
         sha256: likewise (Keras, torchvision's prototypes); preferred to `md5`.
-        size: approximate size in bytes, for the disk check before the server states the exact one.
+        size: size in bytes, for the disk check before the server states it.
+        size_is_exact: whether it was taken from the file itself; else it is approximate.
     """
 
     name: str
@@ -23,6 +24,7 @@ class RemoteFile:
     md5: str | None = None
     sha256: str | None = None
     size: int | None = None
+    size_is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ CIFAR100 = Release(
             md5="eb9058c3a382ffc7106e4002c42a8d85",
             sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
             size=169_001_437,
+            size_is_exact=True,
         ),
     ),
 )
@@ -80,8 +83,9 @@ CIFAR100_PARQUET = Release(
 )
 
 
-def _from_zenodo(names: tuple[str, ...], size: int) -> tuple[RemoteFile, ...]:
-    return tuple(RemoteFile(name, (ZENODO + name,), size=size // len(names)) for name in names)
+def _from_zenodo(sizes: dict[str, int | None]) -> tuple[RemoteFile, ...]:
+    """Return files of the record, by name, with their approximate sizes; no public program states a checksum."""
+    return tuple(RemoteFile(name, (ZENODO + name,), size=size) for name, size in sizes.items())
 
 
 RELEASES: dict[str, tuple[Release, ...]] = {
@@ -98,7 +102,13 @@ RELEASES: dict[str, tuple[Release, ...]] = {
     "mini_imagenet": (
         Release(
             "mini_imagenet",
-            _from_zenodo(tuple(f"mini-imagenet-cache-{s}.pkl" for s in ("train", "validation", "test")), 1_300_000_000),
+            _from_zenodo(
+                {
+                    "mini-imagenet-cache-train.pkl": 813_000_000,
+                    "mini-imagenet-cache-validation.pkl": 203_000_000,
+                    "mini-imagenet-cache-test.pkl": 254_000_000,
+                }
+            ),
             terms=IMAGENET_TERMS,
         ),
         Release(
@@ -118,12 +128,14 @@ RELEASES: dict[str, tuple[Release, ...]] = {
         Release(
             "tiered_imagenet",
             _from_zenodo(
-                tuple(
-                    f"tiered-imagenet-{split}_{kind}.pkl"
-                    for split in ("train", "val", "test")
-                    for kind in ("images_png", "labels")
-                ),
-                13_000_000_000,
+                {
+                    "tiered-imagenet-train_images_png.pkl": 7_500_000_000,
+                    "tiered-imagenet-train_labels.pkl": None,
+                    "tiered-imagenet-val_images_png.pkl": 2_100_000_000,
+                    "tiered-imagenet-val_labels.pkl": None,
+                    "tiered-imagenet-test_images_png.pkl": 3_400_000_000,
+                    "tiered-imagenet-test_labels.pkl": None,
+                }
             ),
             terms=IMAGENET_TERMS,
         ),
@@ -153,6 +165,7 @@ RELEASES: dict[str, tuple[Release, ...]] = {
                     md5="97eceeb196236b17998738112f37df78",
                     sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
                     size=1_150_585_339,
+                    size_is_exact=True,
                 ),
             ),
         ),
@@ -166,6 +179,7 @@ RELEASES: dict[str, tuple[Release, ...]] = {
                     (f"https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{name}",),
                     md5=md5,
                     size=size,
+                    size_is_exact=True,
                 )
                 for name, md5, size in (
                     ("images_background.zip", "68d2efa1b9178cc56df9314c21c6e718", 9_464_212),

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 
 MAX_DEPTH = 20
 MAX_LINE_BYTES = 1 << 16
@@ -193,7 +193,8 @@ def load_pickle(file: BinaryIO, origin: str) -> Any:
         pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError,
         OverflowError, RecursionError, ImportError,
     ) as error:  # fmt: skip
-        raise DataError(f"{origin} is not a complete pickle of a data set ({error!r}); fetch it again") from error
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise DataError(f"{origin} is not a complete pickle of a data set ({reason}); fetch it again") from error
 
 
 def _check_opcodes(file: BinaryIO, length: int) -> None:

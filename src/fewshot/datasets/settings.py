@@ -43,6 +43,16 @@ class ImagenetSettings(SourceSettings):
     )
 
 
+class TieredImagenetSettings(ImagenetSettings):
+    """Settings of `tiered_imagenet`."""
+
+    channel_order: Literal["auto", "rgb", "bgr"] = Field(
+        "auto",
+        description="order of the channels in the files that are read; auto: bgr in <split>_images.npz, as the public "
+        "unpacking program writes them, rgb in all other forms",
+    )
+
+
 class OmniglotSettings(SourceSettings):
     """Settings of `omniglot`."""
 

@@ -22,6 +22,7 @@ from fewshot.errors import DataError
 SPLIT_WORDS = {"train": "train", "base": "train", "val": "validation", "valid": "validation",
                "validation": "validation", "test": "test", "novel": "test"}  # fmt: skip
 PICKLE_ENDINGS = (".pkl", ".pickle")
+ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|7z|rar|zst)$", re.IGNORECASE)
 MAX_NPY_HEADER = 10_000
 # Control characters, line and paragraph separators, and the surrogates that stand for bytes that are not UTF-8.
 UNUSABLE_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -45,10 +46,17 @@ class ImageSource(Protocol):
 
 
 class ArraySource:
-    """Images in one array, (N, H, W, 3) uint8."""
+    """Images in one array, (N, H, W, 3) uint8.
+
+    Args:
+        origin: file in messages.
+        images: the array.
+        classes: class name of each image.
+        source_ids: one per image, or the name of the file, to which the row is added.
+    """
 
     def __init__(
-        self, origin: str, images: np.ndarray, classes: Sequence[str], source_ids: Sequence[str] | None = None
+        self, origin: str, images: np.ndarray, classes: Sequence[str], source_ids: Sequence[str] | str
     ) -> None:
         if len(images) != len(classes):
             raise DataError(f"{origin}: {len(images)} images but {len(classes)} labels; fetch it again")
@@ -60,7 +68,7 @@ class ArraySource:
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
         for row in rows:
-            source_id = f"{self.origin}#{row}" if self._source_ids is None else self._source_ids[row]
+            source_id = f"{self._source_ids}#{row}" if isinstance(self._source_ids, str) else self._source_ids[row]
             yield row, self._images[row], source_id
 
 
@@ -74,7 +82,7 @@ class StreamSource:
         open_stream: Callable[[BinaryIO], AbstractContextManager[BinaryIO]],
         classes: Sequence[str],
     ):
-        self.origin, self.classes = name, classes
+        self.origin, self.classes = files.where(name), classes
         self._files, self._name, self._open_stream = files, name, open_stream
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
@@ -92,7 +100,7 @@ class StreamSource:
                 if len(content) != image_bytes:
                     raise DataError(f"{self.origin} ends in image {row} of {shape[0]}; fetch it again")
                 if row in wanted:
-                    yield row, np.frombuffer(content, np.uint8).reshape(shape[1:]), f"{self.origin}#{row}"
+                    yield row, np.frombuffer(content, np.uint8).reshape(shape[1:]), f"{self._name}#{row}"
 
 
 class FileSource:
@@ -112,7 +120,7 @@ class FileSource:
         """Yield the images."""
         for row in rows:
             name = self._names[row]
-            image = decode_counted(self._files, self._files.read(name, MAX_FILE_BYTES), f"{self.origin}: {name!r}")
+            image = decode_counted(self._files, self._files.read(name, MAX_FILE_BYTES), self._files.where(name))
             yield row, self._to_array(image), name
 
 
@@ -122,20 +130,22 @@ class PickledFilesSource:
     def __init__(
         self, files: FileSet, name: str, classes: Sequence[str], to_array: Callable[[Image.Image], np.ndarray]
     ) -> None:
-        self.origin, self.classes, self._files, self._to_array = name, classes, files, to_array
+        self.origin, self.classes = files.where(name), classes
+        self._files, self._name, self._to_array = files, name, to_array
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray, str]]:
         """Yield the images."""
-        items = read_pickle(self._files, self.origin)
+        items = read_pickle(self._files, self._name)
         if not isinstance(items, list | np.ndarray) or len(items) != len(self.classes):
             found = len(items) if isinstance(items, list | np.ndarray) else type(items).__name__
             raise DataError(f"{self.origin}: {len(self.classes)} labels but {found} images; fetch it again")
         for row in rows:
-            item, origin = items[row], f"{self.origin}#{row}"
+            item, source_id = items[row], f"{self._name}#{row}"
+            origin = f"{self.origin}#{row}"
             content = item.tobytes() if isinstance(item, np.ndarray) and item.dtype == np.uint8 else item
             if not isinstance(content, bytes):
                 raise DataError(f"{origin} is {type(item).__name__}, not an encoded image; fetch it again")
-            yield row, self._to_array(decode_counted(self._files, content, origin)), origin
+            yield row, self._to_array(decode_counted(self._files, content, origin)), source_id
 
 
 def decode_counted(files: FileSet, content: bytes, origin: str) -> Image.Image:
@@ -156,7 +166,8 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as a Python literal
-        raise DataError(f"{origin} is not an array file ({error}); fetch it again") from error
+        # numpy's text is left out: it may advise to allow pickles.
+        raise DataError(f"{origin} is not an array file, or its header is damaged; fetch it again") from error
     if dtype != np.uint8 or fortran:
         raise DataError(f"{origin}: {dtype} in {'Fortran' if fortran else 'C'} order, expected uint8 in C order")
     return tuple(shape)
@@ -165,7 +176,7 @@ def read_npy_header(stream: BinaryIO, origin: str) -> tuple[int, ...]:
 def read_pickle(files: FileSet, name: str) -> Any:
     """Read a pickle of plain values and arrays."""
     with files.open(name) as file:
-        return load_pickle(file, name)
+        return load_pickle(file, files.where(name))
 
 
 def split_of_name(name: str) -> str | None:
@@ -211,9 +222,59 @@ def image_names(files: FileSet) -> list[str]:
     return names
 
 
+def unknown_form(files: FileSet, dataset: str, accepted: str) -> DataError:
+    """Return the error to raise when the files are no form of a data set.
+
+    Args:
+        files: the files.
+        dataset: its name in prose.
+        accepted: the accepted forms.
+    """
+    archives = [name for name in files.names() if ARCHIVE_NAME.search(name)]
+    shown = ", ".join(archives[:3]) + (", ..." if len(archives) > 3 else "")
+    hint = (
+        f". It contains archives ({shown}); archives in subfolders or inside another archive are not opened: extract "
+        "them, or set the path to the folder that has them at its top"
+    )
+    return DataError(
+        f"{files.origin} is not a known form of {dataset}; accepted: {accepted}; found {files.names()[:5]}"
+        + (hint if archives else "")
+    )
+
+
 def folder_class(name: str) -> str:
     """Return the name of the folder that contains a file."""
     return PurePosixPath(name).parent.name
+
+
+def split_folder_conflict(
+    names: Sequence[str], classes: Sequence[str], lists: ClassLists
+) -> tuple[str, set[str], int] | None:
+    """Return the first class whose folders, named after splits, contradict the class lists.
+
+    Args:
+        names: names of image files.
+        classes: class of each file.
+        lists: the published splits.
+
+    Returns:
+        The class, the folders it is in, and the number of such classes; None if there are none, or if all images are
+        below one such folder, as those of ILSVRC-2012 are below `train`.
+    """
+    folders: dict[str, set[str]] = {}
+    for name, class_name in zip(names, classes, strict=True):
+        above = [part for part in PurePosixPath(name).parts[:-1] if part != class_name and part.lower() in SPLIT_WORDS]
+        if above:
+            folders.setdefault(class_name, set()).add(above[-1])
+    if len(set().union(*folders.values())) < 2:
+        return None
+    conflicts = [
+        class_name
+        for split in SPLITS
+        for class_name in lists.splits[split]
+        if any(SPLIT_WORDS[folder.lower()] != split for folder in folders.get(class_name, ()))
+    ]
+    return (conflicts[0], folders[conflicts[0]], len(conflicts)) if conflicts else None
 
 
 def labels_to_names(labels: Any, origin: str, names: Mapping[int, str] | None = None) -> list[str]:

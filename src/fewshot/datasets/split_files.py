@@ -136,7 +136,7 @@ def _sort_classes(
     for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         file.seek(offset + start * image_bytes)
         block = np.frombuffer(file.read((stop - start) * image_bytes), np.uint8).reshape(stop - start, image_bytes)
-        keys = [hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest() for image in block]
+        keys = [image_digest(image) for image in block]
         order = sorted(range(stop - start), key=lambda i: (keys[i], sources[start + i]))
         block = block[order]
         file.seek(offset + start * image_bytes)
@@ -145,6 +145,11 @@ def _sort_classes(
         sources[start:stop] = [sources[start + i] for i in order]
         digests[start:stop] = [np.frombuffer(keys[i], np.uint8) for i in order]
     return total.hexdigest(), digests
+
+
+def image_digest(image: np.ndarray) -> bytes:
+    """Return the digest of an image's pixels, uint8; equal images have equal digests."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=DIGEST_BYTES).digest()
 
 
 def open_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,9 +8,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from fewshot import __version__
-from fewshot.datasets.archives import looks_like_page
+from fewshot.datasets.archives import first_bytes, looks_like_page
 from fewshot.datasets.disk import require_space
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.files import cannot_write
 
 log = logging.getLogger(__name__)
@@ -41,10 +43,11 @@ USER_AGENT = f"fewshot-workflow/{__version__}"
 
 @dataclass(frozen=True)
 class Checksum:
-    """The expected hash of a file; `algorithm` is "md5" or "sha256"."""
+    """The expected hash of a file; `algorithm` is "md5" or "sha256", `origin` where it comes from, for messages."""
 
     algorithm: str
     value: str
+    origin: str = ""
 
 
 class MirrorError(Exception):
@@ -105,37 +108,67 @@ def _fetch_with_retries(address: str, target: Path, checksum: Checksum | None, p
         except (MirrorError, requests.RequestException) as error:
             final = isinstance(error, MirrorError) and error.final
             if final or attempt == ATTEMPTS or isinstance(error, requests.TooManyRedirects | requests.URLRequired):
-                raise MirrorError(f"{error} (attempt {attempt})", final=True) from error
+                raise MirrorError(f"{failure_reason(error)} (attempt {attempt})", final=True) from error
             pause = getattr(error, "wait_s", None) or pause_s * 2 ** (attempt - 1)
-            log.info("%s: %s; trying again in %.0f s", address, error, pause)
+            log.info("%s: %s; trying again in %.0f s", address, failure_reason(error), pause)
             time.sleep(min(pause, LONGEST_PAUSE_S))
 
 
 def _fetch_once(address: str, target: Path, checksum: Checksum | None) -> None:
     """Fetch the file, or the rest of it; move it into place if it is complete and correct."""
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise MirrorError("only http and https addresses are supported; give a local file as `path`", final=True)
     partial = PartialFile(target)
-    with requests.Session() as session:
-        session.max_redirects = MAX_REDIRECTS
-        done, range_headers = partial.resume(address)
-        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **range_headers}
-        with session.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                partial.discard()
-                raise MirrorError("the server cannot resume the transfer")
-            _check_response(response, address)
-            start = _first_byte(response, done)
-            partial.write_note(address, response)
-            _receive(response, partial.path, start, target.name)
+    done, range_headers = partial.resume(address)
+    with request_file(address, range_headers) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            partial.discard()
+            raise MirrorError("the server cannot resume the transfer")
+        check_response(response, address)
+        start = _first_byte(response, done)
+        partial.write_note(address, response)
+        _receive(response, partial.path, start, target.name)
     try:
-        _check_start(partial.path)
+        check_start(first_bytes(partial.path))
         check_file(partial.path, checksum, target.name)
     except (DataError, MirrorError) as error:
         partial.discard()
         raise MirrorError(str(error), final=True) from error
     os.replace(partial.path, target)
     partial.discard()
+
+
+def failure_reason(error: Exception) -> str:
+    """Return why a request failed, in one line."""
+    text = str(error)
+    if isinstance(error, MirrorError):
+        return text
+    host = re.search(r"host='([^']+)'", text)
+    name = host.group(1) if host else "the server"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the certificate of {name} cannot be verified"
+    if isinstance(error, requests.Timeout):
+        return f"timed out: {name} did not answer within {max(TIMEOUT_S)} s"
+    if "Failed to resolve" in text or "Name or service not known" in text:
+        return f"the name {name} cannot be resolved (is there a network connection?)"
+    if "Connection refused" in text:
+        return f"Connection refused by {name}"
+    return reason_of(error)
+
+
+@contextmanager
+def request_file(address: str, range_headers: Mapping[str, str]) -> Iterator[requests.Response]:
+    """Request a file, or the range of it that the headers ask for; the body is read by the caller.
+
+    Raises:
+        MirrorError: if the address is neither http nor https.
+        requests.RequestException: if the server cannot be reached.
+    """
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise MirrorError("only http and https addresses are supported; give a local file as `path`", final=True)
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **range_headers}
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        with session.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            yield response
 
 
 class PartialFile:
@@ -172,7 +205,8 @@ class PartialFile:
         self._note.unlink(missing_ok=True)
 
 
-def _check_response(response: requests.Response, address: str) -> None:
+def check_response(response: requests.Response, address: str) -> None:
+    """Raise `MirrorError` if a response is not that of a file: an error, a web page, or a redirect to plain http."""
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
         wait = response.headers.get("Retry-After", "")
@@ -223,9 +257,8 @@ def _receive(response: requests.Response, partial: Path, start: int, name: str) 
         raise MirrorError(f"the connection broke after {received:,} of {total:,} bytes")
 
 
-def _check_start(path: Path) -> None:
-    with open(path, "rb") as file:
-        start = file.read(512)
+def check_start(start: bytes) -> None:
+    """Raise `MirrorError` if the first bytes of a file are missing or those of a web page."""
     if not start:
         raise MirrorError("it sends an empty file", final=True)
     if looks_like_page(start):
@@ -243,8 +276,9 @@ def check_file(path: Path, checksum: Checksum | None, name: str | None = None) -
     found = file_hash(path, checksum.algorithm)
     if found != checksum.value:
         raise DataError(
-            f"{name or path} has {checksum.algorithm} {found}, expected {checksum.value}: damaged or another file. "
-            "Delete it to fetch it again; if it is the right one, set its sha256 (or none) in section prepare"
+            f"{name or path} has {checksum.algorithm} {found}, expected {checksum.value}{checksum.origin}: damaged or "
+            "another file. Delete it to fetch it again; if it is the right one, set its sha256 (or none) in section "
+            "prepare"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fewshot.episodes.draw import EpisodeIndices
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.files import read_npz, write_npz
 
 ADVICE = "delete its folder and run 'fewshot prepare' again"
@@ -40,7 +40,7 @@ def read_episodes(path: Path, *, n_shot: int, episodes: int, recorded_hash: str 
         found = EpisodeIndices(arrays["classes"], arrays["images"], int(arrays["n_query"]), arrays["ids"])
         _check_form(found)
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: not an episode list ({error}); {ADVICE}") from None
+        raise DataError(f"{path}: not an episode list ({reason_of(error)}); {ADVICE}") from None
     if recorded_hash not in (None, episodes_hash(found)):
         raise DataError(f"{path}: not the list that was drawn (its episodes_hash is not {recorded_hash}); {ADVICE}")
     if len(found) < episodes or found.n_shot < n_shot:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fewshot.errors import DataError
+from fewshot.errors import DataError, reason_of
 from fewshot.files import read_json, read_npz
 from fewshot.report import stats
 from fewshot.report.inputs import ReportEntry
@@ -138,7 +138,7 @@ def read_runs(entry: ReportEntry) -> list[Run]:
         return [_run(entry, protocol, result, arrays) for result in results]
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {error}); {advice}"
+            f"{entry.evaluation}: not a complete evaluation ({type(error).__name__}: {reason_of(error)}); {advice}"
         ) from error
 
 

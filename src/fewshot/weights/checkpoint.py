@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError, quoted_key, quoted_names
+from fewshot.errors import CheckpointError, quoted_key, quoted_names, reason_of
 from fewshot.files import write_atomic
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def read_safetensors(path: Path, *, advice: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable weights file ({quoted_key(str(error))}); {advice}") from None
+        raise CheckpointError(f"{path}: not a readable weights file ({reason_of(error)}); {advice}") from None
 
 
 def fit_state(tensors: Mapping[str, Tensor], learner: nn.Module, *, source: str, advice: str = FROM_THE_START) -> None:

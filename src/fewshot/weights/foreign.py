@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.errors import CheckpointError, quoted_key, quoted_names
+from fewshot.errors import CheckpointError, quoted_key, quoted_names, reason_of
 from fewshot.weights.checkpoint import fit_state, read_safetensors
 
 ORIGINAL_SECTIONS = ("embedding", "head")
@@ -59,8 +59,9 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # such as for the protocol of another pickle writer
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for foreign and damaged files
-        reason = quoted_key(str(error).splitlines()[0]) if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: refused, because it is not a plain file of tensors ({reason})") from None
+        raise CheckpointError(
+            f"{path}: refused, because it is not a plain file of tensors ({reason_of(error)})"
+        ) from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not dictionaries of tensors")
     return content
