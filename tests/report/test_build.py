@@ -48,7 +48,7 @@ def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) 
     assert text.count("| not comparable (1) |") == 2
     assert text.count("\n(1) ") == 1
     assert "\n(2) " not in text
-    assert "the source's training settings are not known." in text
+    assert "(1) the source's training settings are not known; quoted by MetaOptNet, from R2D2's paper." in text
     assert f"| {float(first['difference_pct']):+.2f} ± {float(first['difference_ci95_pct']):.2f} |" in text
 
 

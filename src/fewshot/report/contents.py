@@ -9,7 +9,7 @@ from fewshot.report.compare import Comparison, compare_rows
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.report.measure import Row, Run, group_labels, group_rows, read_runs
 from fewshot.report.published import expected_numbers, published_numbers
-from fewshot.report.verdict import Verdict, judge
+from fewshot.report.verdict import Verdict, judge_rows
 
 MAX_LOG_LINE = 300
 
@@ -156,7 +156,10 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
     marks = {id(row): mark for family in comparisons for row, mark in zip(family.rows, family.marks, strict=True)}
     labels = group_labels(rows)
     numbers = (*published_numbers(), *expected_numbers())
-    cells = tuple(Cell(row, labels[row.entry.group], judge(row, numbers), marks[id(row)]) for row in rows)
+    verdicts = judge_rows(rows, numbers, suite.settings)
+    cells = tuple(
+        Cell(row, labels[row.entry.group], verdict, marks[id(row)]) for row, verdict in zip(rows, verdicts, strict=True)
+    )
     return Contents(suite, runs, cells, comparisons, missing)
 
 

@@ -9,14 +9,20 @@ _ESCAPES = str.maketrans(
         "±": r"$\pm$", "†": r"$^\dagger$",
     }
 )  # fmt: skip
-_VERDICT_SIGNS = {"agrees": r"$=$", "higher": r"$\uparrow$", "lower": r"$\downarrow$", "not comparable": r"$\nsim$"}
+_VERDICT_SIGNS = {
+    "agrees": r"$=$",
+    "higher": r"$\uparrow$",
+    "lower": r"$\downarrow$",
+    "undecided": "?",
+    "not comparable": r"$\nsim$",
+}
 _LEGEND = (
     r"Accuracy (\%) $\pm$ 95\,\% interval. Bold: best in its column; $^\dagger$: not significantly worse (paired on "
     r"the same episodes, Holm-corrected, 5\,\%)."
 )
 _PUBLISHED_LEGEND = (
     r" In parentheses: the %s number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ ours is lower, "
-    r"$\nsim$ not comparable."
+    r"? undecided, $\nsim$ not comparable; q: quoted by another text."
 )
 _HEAD = "% Needs \\usepackage{booktabs,amssymb}. Made by `fewshot report`; do not edit.\n"
 
@@ -72,5 +78,5 @@ def _cell(cell: Cell | None) -> list[str]:
     number = cell.verdict.number
     if number is None:
         return [ours, ""]
-    sign = _VERDICT_SIGNS[cell.verdict.word]
+    sign = _VERDICT_SIGNS[cell.verdict.word] + (r"\,q" if number.quoted else "")
     return [ours, f"{{\\footnotesize ({number.mean_text}\\,{sign})}}"]

@@ -83,9 +83,11 @@ def result_record(cell: Cell) -> dict[str, Any]:
         "published_pct": decimal(number.accuracy_pct if number else None, 2),
         "published_ci95_pct": decimal(number.ci95_pct if number else None, 2),
         "published_source": number.cited if number else "",
+        "published_confirmed": number.protocol.confirmed if number else "",
         "difference_pct": decimal(100 * gap.mean if gap else None),
         "difference_ci95_pct": decimal(100 * gap.ci95 if gap else None),
         "verdict": cell.verdict.word,
+        "verdict_p_holm": decimal(cell.verdict.p_value),
         "verdict_reasons": "; ".join(cell.verdict.reasons),
         "protocol": protocol_text(row),
         "unconverged": sum(run.unconverged for run in row.runs),
@@ -177,8 +179,8 @@ def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
     ours = MARKS[cell.mark].format(percent(cell))
     if cell.verdict.number is None:
         return [ours, "", "", ""]
-    note = notes.sign("; ".join(cell.verdict.reasons))
-    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.word}{note}"]
+    note = notes.sign("; ".join(cell.verdict.notes))
+    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.text}{note}"]
 
 
 class Notes:
@@ -203,7 +205,10 @@ def published_text(cell: Cell) -> str:
 
 
 def difference_text(cell: Cell) -> str:
-    """Return our number minus the published one in percentage points, with its half width; "" if none is published."""
+    """Return our number minus the published one in percentage points, with its half width; "" if not comparable to any.
+
+    A number of another network has no difference.
+    """
     gap = cell.verdict.difference
     return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
 
@@ -233,4 +238,4 @@ def _terminal_cell(cell: Cell | None) -> list[str]:
     if cell is None:
         return ["-", "", ""]
     symbol = {"best": "*", "tied": "†", "": " "}[cell.mark]
-    return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.word if cell.verdict.number else ""]
+    return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.text if cell.verdict.number else ""]
