@@ -237,10 +237,16 @@ def test_matrices_of_different_episode_lists_have_different_names(maker: Any, tm
     assert names == {"differences-glyphs-glyphs-5way-5shot", "differences-glyphs-glyphs-5way-5shot-2"}
 
 
-def test_an_ambiguous_or_untrained_learner_is_labelled_with_its_recipe(maker: Any) -> None:
+def test_a_single_recipe_is_not_repeated_in_every_label(maker: Any) -> None:
+    maker.add("svm", 0.7)
+    maker.add("ridge", 0.7)
+    assert set(read_contents(maker.suite()).labels.values()) == {"svm", "ridge"}
+
+
+def test_a_label_says_what_was_changed(maker: Any) -> None:
     maker.add("svm", 0.7)
     maker.add("ridge", 0.7)
     maker.add("ridge", 0.6, recipe_name="longer")
     maker.add("r2d2", 0.3, recipe_name="untrained", recipe={"epochs": 0}, history=False)
     names = set(read_contents(maker.suite()).labels.values())
-    assert names == {"svm", "ridge (quick)", "ridge (longer)", "r2d2 (untrained)"}
+    assert names == {"svm (quick)", "ridge (quick)", "ridge (longer)", "r2d2 (untrained)"}

@@ -13,9 +13,9 @@ def shown_learners(tiny_params, learners: list[str]) -> list[str]:
     return [entry.learner for entry in suite_report(plan).entries]
 
 
-def test_component_used_once_has_its_registered_name(tiny_params) -> None:
-    assert shown_learners(tiny_params, ["wide", "prototype"]) == ["ridge", "prototype"]
+def test_component_is_shown_with_the_settings_that_differ_from_its_defaults(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["wide", "narrow"]) == ["ridge (ridge 5.0)", "ridge (ridge 500.0)"]
 
 
-def test_component_with_several_settings_has_its_labels(tiny_params) -> None:
-    assert shown_learners(tiny_params, ["wide", "narrow"]) == ["wide", "narrow"]
+def test_component_with_its_defaults_is_shown_by_its_name(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["prototype", "ridge"]) == ["prototype", "ridge"]

@@ -1,6 +1,6 @@
 """Content of a report, independent of format: rows with verdicts and marks, laid out like the tables of the papers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,6 +198,11 @@ def table_blocks(cells: Sequence[Cell]) -> list[Block]:
 def method_name(label: str, row: Row) -> str:
     """Return the label, with a note if the row is an ensemble of checkpoints."""
     return f"{label}, ensemble" if row.selection == "ensemble" else label
+
+
+def row_name(labels: Mapping[str, str], row: Row) -> str:
+    """Return method and backbone of a row, as in the figures."""
+    return f"{method_name(labels[row.entry.group], row)}, {row.entry.backbone}"
 
 
 def block_title(cell: Cell) -> str:

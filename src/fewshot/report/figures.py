@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.compare import SIGNIFICANT, Comparison
-from fewshot.report.contents import Block, Cell, Contents, counterpart, method_name
+from fewshot.report.contents import Block, Cell, Contents, counterpart, row_name
 from fewshot.report.curves import read_history
 from fewshot.report.style import (
     COLORS,
@@ -23,6 +23,7 @@ from fewshot.report.style import (
     Picture,
     legend_at_the_side,
     line_style,
+    wrapped,
 )
 
 MAX_MATRIX = 40
@@ -79,7 +80,7 @@ def _accuracy_panel(axis: Axes, block: Block, shots: Sequence[int]) -> None:
             style: dict[str, Any] = {"fmt": MARKERS[index % 7], "color": COLORS[index % 7]}
             axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=4, capsize=3, **style)
             _published_mark(axis, cell, y + 0.28)
-    axis.set_yticks(range(len(block.lines)), [line.name for line in block.lines])
+    axis.set_yticks(range(len(block.lines)), [wrapped(line.name) for line in block.lines])
     axis.set_ylim(len(block.lines) - 0.4, -0.6)
     axis.set_title(block.title)
     axis.grid(axis="y", visible=False)
@@ -106,7 +107,7 @@ def learning_curves(contents: Contents) -> Picture | None:
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, groups) in zip(axes, panels.items(), strict=True):
         for index, (group, histories) in enumerate(groups.items()):
-            _curve(axis, histories, contents.labels[group], index)
+            _curve(axis, histories, wrapped(contents.labels[group]), index)
         axis.set(title=title, ylabel="validation accuracy (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_at_the_side(axis)
@@ -147,7 +148,7 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
             shots = sorted(line.cells)
             mean = [line.cells[shot].accuracy_pct for shot in shots]
             width = [line.cells[shot].ci95_pct for shot in shots]
-            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=line.name, **line_style(index))
+            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=wrapped(line.name), **line_style(index))
         axis.set(title=block.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
         axis.set_xticks(block.shots, [str(shot) for shot in block.shots], minor=False)
         axis.minorticks_off()
@@ -176,7 +177,7 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
     """Draw the paired differences of one family as a matrix: row minus column."""
     count = len(comparison.rows)
     values = 100 * np.array([[comparison.difference(i, j) for j in range(count)] for i in range(count)])
-    ticks = [f"{method_name(labels[row.entry.group], row)}, {row.entry.backbone}" for row in comparison.rows]
+    ticks = [wrapped(row_name(labels, row)) for row in comparison.rows]
     entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
     side = 1.6 + 0.62 * count
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
@@ -234,7 +235,7 @@ def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: in
         if not np.isnan(value):
             axis.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > middle else "white")
     axis.set_xticks(range(len(targets)), targets)
-    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_yticks(range(len(rows)), list(map(wrapped, rows)))
     axis.grid(visible=False)
     axis.set_title(f"{shot}-shot")
     figure.colorbar(image, ax=axis, label="accuracy (%)")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,21 +181,27 @@ def _check_same_episodes(row: Row) -> None:
 
 
 def group_labels(rows: Sequence[Row]) -> dict[str, str]:
-    """Label groups by learner, adding the variant where a learner occurs more than once or is untrained.
+    """Label groups by learner and by what was changed: "maml (inner_steps 2; quick-5shot)".
+
+    Settings that differ from the learner's defaults are part of the entry's learner. Recipe and overrides are added
+    where they tell rows apart, or overrides were given, or nothing was trained.
 
     Returns:
         group -> label.
     """
     groups = {row.entry.group: row for row in rows}
-    count = Counter(_method(row) for row in groups.values())
+    variants: dict[str, set[str]] = defaultdict(set)
+    for row in groups.values():
+        variants[row.entry.dataset].add(row.entry.variant)
 
     def label(row: Row) -> str:
         entry = row.entry
-        unambiguous = count[_method(row)] == 1 and row.is_trained
-        return entry.learner if unambiguous else f"{entry.learner} ({entry.variant or entry.recipe})"
+        is_plain = variants[entry.dataset] == {entry.recipe} and row.is_trained
+        return entry.learner if is_plain else _with_variant(entry.learner, entry.variant or entry.recipe)
 
     return {group: label(row) for group, row in groups.items()}
 
 
-def _method(row: Row) -> tuple[str, str, str]:
-    return row.entry.dataset, row.entry.backbone, row.entry.learner
+def _with_variant(learner: str, variant: str) -> str:
+    """Return "ridge (quick)" or "maml (inner_steps 2; quick)"."""
+    return f"{learner[:-1]}; {variant})" if learner.endswith(")") else f"{learner} ({variant})"

@@ -1,11 +1,13 @@
 """Stage report: plan of a suite -> entries of the report -> tables. Does not import torch."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from fewshot.backbones import BACKBONES
 from fewshot.experiments.matrix import Choice
+from fewshot.learners import LEARNERS
 from fewshot.paths import log_file
+from fewshot.registry import Part
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Plan
@@ -26,13 +28,11 @@ def suite_report(plan: Plan) -> SuiteReport:
     for stage in ("prepare", "train", "evaluate"):
         for job in plan.jobs(stage):
             restore_missing(job)
-    backbones = _display_names([job.experiment.backbone for job in plan.train])
-    learners = _display_names([job.experiment.learner for job in plan.train])
-    entries = tuple(_entry(plan, job, backbones, learners) for job in plan.evaluate)
+    entries = tuple(_entry(plan, job) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
-def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners: Mapping[str, str]) -> ReportEntry:
+def _entry(plan: Plan, job: EvaluateJob) -> ReportEntry:
     experiment = job.train.experiment
     return ReportEntry(
         experiment=experiment.name,
@@ -41,8 +41,8 @@ def _entry(plan: Plan, job: EvaluateJob, backbones: Mapping[str, str], learners:
         variant=experiment.variant,
         dataset=experiment.dataset.label,
         target=job.target,
-        backbone=backbones[experiment.backbone.label],
-        learner=learners[experiment.learner.label],
+        backbone=_described(experiment.backbone, BACKBONES),
+        learner=_described(experiment.learner, LEARNERS),
         seed=experiment.seed,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
@@ -64,8 +64,8 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
-def _display_names(choices: Iterable[Choice]) -> dict[str, str]:
-    """Return the registered name of each label, or the label if a suite uses that component with several settings."""
-    names = {choice.label: choice.name for choice in choices}
-    uses = Counter(names.values())
-    return {label: name if uses[name] == 1 else label for label, name in names.items()}
+def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
+    """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
+    defaults = registry[choice.name].settings().model_dump(mode="json")
+    changed = [f"{name} {value}" for name, value in choice.settings.items() if value != defaults[name]]
+    return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
