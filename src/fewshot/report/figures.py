@@ -11,12 +11,14 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fewshot.report.compare import SIGNIFICANT, Comparison
+from fewshot.report.compare import Comparison, Difference
 from fewshot.report.contents import Block, Cell, Contents, counterpart, row_name
 from fewshot.report.curves import read_history
 from fewshot.report.style import (
     COLORS,
     DIVERGING,
+    INSIGNIFICANT_COLOR,
+    INSIGNIFICANT_TEXT_COLOR,
     MARKERS,
     PUBLISHED_COLOR,
     SEQUENTIAL,
@@ -176,18 +178,21 @@ def difference_matrices(contents: Contents) -> Iterator[Picture]:
 def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture:
     """Draw the paired differences of one family as a matrix: row minus column."""
     count = len(comparison.rows)
-    values = 100 * np.array([[comparison.difference(i, j) for j in range(count)] for i in range(count)])
+    found = {(i, j): comparison.difference(i, j) for i in range(count) for j in range(count) if i != j}
+    shown = np.full((count, count), np.nan)
+    for place, gap in found.items():
+        if gap.is_significant:
+            shown[place] = 100 * gap.estimate.mean
     ticks = [wrapped(row_name(labels, row)) for row in comparison.rows]
     entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
     side = 1.6 + 0.62 * count
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
     axis = figure.subplots()
-    limit = max(float(np.abs(values).max()), 0.1)
-    image = axis.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
-    for i in range(count):
-        for j in range(count):
-            if i != j:
-                _difference_text(axis, values[i, j], comparison.p_values[i, j] < SIGNIFICANT, limit, i, j)
+    limit = _color_limit(comparison)
+    axis.set_facecolor(INSIGNIFICANT_COLOR)
+    image = axis.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    for (i, j), gap in found.items():
+        _difference_text(axis, gap, limit, i, j)
     axis.set_xticks(range(count), ticks, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
@@ -198,17 +203,24 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
         name,
         "Paired differences",
         f"{entry.dataset} -> {entry.target}, {shot}-shot: accuracy of the row minus that of the column on the same "
-        "episodes, percentage points. Bold: significant at 5 % after Holm's correction over all pairs in the matrix.",
+        "episodes, percentage points. Coloured: significant at 5 % after Holm's correction over all pairs; grey: not "
+        "significant. Untrained learners do not set the range of the colours.",
         figure,
     )
 
 
-def _difference_text(axis: Axes, value: float, significant: bool, limit: float, i: int, j: int) -> None:
-    color = "white" if abs(value) > 0.6 * limit else "black"
-    weight = "bold" if significant else "normal"
-    axis.text(
-        j, i, f"{value:+.1f}".replace("-0.0", "+0.0"), ha="center", va="center", color=color, weight=weight, fontsize=8
-    )
+def _color_limit(comparison: Comparison) -> float:
+    """Return the largest significant difference between trained rows, else between any rows, percentage points."""
+    significant = {pair for pair in comparison.differences if comparison.difference(*pair).is_significant}
+    trained = {pair for pair in significant if all(comparison.rows[index].is_trained for index in pair)}
+    return max([100 * abs(comparison.differences[pair].mean) for pair in trained or significant], default=1.0)
+
+
+def _difference_text(axis: Axes, gap: Difference, limit: float, i: int, j: int) -> None:
+    value = 100 * gap.estimate.mean
+    color = ("white" if abs(value) > 0.6 * limit else "black") if gap.is_significant else INSIGNIFICANT_TEXT_COLOR
+    text = f"{value:+.1f}".replace("-0.0", "+0.0")
+    axis.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:

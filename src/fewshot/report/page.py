@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from fewshot.report import stats
+from fewshot.report import stats, tables
 from fewshot.report.contents import Cell, Contents, counterpart
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
@@ -65,6 +65,7 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
         published=[_number(number) for number in _published_for(contents)],
+        differences=tables.difference_records(contents),
         versions=_versions(contents),
     )
 

@@ -48,6 +48,11 @@ class Estimate:
     parts: tuple[ErrorPart, ...]
 
     @property
+    def negated(self) -> "Estimate":
+        """The estimate of the opposite difference."""
+        return Estimate(-self.mean, self.parts)
+
+    @property
     def ci95(self) -> float:
         """Half width of the 95 % interval."""
         return self.half_width(CONFIDENCE)

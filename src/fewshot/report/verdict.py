@@ -19,6 +19,7 @@ from scipy import stats as scipy_stats
 from fewshot.evaluation.interval import CONFIDENCE
 from fewshot.experiments.params import Report
 from fewshot.report import stats
+from fewshot.report.compare import SIGNIFICANT
 from fewshot.report.expected_episodes import paired_accuracies
 from fewshot.report.measure import Row
 from fewshot.report.published import Published
@@ -29,7 +30,6 @@ Word = Literal["agrees", "higher", "lower", "undecided", "not comparable", "none
 UNREAD = "unread source"
 UNKNOWN_TRAINING = "the source's training settings are not known"
 
-SIGNIFICANT = 0.05
 # Two one-sided tests at 5 % each: the 90 % interval must be inside the margin (Schuirmann 1987).
 EQUIVALENCE_CONFIDENCE = 0.90
 # The assumed deviation between training runs (`report.run_sd_pct`) is itself uncertain: single settings deviate by 0.3
