@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.params import Params
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run
 from fewshot.report.published import expected_numbers, published_numbers
@@ -105,8 +106,10 @@ def _entry(experiment: Experiment, target: str) -> ReportEntry:
     )
 
 
-def coverage_table(coverages: Sequence[Coverage]) -> str:
-    """Return a Markdown table with a line per suite."""
+def coverage_table(params: Params, suite: str | None = None) -> str:
+    """Return a Markdown table with a line per suite of `params.yaml`, or for one suite."""
+    suites = params.suites if suite is None else (suite,)
+    coverages = [suite_coverage(name, suite_experiments(params, name)) for name in suites]
     lines = ["| suite | rows | with a verdict | the other rows |", "| --- | ---: | --- | --- |"]
     return "\n".join([*lines, *map(_line, coverages)])
 
