@@ -66,7 +66,8 @@ class Verdict:
         word: the verdict.
         reasons: why the numbers are not comparable; empty otherwise.
         number: the published number; None if there is none.
-        difference: ours - published, 0..1, with its errors; None without a number, or with one of another network.
+        difference: ours - published, 0..1, with its errors; None without a number, or with one of another network, or
+            with an expected number of other settings.
         p_value: of "no difference", corrected over the comparable numbers of the suite; None if not comparable.
         others: further published numbers of the same method, for the reader.
     """
@@ -143,14 +144,20 @@ def _compared(row: Row, match: Match, settings: Report) -> Verdict:
         return Verdict("none published")
     reasons = tuple(departure.text for departure in match.departures)
     word: Word = "not comparable" if reasons else "undecided"
-    same_network = not _other_settings("backbone", row.protocol["train"]["backbone"], match.number.backbone or {})
-    gap = difference(row, match.number, settings.run_sd_pct) if same_network else None
+    gap = difference(row, match.number, settings.run_sd_pct) if _has_difference(row, match.number) else None
     return Verdict(word, reasons, match.number, gap, others=match.others)
+
+
+def _has_difference(row: Row, number: Published) -> bool:
+    """Return whether a difference means anything: the same network, and for an expected number the same settings."""
+    if number.settings_hash is not None:
+        return row.settings_hash == number.settings_hash
+    return not _other_settings("backbone", row.protocol["train"]["backbone"], number.backbone or {})
 
 
 def _decided(verdict: Verdict, p_value: float, settings: Report) -> Verdict:
     """Return the verdict on a comparable number, given its corrected p value."""
-    assert verdict.difference is not None  # comparable numbers have the same network
+    assert verdict.difference is not None  # a comparable number has the same network and settings
     gap, word = verdict.difference, verdict.word
     if abs(gap.mean) + gap.half_width(EQUIVALENCE_CONFIDENCE) <= settings.margin_pct / 100:
         word = "agrees"
