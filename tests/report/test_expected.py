@@ -69,10 +69,12 @@ def test_a_run_on_other_episodes_is_compared_by_its_mean(maker: Any, numbers: tu
 
 
 def test_the_same_settings_agree_and_others_are_not_comparable(maker: Any, numbers: tuple[Published, ...]) -> None:
-    same, other = later_run(maker), later_run(maker, recipe={"learning_rate": 0.2}, recipe_name="faster")
-    verdicts = judge_rows([same, other], numbers, Report(margin_pct=3.0))
-    assert verdicts[0].word == "agrees"
+    same, changed = later_run(maker), later_run(maker, recipe={"learning_rate": 0.2})
+    another = later_run(maker, recipe={"learning_rate": 0.2}, recipe_name="faster")
+    verdicts = judge_rows([same, changed, another], numbers, Report(margin_pct=3.0))
+    assert [verdict.word for verdict in verdicts] == ["agrees", "not comparable", "none published"]
     assert verdicts[1].reasons == ("settings differ from those of the expected number",)
+    assert verdicts[1].difference is None
 
 
 def test_files_that_do_not_belong_together_are_refused(maker: Any, numbers: tuple[Published, ...]) -> None:

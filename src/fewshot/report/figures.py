@@ -183,7 +183,7 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
     for place, gap in found.items():
         if gap.is_significant:
             shown[place] = 100 * gap.estimate.mean
-    ticks = [wrapped(row_name(labels, row)) for row in comparison.rows]
+    ticks = [wrapped(f"{number}. {row_name(labels, row)}") for number, row in enumerate(comparison.rows, start=1)]
     entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
     side = 1.6 + 0.62 * count
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
@@ -193,7 +193,7 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
     image = axis.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit)
     for (i, j), gap in found.items():
         _difference_text(axis, gap, limit, i, j)
-    axis.set_xticks(range(count), ticks, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_xticks(range(count), range(1, count + 1))
     axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")

@@ -169,13 +169,17 @@ def _decided(verdict: Verdict, p_value: float, settings: Report) -> Verdict:
 def is_same_cell(row: Row, number: Published) -> bool:
     """Return whether a published number has the same data set, target, backbone, learner, ways and shots.
 
-    An untrained learner is not a published method; it can only have an expected number.
+    An untrained learner is not a published method; it can only have an expected number. An expected number belongs to
+    the experiment of its settings, or of its name.
     """
     train = row.protocol["train"]
-    if number.settings_hash is None and not row.is_trained:
-        return False
+    if number.settings_hash is None:
+        may_match = row.is_trained
+    else:
+        may_match = row.settings_hash == number.settings_hash or row.entry.group == number.method
     return (
-        number.backbone is not None
+        may_match
+        and number.backbone is not None
         and number.learner is not None
         and number.backbone["name"] == train["backbone"]["name"]
         and number.learner["name"] == train["learner"]["name"]
