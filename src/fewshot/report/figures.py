@@ -193,7 +193,7 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
     image = axis.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit)
     for (i, j), gap in found.items():
         _difference_text(axis, gap, limit, i, j)
-    axis.set_xticks(range(count), range(1, count + 1))
+    axis.set_xticks(range(count), [str(number) for number in range(1, count + 1)])
     axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")
