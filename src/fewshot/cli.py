@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, TextIO
 
-from fewshot import paths
+from fewshot import __version__, paths
 from fewshot.digests import save_digests
 from fewshot.errors import FewshotError, ParamsError, printable, quoted_key
 from fewshot.experiments.params import schema_text
@@ -162,7 +162,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     tidying = command("tidy", _tidy, "Move results that are not part of the suite out of results/ (cache/ keeps them).")
     tidying.add_argument("stage", choices=paths.STAGES)
-    evidence = command("evidence", _evidence, "Update the tables in the documents from docs/evidence.")
+    expected = stage(
+        "expected", _expected, "Write expected.yaml and expected.npz from a finished suite with several training seeds."
+    )
+    expected.add_argument("--title", required=True, help='description of the run, such as "glyphs, seeds 1 to 8"')
+    expected.add_argument("--version", default=__version__, help="version of the project (default: %(default)s)")
+    expected.add_argument("--address", default="", help="where its evidence is published")
+    expected.add_argument("--out", type=Path, metavar="FILE", help="the .yaml file (default: the one in the package)")
+    command(
+        "coverage",
+        _coverage,
+        "Show how many rows of each suite (or of --suite) can get a verdict, and why the others cannot.",
+    )
+    evidence = command(
+        "evidence", _evidence, "Update the tables in the documents: results from docs/evidence, and the coverage."
+    )
     evidence.add_argument("--take", action="store_true", help="first copy the suite's tables to docs/evidence")
     evidence.add_argument("--check", action="store_true", help="fail if a document shows a different table")
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
@@ -335,14 +349,30 @@ def _tidy(options: argparse.Namespace) -> None:
         )
 
 
+def _expected(options: argparse.Namespace) -> None:
+    from fewshot.report.expected import write_expected_of
+    from fewshot.report.published import EXPECTED_FILE
+    from fewshot.workflow.suite_report import suite_report
+
+    source = {"title": options.title, "version": options.version, "address": options.address}
+    files = write_expected_of(suite_report(_plan(options)), source, options.out or EXPECTED_FILE)
+    print(f"wrote {' and '.join(map(str, files))}")
+
+
+def _coverage(options: argparse.Namespace) -> None:
+    from fewshot.report.coverage import coverage_table
+
+    print(coverage_table(read_params(options.params), options.suite))
+
+
 def _evidence(options: argparse.Namespace) -> None:
     from fewshot.workflow.evidence import copy_tables, update_documents
 
     if options.take:
         _show(f"wrote {copy_tables(_plan(options))}")
-    changed = ", ".join(map(str, update_documents(check=options.check)))
+    changed = ", ".join(map(str, update_documents(check=options.check, params=options.params)))
     if changed and options.check:
-        raise FewshotError(f"{changed}: tables differ from docs/evidence; run 'fewshot evidence'")
+        raise FewshotError(f"{changed}: tables differ from docs/evidence or params.yaml; run 'fewshot evidence'")
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ RECIPE: dict[str, Any] = {
     "n_way": 5, "n_shot": 5, "n_query": 6, "meta_batch": 8, "epochs": 3, "steps_per_epoch": 10, "optimizer": "sgd",
     "learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0005, "schedule": [],
     "label_smoothing": 0.0, "image_size": 32, "normalization": "cifar", "augmentation": {}, "precision": "float32",
-    "train_split": "train", "keep_checkpoints": 1,
+    "train_split": "train", "keep_checkpoints": 1, "episodes_per_backward": None, "devices": 1,
+    "validation": {"episodes": 200, "n_shot": 5, "n_query": 15},
 }  # fmt: skip
 
 
@@ -110,7 +111,7 @@ class SuiteMaker:
         values["episode_ids"] = np.arange(EPISODES)
         content = {
             "key": "a" * 16, "train_key": "b" * 16, "train": train, "target": entry.target, "split": "test",
-            "data_hash": "d" * 64, "episodes_hash": f"hash-{entry.target}", "n_way": 5, "n_query": 3,
+            "data_hash": "d" * 64, "episodes_hash": f"hash-{entry.target}", "n_way": 5, "n_query": 15,
             "episodes": EPISODES, "evaluate_seed": 0, "batch_norm": batch_norm, "versions": {"torch": "2"},
             "results": results,
         }  # fmt: skip

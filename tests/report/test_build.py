@@ -14,6 +14,7 @@ from fewshot.files import read_csv
 from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
 from fewshot.report.contents import read_contents
+from fewshot.report.figures import difference_matrix
 
 DOCUMENTED_COLUMNS = [
     "experiment", "train_dataset", "target", "backbone", "learner", "recipe", "variant", "train_shot", "way", "shot",
@@ -48,7 +49,7 @@ def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) 
     assert text.count("| not comparable (1) |") == 2
     assert text.count("\n(1) ") == 1
     assert "\n(2) " not in text
-    assert "the source's training settings are not known." in text
+    assert "(1) the source's training settings are not known; quoted by MetaOptNet, from R2D2's paper." in text
     assert f"| {float(first['difference_pct']):+.2f} ± {float(first['difference_ci95_pct']):.2f} |" in text
 
 
@@ -243,10 +244,57 @@ def test_matrices_of_different_episode_lists_have_different_names(maker: Any, tm
     assert names == {"differences-glyphs-glyphs-5way-5shot", "differences-glyphs-glyphs-5way-5shot-2"}
 
 
-def test_an_ambiguous_or_untrained_learner_is_labelled_with_its_recipe(maker: Any) -> None:
+def test_a_single_recipe_is_not_repeated_in_every_label(maker: Any) -> None:
+    maker.add("svm", 0.7)
+    maker.add("ridge", 0.7)
+    assert set(read_contents(maker.suite()).labels.values()) == {"svm", "ridge"}
+
+
+def test_a_label_says_what_was_changed(maker: Any) -> None:
     maker.add("svm", 0.7)
     maker.add("ridge", 0.7)
     maker.add("ridge", 0.6, recipe_name="longer")
     maker.add("r2d2", 0.3, recipe_name="untrained", recipe={"epochs": 0}, history=False)
     names = set(read_contents(maker.suite()).labels.values())
-    assert names == {"svm", "ridge (quick)", "ridge (longer)", "r2d2 (untrained)"}
+    assert names == {"svm (quick)", "ridge (quick)", "ridge (longer)", "r2d2 (untrained)"}
+
+
+def test_every_pair_of_rows_is_compared_in_differences_csv(maker: Any, tmp_path: Path) -> None:
+    for learner, accuracy in (("prototype", 0.5), ("ridge", 0.7), ("svm", 0.7)):
+        maker.add(learner, accuracy, shots=(5,))
+    write_report(maker.suite(), tmp_path / "out")
+    pairs = {(pair["a"], pair["b"]): pair for pair in read_csv(tmp_path / "out" / "differences.csv")}
+    assert set(pairs) == {
+        ("prototype, conv4", "ridge, conv4"), ("prototype, conv4", "svm, conv4"), ("ridge, conv4", "svm, conv4")
+    }  # fmt: skip
+    results = {row["learner"]: float(row["accuracy_pct"]) for row in read_csv(tmp_path / "out" / "results.csv")}
+    first, last = pairs["prototype, conv4", "ridge, conv4"], pairs["ridge, conv4", "svm, conv4"]
+    assert float(first["difference_pct"]) == pytest.approx(results["prototype"] - results["ridge"], abs=1e-3)
+    assert (first["a_is"], last["a_is"]) == ("worse", "not different")
+    assert float(last["p_holm"]) >= 0.05
+
+
+@pytest.mark.parametrize(("name", "p_value"), [("results.md", "p < 0.001"), ("results.tex", r"p \textless{} 0.001")])
+def test_the_column_versus_best_is_a_setting(maker: Any, tmp_path: Path, name: str, p_value: str) -> None:
+    for learner, accuracy in (("prototype", 0.5), ("ridge", 0.7)):
+        maker.add(learner, accuracy, shots=(5,))
+    write_report(maker.suite(), tmp_path / "out")
+    assert p_value not in (tmp_path / "out" / name).read_text()
+    write_report(maker.suite(versus_best=True), tmp_path / "out")
+    lines = (tmp_path / "out" / name).read_text().splitlines()
+    (with_difference,) = (line for line in lines if p_value in line)
+    assert "prototype" in with_difference
+
+
+def test_insignificant_differences_are_grey_and_controls_do_not_set_the_colours(maker: Any) -> None:
+    for learner, accuracy in (("prototype", 0.6), ("ridge", 0.7), ("svm", 0.7)):
+        maker.add(learner, accuracy, shots=(5,))
+    maker.add("r2d2", 0.2, shots=(5,), recipe={"epochs": 0}, recipe_name="untrained", history=False)
+    contents = read_contents(maker.suite())
+    (comparison,) = contents.comparisons
+    axis = difference_matrix(comparison, contents.labels).figure.axes[0]
+    values = axis.images[0].get_array()
+    place = {row.entry.learner: index for index, row in enumerate(comparison.rows)}
+    assert np.ma.getmaskarray(values)[place["ridge"], place["svm"]]
+    assert values[place["ridge"], place["prototype"]] == pytest.approx(10, abs=4)
+    assert axis.images[0].get_clim()[1] < 15

@@ -131,7 +131,8 @@ def test_the_page_shows_every_section(report: Path) -> None:
     sections = set(re.findall(r'<section id="([a-z-]+)">', text))
     assert sections == {
         "results", "accuracy", "learning-curves", "shots", "paired-differences", "cross-domain", "inner-loop",
-        "solver-certificates", "embedding-map", "episode-sheets", "published", "environment",
+        "solver-certificates", "embedding-map", "episode-sheets", "all-differences", "published",
+        "environment",
     }  # fmt: skip
 
 

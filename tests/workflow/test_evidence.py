@@ -1,6 +1,7 @@
 """Documents show only the committed tables, and these are copies of the tables of a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,14 @@ def test_check_fails_if_a_document_differs(finished, project, tiny_params, capsy
         main(["evidence", "--check"])
     assert stopped.value.code == 2
     assert "README.md: tables differ from docs/evidence" in capsys.readouterr().err
+
+
+def test_document_shows_the_coverage_of_the_suites(tiny_params, project):
+    (project / "params.yaml").write_text(json.dumps(tiny_params("ridge")))
+    (project / "README.md").write_text("<!-- coverage -->\n<!-- end of coverage -->\n")
+    assert update_documents(check=False) == [Path("README.md")]
+    lines = (project / "README.md").read_text().splitlines()
+    assert lines[3].startswith("| `tiny` |")
+    assert update_documents(check=True) == []
+    (project / "README.md").write_text("\n".join([*lines[:3], lines[3].replace("tiny", "other"), *lines[4:], ""]))
+    assert update_documents(check=True) == [Path("README.md")]

@@ -22,18 +22,20 @@ def shown_learners(tiny_params, learners: list[str]) -> list[str]:
     return [entry.learner for entry in entries(tiny_params, learners)]
 
 
-def test_component_used_once_has_its_registered_name(tiny_params) -> None:
-    assert shown_learners(tiny_params, ["wide", "prototype"]) == ["ridge", "prototype"]
+def test_component_is_shown_with_the_settings_that_differ_from_its_defaults(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["wide", "narrow"]) == ["ridge (ridge 5.0)", "ridge (ridge 500.0)"]
 
 
-def test_component_with_several_settings_has_its_labels(tiny_params) -> None:
-    assert shown_learners(tiny_params, ["wide", "narrow"]) == ["wide", "narrow"]
+def test_component_with_its_defaults_is_shown_by_its_name(tiny_params) -> None:
+    assert shown_learners(tiny_params, ["prototype", "ridge"]) == ["prototype", "ridge"]
 
 
 def test_labels_of_one_training_have_their_own_rows_and_one_curve(tiny_params) -> None:
     wide, too, narrow = rows = entries(tiny_params, ["wide", "wide_too", "narrow"])
 
-    assert [entry.learner for entry in rows] == ["wide", "wide_too", "narrow"]
+    assert [entry.group for entry in rows] == [
+        f"glyphs-conv4-{label}-quick" for label in ("wide", "wide_too", "narrow")
+    ]
     assert wide.train_dir == too.train_dir != narrow.train_dir
     assert wide.evaluation != too.evaluation
     contents = Contents(SuiteReport("tiny", "", rows, Report()), (), (), (), missing=())

@@ -151,6 +151,18 @@ class Train(Settings):
 class Report(Settings):
     """What the report shows; not part of any training or evaluation key."""
 
+    margin_pct: float = Field(
+        1.5, gt=0, le=100, description="percentage points; numbers closer than this, with 90 % confidence, agree"
+    )
+    run_sd_pct: float = Field(
+        0.7,
+        ge=0,
+        le=100,
+        description="percentage points; standard deviation between training runs where none is known",
+    )
+    versus_best: bool = Field(
+        False, description="results.md and results.tex get a column: difference from the best row, with its p value"
+    )
     sheets: bool = Field(True, description="draw a test episode per learner with its correct and wrong predictions")
 
 

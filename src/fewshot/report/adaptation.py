@@ -15,7 +15,7 @@ from fewshot.files import read_npz
 from fewshot.report import stats
 from fewshot.report.contents import Contents
 from fewshot.report.inputs import ReportEntry
-from fewshot.report.style import COLORS, Picture, legend_at_the_side, line_style
+from fewshot.report.style import COLORS, Picture, legend_at_the_side, line_style, wrapped
 
 MAX_MAPPED_CLASSES = 7
 
@@ -48,7 +48,7 @@ def _first_seeds(contents: Contents) -> dict[str, list[ReportEntry]]:
 
 def _legend_name(contents: Contents, entry: ReportEntry) -> str:
     where = "" if entry.dataset == entry.target else f", from {entry.dataset}"
-    return f"{contents.labels[entry.group]}, {entry.backbone}{where}"
+    return wrapped(f"{contents.labels[entry.group]}, {entry.backbone}{where}")
 
 
 def _stored_arrays(entry: ReportEntry) -> dict[str, np.ndarray]:

@@ -78,6 +78,7 @@ def pictures(contents: Contents) -> Iterator[Picture]:
 def _write_tables(contents: Contents, out: Path) -> None:
     _write_records(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
     _write_records(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
+    _write_records(out / "differences.csv", tables.difference_records(contents))
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
     (out / "results.tex").write_text(latex(contents), encoding="utf-8")
     write_json(out / "metrics.json", tables.metrics(contents.cells))

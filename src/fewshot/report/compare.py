@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,33 @@ from fewshot.report.measure import Row
 from fewshot.report.stats import Estimate
 
 SIGNIFICANT = 0.05
+
+Outcome = Literal["better", "not different", "worse"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row minus another on the same episodes.
+
+    Attributes:
+        estimate: mean and error, 0..1.
+        p_value: of "no difference", corrected by Holm's method over the family.
+    """
+
+    estimate: Estimate
+    p_value: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the rows differ at 5 %."""
+        return self.p_value < SIGNIFICANT
+
+    @property
+    def word(self) -> Outcome:
+        """What can be said about the first row."""
+        if not self.is_significant:
+            return "not different"
+        return "better" if self.estimate.mean > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -28,18 +56,27 @@ class Comparison:
     differences: dict[tuple[int, int], Estimate]
     p_values: np.ndarray
 
-    def difference(self, i: int, j: int) -> float:
-        """Return the mean of row i - row j, 0..1."""
-        if i == j:
-            return 0.0
-        return self.differences[i, j].mean if i < j else -self.differences[j, i].mean
+    def difference(self, i: int, j: int) -> Difference:
+        """Return row i - row j, for two different rows."""
+        estimate = self.differences[i, j] if i < j else self.differences[j, i].negated
+        return Difference(estimate, float(self.p_values[i, j]))
+
+    @property
+    def best(self) -> int:
+        """Index of the row with the highest mean."""
+        return int(np.argmax([row.estimate.mean for row in self.rows]))
+
+    @property
+    def from_best(self) -> tuple[Difference | None, ...]:
+        """Difference of each row from the best one; None for the best."""
+        return tuple(None if i == self.best else self.difference(i, self.best) for i in range(len(self.rows)))
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Mark of each row: "best" for the highest mean, "tied" if not significantly worse, else ""."""
         if len(self.rows) < 2:
             return ("",) * len(self.rows)
-        best = int(np.argmax([row.estimate.mean for row in self.rows]))
+        best = self.best
         ties = ["tied" if p >= SIGNIFICANT else "" for p in self.p_values[best]]
         return (*ties[:best], "best", *ties[best + 1 :])
 

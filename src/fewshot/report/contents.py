@@ -1,15 +1,15 @@
 """Content of a report, independent of format: rows with verdicts and marks, laid out like the tables of the papers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.errors import DataError, printable
-from fewshot.report.compare import Comparison, compare_rows
+from fewshot.report.compare import Comparison, Difference, compare_rows
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.report.measure import Row, Run, group_labels, group_rows, read_runs
 from fewshot.report.published import expected_numbers, published_numbers
-from fewshot.report.verdict import Verdict, judge
+from fewshot.report.verdict import Verdict, judge_rows
 
 MAX_LOG_LINE = 300
 
@@ -23,12 +23,14 @@ class Cell:
         label: short name of its group.
         verdict: how it compares with the published number.
         mark: "best", "tied" with the best, or "".
+        from_best: paired difference from the best row of its column; None for the best.
     """
 
     row: Row
     label: str
     verdict: Verdict
     mark: str
+    from_best: Difference | None = None
 
     @property
     def method(self) -> str:
@@ -133,6 +135,13 @@ class Contents:
         return {cell.row.entry.group: cell.label for cell in self.cells}
 
     @property
+    def pairs(self) -> Iterator[tuple[Row, Row, Difference]]:
+        """Every pair of rows tested on the same episodes, with its difference."""
+        for family in self.comparisons:
+            for i, j in family.differences:
+                yield family.rows[i], family.rows[j], family.difference(i, j)
+
+    @property
     def blocks(self) -> list[Block]:
         """The cells laid out as tables."""
         return table_blocks(self.cells)
@@ -157,9 +166,14 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
     rows = group_rows(runs)
     comparisons = tuple(compare_rows(rows))
     marks = {id(row): mark for family in comparisons for row, mark in zip(family.rows, family.marks, strict=True)}
+    behind = {id(row): gap for family in comparisons for row, gap in zip(family.rows, family.from_best, strict=True)}
     labels = group_labels(rows)
     numbers = (*published_numbers(), *expected_numbers())
-    cells = tuple(Cell(row, labels[row.entry.group], judge(row, numbers), marks[id(row)]) for row in rows)
+    verdicts = judge_rows(rows, numbers, suite.settings)
+    cells = tuple(
+        Cell(row, labels[row.entry.group], verdict, marks[id(row)], behind[id(row)])
+        for row, verdict in zip(rows, verdicts, strict=True)
+    )
     return Contents(suite, runs, cells, comparisons, missing)
 
 
@@ -200,6 +214,11 @@ def table_blocks(cells: Sequence[Cell]) -> list[Block]:
 def method_name(label: str, row: Row) -> str:
     """Return the label, with a note if the row is an ensemble of checkpoints."""
     return f"{label}, ensemble" if row.selection == "ensemble" else label
+
+
+def row_name(labels: Mapping[str, str], row: Row) -> str:
+    """Return method and backbone of a row, as in the figures."""
+    return f"{method_name(labels[row.entry.group], row)}, {row.entry.backbone}"
 
 
 def block_title(cell: Cell) -> str:

@@ -1,78 +1,96 @@
-"""Write `expected.yaml`, the numbers this project expects of its own default suite, from the results.csv of a run.
+"""Write `expected.yaml` and `expected.npz`, what this project expects of its own default suite, from a run with seeds.
 
-    python -m fewshot.report.expected results/tables/quickstart/results.csv --title "glyphs, 3 seeds" --version 0.1.0
+    fewshot expected --suite quickstart_seeds --title "glyphs, seeds 1 to 8"
 
-The file has `source` (title, version, address) and `numbers`, each with the fields of `published.Published`. A later
-run is matched with its expected number as with a published one, and compared by the same rule; its settings must be
-equal (`settings_hash`). Several seeds give the deviation between runs (`run_sd_pct`), which one run cannot estimate.
+`expected.yaml` has `source` (title, version, address) and `numbers`, each with the fields of `published.Published`. A
+later run is matched with its expected number as with a published one, and its settings must be equal (`settings_hash`).
+`expected.npz` has the accuracies per episode: a run on the same frozen episodes is compared episode by episode. Several
+seeds give the deviation between runs (`run_sd_pct`), which one run cannot estimate.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fewshot.files import read_csv
-from fewshot.report.published import EXPECTED_FILE
+from fewshot.errors import DataError
+from fewshot.files import write_atomic, write_npz
+from fewshot.report import stats
+from fewshot.report.contents import read_contents
+from fewshot.report.expected_episodes import correct_predictions
+from fewshot.report.inputs import SuiteReport
+from fewshot.report.measure import Row
+from fewshot.report.published import EXPECTED_FILE, episodes_file
+
+MIN_SEEDS = 2
+_HEAD = "# What this project expects of its own runs. Written by `fewshot expected`; do not edit.\n"
 
 
-def expected_number(record: Mapping[str, str]) -> dict[str, Any]:
-    """Return one number of `expected.yaml` from a row of results.csv."""
+def write_expected_of(suite: SuiteReport, source: Mapping[str, str], out: Path = EXPECTED_FILE) -> list[Path]:
+    """Write the expected numbers of a finished suite whose trainings have several seeds; return the files.
+
+    Raises:
+        DataError: if a result is missing, or a learner was trained with a single seed.
+    """
+    rows = [cell.row for cell in read_contents(suite).cells]
+    single = sorted({row.entry.group for row in rows if len(row.runs) < MIN_SEEDS})
+    if single:
+        raise DataError(
+            f"suite {suite.suite}: {', '.join(single)}: one training seed; the deviation between runs needs "
+            f"{MIN_SEEDS} or more (8 are recommended): give the blocks of the suite a list, such as seed: [1, 2, 3]"
+        )
+    return write_expected(rows, source, out)
+
+
+def write_expected(rows: Sequence[Row], source: Mapping[str, str], out: Path) -> list[Path]:
+    """Write the expected numbers of rows; return the files.
+
+    Args:
+        rows: one per number.
+        source: title, version and address of the run.
+        out: the .yaml file; the .npz file is written next to it.
+    """
+    numbers = [expected_number(row) for row in rows]
+    body = yaml.safe_dump({"source": dict(source), "numbers": numbers}, sort_keys=False, allow_unicode=True)
+    write_npz(episodes_file(out), {_array_name(row): correct_predictions(row) for row in rows})
+    write_atomic(out, (_HEAD + body).encode())
+    return [out, episodes_file(out)]
+
+
+def expected_number(row: Row) -> dict[str, Any]:
+    """Return one number of `expected.yaml`."""
+    entry, train, seeds = row.entry, row.protocol["train"], len(row.runs)
+    deviation = stats.run_deviation(row.accuracies)
     return {
-        "table": f"{record['experiment']}, {record['seeds']} seeds",
-        "method": record["experiment"],
-        "printed_backbone": record["backbone"],
-        "backbone": {"name": record["backbone_name"]},
-        "learner": {"name": record["learner_name"]},
-        "dataset": record["train_dataset"],
-        "target": record["target"],
-        "shot": int(record["shot"]),
-        "accuracy_pct": round(float(record["accuracy_pct"]), 2),
-        "ci95_pct": round(float(record["ci95_pct"]), 2),
-        "seeds": int(record["seeds"]),
-        "run_sd_pct": float(record["run_sd_pct"]) if record["run_sd_pct"] else None,
-        "settings_hash": record["settings_hash"],
+        "table": f"{entry.group}, {seeds} seeds",
+        "method": entry.group,
+        "printed_backbone": entry.backbone,
+        "backbone": {"name": train["backbone"]["name"]},
+        "learner": {"name": train["learner"]["name"]},
+        "dataset": entry.dataset,
+        "target": entry.target,
+        "shot": row.shot,
+        "accuracy_pct": round(100 * row.estimate.mean, 2),
+        "ci95_pct": round(100 * row.estimate.ci95, 2),
+        "seeds": seeds,
+        "run_sd_pct": None if deviation is None else round(100 * deviation.std_error, 4),
+        "settings_hash": row.settings_hash,
+        "episodes": {
+            "array": _array_name(row),
+            "predictions": seeds * row.protocol["n_way"] * row.protocol["n_query"],
+            "episodes_hash": row.runs[0].episodes_hash,
+        },
         "protocol": {
-            "n_way": int(record["way"]),
-            "selection": record["selection"],
-            "batch_norm": record["batch_norm"],
-            "train_split": record["train_split"],
-            "episodes": int(record["episodes"]),
-            "interval": "seeds" if int(record["seeds"]) > 1 else "episodes",
+            "n_way": row.protocol["n_way"],
+            "selection": row.selection,
+            "batch_norm": row.protocol["batch_norm"],
+            "train_split": row.recipe["train_split"],
+            "episodes": row.accuracies.shape[1],
+            "interval": "seeds" if seeds > 1 else "episodes",
         },
     }
 
 
-def write_expected(results: Path, source: Mapping[str, str], out: Path = EXPECTED_FILE) -> None:
-    """Write the file.
-
-    Args:
-        results: results.csv of a report.
-        source: title, version and address of the run.
-        out: file to write.
-    """
-    numbers = [expected_number(record) for record in read_csv(results)]
-    head = "# What this project expects of its own runs. Written by `python -m fewshot.report.expected`; do not edit.\n"
-    body = yaml.safe_dump({"source": dict(source), "numbers": numbers}, sort_keys=False, allow_unicode=True)
-    out.write_text(head + body, encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Write expected.yaml from a results.csv.")
-    parser.add_argument("results", type=Path, help="results.csv of a report")
-    parser.add_argument("--title", required=True, help="description of the run")
-    parser.add_argument("--version", required=True, help="version or commit of the project")
-    parser.add_argument("--address", default="", help="where its evidence is published")
-    parser.add_argument("--out", type=Path, default=EXPECTED_FILE, help="file to write")
-    options = parser.parse_args(arguments)
-    if not options.results.is_file():
-        parser.error(f"{options.results}: no such file; make the tables first, with several seeds")
-    source = {"title": options.title, "version": options.version, "address": options.address}
-    write_expected(options.results, source, options.out)
-
-
-if __name__ == "__main__":
-    main()
+def _array_name(row: Row) -> str:
+    return f"{row.entry.group}/{row.entry.target}/{row.selection}/{row.shot}shot"

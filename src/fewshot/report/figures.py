@@ -11,18 +11,21 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fewshot.report.compare import SIGNIFICANT, Comparison
-from fewshot.report.contents import Block, Cell, Contents, counterpart, method_name
+from fewshot.report.compare import Comparison, Difference
+from fewshot.report.contents import Block, Cell, Contents, counterpart, row_name
 from fewshot.report.curves import read_history
 from fewshot.report.style import (
     COLORS,
     DIVERGING,
+    INSIGNIFICANT_COLOR,
+    INSIGNIFICANT_TEXT_COLOR,
     MARKERS,
     PUBLISHED_COLOR,
     SEQUENTIAL,
     Picture,
     legend_at_the_side,
     line_style,
+    wrapped,
 )
 
 MAX_MATRIX = 40
@@ -79,7 +82,7 @@ def _accuracy_panel(axis: Axes, block: Block, shots: Sequence[int]) -> None:
             style: dict[str, Any] = {"fmt": MARKERS[index % 7], "color": COLORS[index % 7]}
             axis.errorbar([cell.accuracy_pct], [y], xerr=[cell.ci95_pct], ms=4, capsize=3, **style)
             _published_mark(axis, cell, y + 0.28)
-    axis.set_yticks(range(len(block.lines)), [line.name for line in block.lines])
+    axis.set_yticks(range(len(block.lines)), [wrapped(line.name) for line in block.lines])
     axis.set_ylim(len(block.lines) - 0.4, -0.6)
     axis.set_title(block.title)
     axis.grid(axis="y", visible=False)
@@ -106,7 +109,7 @@ def learning_curves(contents: Contents) -> Picture | None:
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, groups) in zip(axes, panels.items(), strict=True):
         for index, (group, histories) in enumerate(groups.items()):
-            _curve(axis, histories, contents.labels[group], index)
+            _curve(axis, histories, wrapped(contents.labels[group]), index)
         axis.set(title=title, ylabel="validation accuracy (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_at_the_side(axis)
@@ -147,7 +150,7 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
             shots = sorted(line.cells)
             mean = [line.cells[shot].accuracy_pct for shot in shots]
             width = [line.cells[shot].ci95_pct for shot in shots]
-            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=line.name, **line_style(index))
+            axis.errorbar(shots, mean, yerr=width, ms=4, capsize=2, label=wrapped(line.name), **line_style(index))
         axis.set(title=block.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
         axis.set_xticks(block.shots, [str(shot) for shot in block.shots], minor=False)
         axis.minorticks_off()
@@ -175,19 +178,22 @@ def difference_matrices(contents: Contents) -> Iterator[Picture]:
 def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture:
     """Draw the paired differences of one family as a matrix: row minus column."""
     count = len(comparison.rows)
-    values = 100 * np.array([[comparison.difference(i, j) for j in range(count)] for i in range(count)])
-    ticks = [f"{method_name(labels[row.entry.group], row)}, {row.entry.backbone}" for row in comparison.rows]
+    found = {(i, j): comparison.difference(i, j) for i in range(count) for j in range(count) if i != j}
+    shown = np.full((count, count), np.nan)
+    for place, gap in found.items():
+        if gap.is_significant:
+            shown[place] = 100 * gap.estimate.mean
+    ticks = [wrapped(f"{number}. {row_name(labels, row)}") for number, row in enumerate(comparison.rows, start=1)]
     entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
     side = 1.6 + 0.62 * count
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
     axis = figure.subplots()
-    limit = max(float(np.abs(values).max()), 0.1)
-    image = axis.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
-    for i in range(count):
-        for j in range(count):
-            if i != j:
-                _difference_text(axis, values[i, j], comparison.p_values[i, j] < SIGNIFICANT, limit, i, j)
-    axis.set_xticks(range(count), ticks, rotation=45, ha="right", rotation_mode="anchor")
+    limit = _color_limit(comparison)
+    axis.set_facecolor(INSIGNIFICANT_COLOR)
+    image = axis.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    for (i, j), gap in found.items():
+        _difference_text(axis, gap, limit, i, j)
+    axis.set_xticks(range(count), [str(number) for number in range(1, count + 1)])
     axis.set_yticks(range(count), ticks)
     axis.grid(visible=False)
     axis.set_title(f"{entry.target}, {shot}-shot")
@@ -197,17 +203,24 @@ def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture
         name,
         "Paired differences",
         f"{entry.dataset} -> {entry.target}, {shot}-shot: accuracy of the row minus that of the column on the same "
-        "episodes, percentage points. Bold: significant at 5 % after Holm's correction over all pairs in the matrix.",
+        "episodes, percentage points. Coloured: significant at 5 % after Holm's correction over all pairs; grey: not "
+        "significant. Untrained learners do not set the range of the colours.",
         figure,
     )
 
 
-def _difference_text(axis: Axes, value: float, significant: bool, limit: float, i: int, j: int) -> None:
-    color = "white" if abs(value) > 0.6 * limit else "black"
-    weight = "bold" if significant else "normal"
-    axis.text(
-        j, i, f"{value:+.1f}".replace("-0.0", "+0.0"), ha="center", va="center", color=color, weight=weight, fontsize=8
-    )
+def _color_limit(comparison: Comparison) -> float:
+    """Return the largest significant difference between trained rows, else between any rows, percentage points."""
+    significant = {pair for pair in comparison.differences if comparison.difference(*pair).is_significant}
+    trained = {pair for pair in significant if all(comparison.rows[index].is_trained for index in pair)}
+    return max([100 * abs(comparison.differences[pair].mean) for pair in trained or significant], default=1.0)
+
+
+def _difference_text(axis: Axes, gap: Difference, limit: float, i: int, j: int) -> None:
+    value = 100 * gap.estimate.mean
+    color = ("white" if abs(value) > 0.6 * limit else "black") if gap.is_significant else INSIGNIFICANT_TEXT_COLOR
+    text = f"{value:+.1f}".replace("-0.0", "+0.0")
+    axis.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:
@@ -234,7 +247,7 @@ def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: in
         if not np.isnan(value):
             axis.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > middle else "white")
     axis.set_xticks(range(len(targets)), targets)
-    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_yticks(range(len(rows)), list(map(wrapped, rows)))
     axis.grid(visible=False)
     axis.set_title(f"{shot}-shot")
     figure.colorbar(image, ax=axis, label="accuracy (%)")

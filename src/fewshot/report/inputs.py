@@ -17,8 +17,8 @@ class ReportEntry:
         variant: what else differs from the other experiments in the suite; "" if nothing.
         dataset: trained on.
         target: tested on.
-        backbone: registered name.
-        learner: registered name.
+        backbone: registered name with the settings that differ from their defaults, "conv4 (filters 32)".
+        learner: likewise.
         seed: training seed.
         evaluation: the evaluation's JSON file; its arrays are in the .npz file next to it.
         train_dir: contains history.csv and run.json.

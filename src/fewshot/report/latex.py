@@ -1,6 +1,8 @@
 """results.tex: the tables for a paper; they need ``\\usepackage{booktabs,amssymb}``."""
 
+from fewshot.experiments.params import Report
 from fewshot.report.contents import Block, Cell, Contents
+from fewshot.report.tables import versus_best_text
 
 _ESCAPES = str.maketrans(
     {
@@ -9,14 +11,21 @@ _ESCAPES = str.maketrans(
         "±": r"$\pm$", "†": r"$^\dagger$",
     }
 )  # fmt: skip
-_VERDICT_SIGNS = {"agrees": r"$=$", "higher": r"$\uparrow$", "lower": r"$\downarrow$", "not comparable": r"$\nsim$"}
+_VERDICT_SIGNS = {
+    "agrees": r"$=$",
+    "higher": r"$\uparrow$",
+    "lower": r"$\downarrow$",
+    "undecided": "?",
+    "not comparable": r"$\nsim$",
+}
 _LEGEND = (
     r"Accuracy (\%) $\pm$ 95\,\% interval. Bold: best in its column; $^\dagger$: not significantly worse (paired on "
     r"the same episodes, Holm-corrected, 5\,\%)."
 )
+_VERSUS_BEST_LEGEND = " Last in each column: the paired difference from the best row, with its corrected p value."
 _PUBLISHED_LEGEND = (
     r" In parentheses: the %s number; $=$ agrees, $\uparrow$ ours is higher, $\downarrow$ ours is lower, "
-    r"$\nsim$ not comparable."
+    r"? undecided, $\nsim$ not comparable; q: quoted by another text."
 )
 _HEAD = "% Needs \\usepackage{booktabs,amssymb}. Made by `fewshot report`; do not edit.\n"
 
@@ -28,22 +37,29 @@ def escape(text: str) -> str:
 
 def latex(contents: Contents) -> str:
     """Return all tables of a report."""
-    return _HEAD + "\n".join(_table(block) for block in contents.blocks)
+    return _HEAD + "\n".join(_table(block, contents.suite.settings) for block in contents.blocks)
 
 
-def _table(block: Block) -> str:
+def _table(block: Block, settings: Report) -> str:
     """Return one table: a line per method, a column per shot, as in the papers."""
-    width = 2 if block.has_published else 1
-    columns = "ll" + ("r" if width == 1 else r"r@{\hspace{0.6em}}l") * len(block.shots)
+    behind = int(settings.versus_best)
+    shown = 2 if block.has_published else 1
+    width = shown + behind
+    columns = "ll" + (("r" if shown == 1 else r"r@{\hspace{0.6em}}l") + "r" * behind) * len(block.shots)
     header = ["Backbone", "Learner"]
     header += [f"\\multicolumn{{{width}}}{{c}}{{{shot}-shot}}" for shot in block.shots]
     body = []
     for line in block.lines:
         cells = [escape(line.backbone), escape(line.label)]
         for shot in block.shots:
-            cells += _cell(line.cells.get(shot))[:width]
+            cell = line.cells.get(shot)
+            cells += [*_cell(cell)[:shown], *[escape(versus_best_text(cell))][:behind]]
         body.append(" & ".join(cells) + r" \\")
-    legend = _LEGEND + (_PUBLISHED_LEGEND % block.counterpart if block.has_published else "")
+    legend = (
+        _LEGEND
+        + (_VERSUS_BEST_LEGEND if behind else "")
+        + (_PUBLISHED_LEGEND % block.counterpart if block.has_published else "")
+    )
     return "\n".join(
         [
             r"\begin{table}",
@@ -72,5 +88,5 @@ def _cell(cell: Cell | None) -> list[str]:
     number = cell.verdict.number
     if number is None:
         return [ours, ""]
-    sign = _VERDICT_SIGNS[cell.verdict.word]
+    sign = _VERDICT_SIGNS[cell.verdict.word] + (r"\,q" if number.quoted else "")
     return [ours, f"{{\\footnotesize ({number.mean_text}\\,{sign})}}"]

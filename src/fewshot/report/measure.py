@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,9 +52,14 @@ class Run:
         return stats.over_episodes(self.accuracies)
 
 
-def settings_hash(train_settings: Mapping[str, Any]) -> str:
-    """Return a short hash of all training settings except the seed; `expected.yaml` stores hashes of this form."""
+def settings_hash(train_settings: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> str:
+    """Return a short hash of all training settings except the seed, and of the changes in evaluation if there are any.
+
+    `expected.yaml` stores hashes of this form.
+    """
     settings = {key: value for key, value in train_settings.items() if key != "seed"}
+    if changes:
+        settings["changes"] = dict(changes)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -100,8 +105,20 @@ class Row:
 
     @property
     def settings_hash(self) -> str:
-        """Short hash of all training settings except the seed."""
-        return settings_hash(self.protocol["train"])
+        """Short hash of all training settings except the seed, and of the changes in evaluation."""
+        return settings_hash(self.protocol["train"], self.changes)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Settings of the evaluation that differ from those of the training."""
+        return self.protocol.get("changes", {})
+
+    @property
+    def tested_learner(self) -> dict[str, Any]:
+        """Name and settings of the learner as it was tested."""
+        trained, head = self.protocol["train"]["learner"], self.changes.get("head")
+        inner = {name: value for name, value in self.changes.items() if name in ("inner_steps", "batch_norm")}
+        return {**(trained if head is None else {"name": head}), **self.changes.get("head_settings", {}), **inner}
 
     @property
     def family(self) -> tuple[str, str, int, int, str]:
@@ -181,21 +198,27 @@ def _check_same_episodes(row: Row) -> None:
 
 
 def group_labels(rows: Sequence[Row]) -> dict[str, str]:
-    """Label groups by learner, adding the variant where a learner occurs more than once or is untrained.
+    """Label groups by learner and by what was changed: "maml (inner_steps 2; quick-5shot)".
+
+    Settings that differ from the learner's defaults are part of the entry's learner. Recipe and overrides are added
+    where they tell rows apart, or overrides were given, or nothing was trained.
 
     Returns:
         group -> label.
     """
     groups = {row.entry.group: row for row in rows}
-    count = Counter(_method(row) for row in groups.values())
+    variants: dict[str, set[str]] = defaultdict(set)
+    for row in groups.values():
+        variants[row.entry.dataset].add(row.entry.variant)
 
     def label(row: Row) -> str:
         entry = row.entry
-        unambiguous = count[_method(row)] == 1 and row.is_trained
-        return entry.learner if unambiguous else f"{entry.learner} ({entry.variant or entry.recipe})"
+        is_plain = variants[entry.dataset] == {entry.recipe} and row.is_trained
+        return entry.learner if is_plain else _with_variant(entry.learner, entry.variant or entry.recipe)
 
     return {group: label(row) for group, row in groups.items()}
 
 
-def _method(row: Row) -> tuple[str, str, str]:
-    return row.entry.dataset, row.entry.backbone, row.entry.learner
+def _with_variant(learner: str, variant: str) -> str:
+    """Return "ridge (quick)" or "maml (inner_steps 2; quick)"."""
+    return f"{learner[:-1]}; {variant})" if learner.endswith(")") else f"{learner} ({variant})"

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from fewshot.report import stats
+from fewshot.report import stats, tables
 from fewshot.report.contents import Cell, Contents, counterpart
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
@@ -28,7 +28,7 @@ FILTERS = {
     "shot": "shot",
     "verdict": "verdict",
 }
-SIGNS = {"agrees": "=", "higher": "▲", "lower": "▼", "not comparable": "≁", "none published": "–"}
+SIGNS = {"agrees": "=", "higher": "▲", "lower": "▼", "undecided": "?", "not comparable": "≁", "none published": "–"}
 RASTER_SECTION = "Episode sheets"
 SVG_PIXELS_PER_INCH = 96
 
@@ -58,11 +58,14 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         missing=contents.missing,
         columns=[(name.format(counterpart=compared_with), kind) for name, kind in COLUMNS],
         counterpart=compared_with,
+        margin=contents.suite.settings.margin_pct,
+        tested=sum(cell.verdict.is_comparable for cell in contents.cells),
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
         published=[_number(number) for number in _published_for(contents)],
+        differences=tables.difference_records(contents),
         versions=_versions(contents),
     )
 
@@ -98,7 +101,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
-        "verdict_class": "none" if verdict.word in ("not comparable", "none published") else verdict.word,
+        "verdict": verdict.text,
+        "verdict_class": "none" if verdict.word in ("undecided", "not comparable", "none published") else verdict.word,
         "sign": SIGNS[verdict.word],
         "reasons": verdict.reasons,
         "numbers": [_number(found) for found in ([number, *verdict.others] if number else [])],
@@ -156,15 +160,21 @@ def _number(number: Published) -> dict[str, Any]:
         "version": number.source.version,
         "address": number.source.address,
         "protocol": ", ".join(words),
-        "confirmed": protocol.confirmed,
+        "unread": protocol.confirmed == "unread",
+        "reading": ", with the settings of the authors' program" if number.reading == "program" else "",
+        "time_ms": number.time_ms,
         "note": protocol.note,
     }
 
 
 def _published_for(contents: Contents) -> list[Published]:
-    """Return all published numbers of the report's data sets and targets."""
+    """Return all published numbers of the report's data sets and targets, each once."""
     places = {(cell.row.entry.dataset, cell.row.entry.target) for cell in contents.cells}
-    return [number for number in published_numbers() if (number.dataset, number.target) in places]
+    return [
+        number
+        for number in published_numbers()
+        if number.reading == "paper" and (number.dataset, number.target) in places
+    ]
 
 
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:

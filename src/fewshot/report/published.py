@@ -5,15 +5,17 @@ with experiments by data set, target, backbone, learner, ways and shots, never b
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fewshot.settings import Settings
+
+Reading = Literal["paper", "program"]
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 EXPECTED_FILE = Path(__file__).with_name("expected.yaml")
@@ -32,9 +34,12 @@ class Protocol(Settings):
         train_split: classes trained on.
         episodes: test episodes; None if the source does not say.
         interval: what the published half width covers; "predictions" ignores their correlation within an episode.
+        solver_iterations: iterations after which the QP solver was stopped in the test; None: optimum or closed form.
         training: name in `trainings`, or one per data set or column; None if the settings are unknown.
-        confirmed: false if the number was not read in the source itself.
-        interval_confirmed: false if only the mean was read in the source.
+        confirmed: "source" if the number was read in the source itself, "quoted" if in the text named by `quoted_by`,
+            "unread" if in neither.
+        quoted_by: the paper or README that quotes the number.
+        interval_confirmed: false if only the mean was read.
         note: remark for the reader.
     """
 
@@ -44,10 +49,18 @@ class Protocol(Settings):
     train_split: Literal["train", "trainval"] = "train"
     episodes: int | None = None
     interval: Literal["episodes", "predictions", "seeds", "unknown"] = "episodes"
+    solver_iterations: int | None = None
     training: str | Mapping[str, str] | None = None
-    confirmed: bool = True
+    confirmed: Literal["source", "quoted", "unread"] = "source"
+    quoted_by: str = ""
     interval_confirmed: bool = True
     note: str = ""
+
+    @model_validator(mode="after")
+    def _names_who_quotes(self) -> "Protocol":
+        if self.confirmed == "quoted" and not self.quoted_by:
+            raise ValueError("`confirmed: quoted` needs `quoted_by`, the paper or README that quotes the number")
+        return self
 
 
 class Source(Settings):
@@ -68,6 +81,14 @@ class _TableRow(BaseModel):
     backbone: Mapping[str, Any] | None = None
     learner: Mapping[str, Any] | None = None
     values: tuple[str | Mapping[str, Any], ...]
+    as_released: Mapping[str, Any] | None = None
+
+    def readings(self) -> "Iterator[tuple[Reading, _TableRow]]":
+        """Yield the row as the paper describes it and, if that differs, as the authors' program computes it."""
+        yield "paper", self
+        if self.as_released is not None:
+            described = self.model_dump(exclude={"as_released"})
+            yield "program", _TableRow.model_validate({**described, **self.as_released})
 
 
 class _Table(Settings):
@@ -82,6 +103,22 @@ class _PublishedFile(Settings):
     sources: dict[str, Source]
     trainings: dict[str, Mapping[str, Any]]
     tables: list[_Table]
+
+
+class StoredEpisodes(Settings):
+    """Where the accuracies per episode of an expected number are stored.
+
+    Attributes:
+        file: the .npz file next to `expected.yaml`.
+        array: name of the array with the correct predictions of each episode, summed over the seeds.
+        predictions: predictions per episode, of all seeds together.
+        episodes_hash: hash of the episodes.
+    """
+
+    file: str
+    array: str
+    predictions: int
+    episodes_hash: str
 
 
 class Published(Settings):
@@ -105,6 +142,10 @@ class Published(Settings):
         settings_hash: hash of the run's training settings, for a number of `expected.yaml`.
         run_sd_pct: standard deviation between training runs if the source gives it, percentage points.
         seeds: training runs behind the number.
+        reading: whether the settings are those the paper describes or those of the authors' program. Where they differ,
+            the same number is listed once with each.
+        episodes: accuracies per episode, for a number of `expected.yaml`.
+        time_ms: published time per episode, milliseconds; "" if there is none.
     """
 
     source: Source
@@ -124,6 +165,9 @@ class Published(Settings):
     settings_hash: str | None = None
     run_sd_pct: float | None = None
     seeds: int = 1
+    reading: Reading = "paper"
+    episodes: StoredEpisodes | None = None
+    time_ms: str = ""
 
     @property
     def text(self) -> str:
@@ -139,8 +183,14 @@ class Published(Settings):
 
     @property
     def cited(self) -> str:
-        """Source and table."""
-        return f"{self.source.title}, {self.table}"
+        """Source and table, and who quotes them."""
+        quoted = f", {self.quoted}" if self.quoted else ""
+        return f"{self.source.title}, {self.table}{quoted}"
+
+    @property
+    def quoted(self) -> str:
+        """Who quotes the number, "quoted by NPBML, table 2"; "" if it was read in the source itself, or nowhere."""
+        return f"quoted by {self.protocol.quoted_by}" if self.protocol.confirmed == "quoted" else ""
 
 
 @cache
@@ -154,19 +204,23 @@ def published_numbers() -> tuple[Published, ...]:
     raw = yaml.safe_load(PUBLISHED_FILE.read_text(encoding="utf-8"))
     content = _PublishedFile.model_validate(raw)
     return tuple(
-        _number(content, table, row, column, value)
+        _number(content, table, row, reading, column, value)
         for table in content.tables
-        for row in table.rows
+        for printed in table.rows
+        for reading, row in printed.readings()
         for column, value in zip(table.columns, row.values, strict=True)
         if value != "-"
     )
 
 
-def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str, value: Any) -> Published:
+def _number(
+    content: _PublishedFile, table: _Table, row: _TableRow, reading: Reading, column: str, value: Any
+) -> Published:
     """Return one cell of a published table with the values of its row, column and table."""
     where = _COLUMN.fullmatch(column)
     cell = {"value": value} if isinstance(value, str) else dict(value)
     parsed = _VALUE.fullmatch(cell.pop("value"))
+    time_ms = cell.pop("time_ms", "")
     if where is None or parsed is None:
         raise ValueError(
             f"{PUBLISHED_FILE.name}: {table.source} {table.table}, {row.method}: cannot read {column!r}, {value!r}"
@@ -189,6 +243,8 @@ def _number(content: _PublishedFile, table: _Table, row: _TableRow, column: str,
         decimals=len(parsed["mean"].partition(".")[2]),
         protocol=protocol,
         training=content.trainings[training] if training else None,
+        reading=reading,
+        time_ms=time_ms,
     )
 
 
@@ -198,7 +254,17 @@ def expected_numbers() -> tuple[Published, ...]:
     return read_expected_file(EXPECTED_FILE) if EXPECTED_FILE.is_file() else ()
 
 
+def episodes_file(numbers: Path) -> Path:
+    """Return the file of accuracies per episode that belongs to a file of expected numbers."""
+    return numbers.with_suffix(".npz")
+
+
 def read_expected_file(path: Path) -> tuple[Published, ...]:
     """Read numbers that `fewshot.report.expected` wrote."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return tuple(Published.model_validate({**number, "source": content["source"]}) for number in content["numbers"])
+    return tuple(_expected_number(number, content["source"], episodes_file(path)) for number in content["numbers"])
+
+
+def _expected_number(number: Mapping[str, Any], source: Mapping[str, str], file: Path) -> Published:
+    stored = {"episodes": {**number["episodes"], "file": str(file)}} if "episodes" in number else {}
+    return Published.model_validate({**number, **stored, "source": source})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from fewshot.evaluation.interval import CONFIDENCE, standard_errors, t_quantile
 
@@ -48,6 +48,11 @@ class Estimate:
     parts: tuple[ErrorPart, ...]
 
     @property
+    def negated(self) -> "Estimate":
+        """The estimate of the opposite difference."""
+        return Estimate(-self.mean, self.parts)
+
+    @property
     def ci95(self) -> float:
         """Half width of the 95 % interval."""
         return self.half_width(CONFIDENCE)
@@ -73,7 +78,7 @@ def _p_at_half_width(width: float, parts: Sequence[ErrorPart]) -> float:
 
     def excess(log_p: float) -> float:
         tail = 10.0**log_p / 2
-        return math.hypot(*(stats.t.isf(tail, part.dof) * part.std_error for part in parts)) - width
+        return math.hypot(*(special.stdtrit(part.dof, tail) * part.std_error for part in parts)) - width
 
     if width == 0:
         return 1.0
@@ -162,6 +167,12 @@ def run_deviation(accuracies: np.ndarray) -> ErrorPart | None:
     """Return the deviation between single training runs, estimated from (S, E); None for one seed."""
     accuracies = np.atleast_2d(accuracies)
     return next((ErrorPart(p.std_error * math.sqrt(len(accuracies)), p.dof) for p in seed_part(accuracies)), None)
+
+
+def pooled(deviations: Sequence[ErrorPart]) -> ErrorPart:
+    """Return one estimate of a standard deviation from independent ones, weighted by their degrees of freedom."""
+    dof = sum(part.dof for part in deviations)
+    return ErrorPart(math.sqrt(sum(part.dof * part.std_error**2 for part in deviations) / dof), dof)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

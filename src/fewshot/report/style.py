@@ -1,5 +1,6 @@
 """The common style of all figures, and how they are saved: byte-identical for the same numbers."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 PUBLISHED_COLOR = "#000000"
 CORRECT_COLOR, WRONG_COLOR = "#0072B2", "#D55E00"
 DIVERGING = "PuOr"
+INSIGNIFICANT_COLOR, INSIGNIFICANT_TEXT_COLOR = "#dddddd", "#555555"
 SEQUENTIAL = "cividis"
+LABEL_WIDTH = 34
 
 _RC: Any = {
     "svg.hashsalt": "fewshot",
@@ -78,6 +81,11 @@ def line_style(index: int) -> dict[str, Any]:
         "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
         "marker": MARKERS[index % len(MARKERS)],
     }
+
+
+def wrapped(label: str) -> str:
+    """Return a label of ticks or legends on several lines if it is long."""
+    return textwrap.fill(label, LABEL_WIDTH, break_long_words=False)
 
 
 def legend_at_the_side(axis: Axes) -> None:

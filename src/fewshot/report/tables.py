@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from fewshot.experiments.params import Report
 from fewshot.report import stats
-from fewshot.report.contents import Block, Cell, Contents
+from fewshot.report.contents import Block, Cell, Contents, row_name
 from fewshot.report.measure import Row, Run
 
 
@@ -83,9 +84,11 @@ def result_record(cell: Cell) -> dict[str, Any]:
         "published_pct": decimal(number.accuracy_pct if number else None, 2),
         "published_ci95_pct": decimal(number.ci95_pct if number else None, 2),
         "published_source": number.cited if number else "",
+        "published_confirmed": number.protocol.confirmed if number else "",
         "difference_pct": decimal(100 * gap.mean if gap else None),
         "difference_ci95_pct": decimal(100 * gap.ci95 if gap else None),
         "verdict": cell.verdict.word,
+        "verdict_p_holm": decimal(cell.verdict.p_value),
         "verdict_reasons": "; ".join(cell.verdict.reasons),
         "protocol": protocol_text(row),
         "unconverged": sum(run.unconverged for run in row.runs),
@@ -120,6 +123,30 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
+def difference_records(contents: Contents) -> list[dict[str, Any]]:
+    """Return the rows of differences.csv: every pair of rows tested on the same episodes, A minus B."""
+    return [
+        {
+            "train_dataset": a.entry.dataset,
+            "target": a.entry.target,
+            "way": a.protocol["n_way"],
+            "shot": a.shot,
+            "a": row_name(contents.labels, a),
+            "b": row_name(contents.labels, b),
+            "a_experiment": a.entry.group,
+            "b_experiment": b.entry.group,
+            "a_selection": a.selection,
+            "b_selection": b.selection,
+            "difference_pct": decimal(100 * gap.estimate.mean),
+            "ci95_pct": decimal(100 * gap.estimate.ci95),
+            "p_holm": f"{gap.p_value:.3g}",
+            "a_is": gap.word,
+            "episodes_hash": a.runs[0].episodes_hash,
+        }
+        for a, b, gap in contents.pairs
+    ]
+
+
 def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
     """Return group -> "5shot" -> accuracy and ci95, 0..1, for `dvc metrics`.
 
@@ -148,24 +175,26 @@ def markdown(contents: Contents) -> str:
     Its headings are of the third level, so that other documents can include it.
     """
     parts = [f"Suite `{contents.suite.suite}`. {LEGEND}"]
-    parts += [_markdown_block(block) for block in contents.blocks]
+    parts += [_markdown_block(block, contents.suite.settings) for block in contents.blocks]
     if contents.missing:
         names = "\n".join(f"- `{entry.experiment}` on {entry.target}: `{entry.command}`" for entry in contents.missing)
         parts.append(f"### Missing\n\nThis table is partial. Still missing:\n\n{names}")
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_block(block: Block) -> str:
-    width = 4 if block.has_published else 1
+def _markdown_block(block: Block, settings: Report) -> str:
+    compared, behind = 3 if block.has_published else 0, int(settings.versus_best)
     header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
-        header += [f"{shot}-shot", block.counterpart, "difference", "verdict"][:width]
-        rule += ["---:", "---:", "---:", "---"][:width]
+        header += [f"{shot}-shot", *["vs. best"][:behind], *[block.counterpart, "difference", "verdict"][:compared]]
+        rule += ["---:", *["---:"][:behind], *["---:", "---:", "---"][:compared]]
     body, notes = [], Notes()
     for line in block.lines:
         body.append([line.backbone, line.label])
         for shot in block.shots:
-            body[-1] += _markdown_cell(line.cells.get(shot), notes)[:width]
+            cell = line.cells.get(shot)
+            ours, *published = _markdown_cell(cell, notes)
+            body[-1] += [ours, *[versus_best_text(cell)][:behind], *published[:compared]]
     lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
     return "\n\n".join([f"### {block.title}", lines, *notes.lines])
 
@@ -177,8 +206,17 @@ def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
     ours = MARKS[cell.mark].format(percent(cell))
     if cell.verdict.number is None:
         return [ours, "", "", ""]
-    note = notes.sign("; ".join(cell.verdict.reasons))
-    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.word}{note}"]
+    note = notes.sign("; ".join(cell.verdict.notes))
+    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.text}{note}"]
+
+
+def versus_best_text(cell: Cell | None) -> str:
+    """Return the paired difference from the best row, "-1.20 ± 0.40, p = 0.003"; "" for the best row."""
+    gap = cell.from_best if cell else None
+    if gap is None:
+        return ""
+    p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.3f}"
+    return f"{100 * gap.estimate.mean:+.2f} ± {100 * gap.estimate.ci95:.2f}, {p_value}"
 
 
 class Notes:
@@ -203,7 +241,10 @@ def published_text(cell: Cell) -> str:
 
 
 def difference_text(cell: Cell) -> str:
-    """Return our number minus the published one in percentage points, with its half width; "" if none is published."""
+    """Return our number minus the published one in percentage points, with its half width; "" if not comparable to any.
+
+    A number of another network has no difference.
+    """
     gap = cell.verdict.difference
     return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
 
@@ -233,4 +274,4 @@ def _terminal_cell(cell: Cell | None) -> list[str]:
     if cell is None:
         return ["-", "", ""]
     symbol = {"best": "*", "tied": "†", "": " "}[cell.mark]
-    return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.word if cell.verdict.number else ""]
+    return [f"{percent(cell)} {symbol}", published_text(cell), cell.verdict.text if cell.verdict.number else ""]

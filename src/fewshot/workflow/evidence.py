@@ -4,6 +4,7 @@ docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<su
 docs/evidence/<suite>/accuracy.svg, learning_curves.svg
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
+<!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints
 """
 
 import platform
@@ -12,7 +13,9 @@ import shutil
 from pathlib import Path
 
 from fewshot.errors import DataError
+from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import read_json, write_atomic, write_json
+from fewshot.report.coverage import coverage_table
 from fewshot.workflow.plan import Plan
 from fewshot.workflow.results import require_result
 from fewshot.workflow.tables_state import damaged_tables
@@ -22,6 +25,7 @@ TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
 CURVES = "figures/learning_curves.svg"
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
+COVERAGE_BLOCK = re.compile(r"(<!-- coverage -->\n)(.*?)(<!-- end of coverage -->)", re.DOTALL)
 
 
 def copy_tables(plan: Plan) -> Path:
@@ -96,8 +100,20 @@ def embed_tables(text: str) -> str:
     return BLOCK.sub(table, text)
 
 
-def update_documents(*, check: bool) -> list[Path]:
-    """Embed the evidence in the documents, or only compare.
+def embed_coverage(text: str, params: Path) -> str:
+    """Return the text of a document with the coverage of the suites of `params` in every coverage block."""
+    if not COVERAGE_BLOCK.search(text):
+        return text
+    table = coverage_table(read_params(params))
+    return COVERAGE_BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[3]}", text)
+
+
+def update_documents(*, check: bool, params: Path = PARAMS_FILE) -> list[Path]:
+    """Embed the evidence and the coverage in the documents, or only compare.
+
+    Args:
+        check: change nothing.
+        params: the file whose suites are covered.
 
     Returns:
         The documents that were (or would be) changed.
@@ -113,7 +129,7 @@ def update_documents(*, check: bool) -> list[Path]:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise DataError(f"{document}: cannot be read ({reason}); run from a clone of the project") from None
         try:
-            wanted = embed_tables(text)
+            wanted = embed_coverage(embed_tables(text), params)
         except DataError as error:
             raise DataError(f"{document}: {error}") from None
         if wanted != text:

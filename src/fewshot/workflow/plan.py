@@ -28,7 +28,7 @@ from fewshot.paths import PACKAGE_DIR
 from fewshot.workflow.identity import module_digests, package_versions
 
 REPORT_DIR = PACKAGE_DIR / "report"
-REPORT_TEXTS = (".yaml", ".css", ".js", ".jinja")
+REPORT_TEXTS = (".yaml", ".npz", ".css", ".js", ".jinja")
 
 # The common code of each stage; the registries add the modules of the components a job uses.
 STAGE_MODULES = {

@@ -1,12 +1,14 @@
 """Stage report: plan of a suite -> entries of the report -> tables. Does not import torch."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from fewshot.backbones import BACKBONES
 from fewshot.experiments.matrix import Choice
+from fewshot.learners import LEARNERS
 from fewshot.paths import log_file
 from fewshot.progress import say
+from fewshot.registry import Part
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Job, Plan
@@ -28,9 +30,7 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 def suite_report(plan: Plan) -> SuiteReport:
     """Return the inputs of the report."""
     damage = {job.dir: _damage(job) for stage in READ for job in plan.jobs(stage)}
-    backbones = _display_names([experiment.backbone for experiment in plan.experiments])
-    learners = _display_names([experiment.learner for experiment in plan.experiments])
-    entries = tuple(_entry(plan, job, damage, backbones, learners) for job in plan.evaluate)
+    entries = tuple(_entry(plan, job, damage) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
@@ -45,13 +45,7 @@ def _damage(job: Job) -> str:
     return describe_damage(job, read) if read else ""
 
 
-def _entry(
-    plan: Plan,
-    job: EvaluateJob,
-    damage: Mapping[Path, str],
-    backbones: Mapping[str, str],
-    learners: Mapping[str, str],
-) -> ReportEntry:
+def _entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEntry:
     experiment = job.experiment
     broken = next((read for read in (job.train, job) if damage[read.dir]), None)
     run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
@@ -62,8 +56,8 @@ def _entry(
         variant=experiment.variant,
         dataset=experiment.dataset.label,
         target=job.target,
-        backbone=backbones[experiment.backbone.label],
-        learner=learners[experiment.learner.label],
+        backbone=_described(experiment.backbone, BACKBONES),
+        learner=_described(experiment.learner, LEARNERS),
         seed=experiment.seed,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
@@ -86,8 +80,8 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
-def _display_names(choices: Iterable[Choice]) -> dict[str, str]:
-    """Return the registered name of each label, or the label if a suite uses that component with several settings."""
-    names = {choice.label: choice.name for choice in choices}
-    uses = Counter(names.values())
-    return {label: name if uses[name] == 1 else label for label, name in names.items()}
+def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
+    """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
+    defaults = registry[choice.name].settings().model_dump(mode="json")
+    changed = [f"{name} {value}" for name, value in choice.settings.items() if value != defaults[name]]
+    return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
