@@ -81,6 +81,7 @@ def test_a_stop_and_a_failure_are_a_failure(tmp_path):
             "OSError: [Errno 30] Read-only file system: '/a b/c'",
             "cannot write /a b/c: Read-only file system; free some",
         ),
+        ("NotADirectoryError: [Errno 20] Not a directory: 'logs/x'", "cannot write logs/x: Not a directory; free some"),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'x'", "Traceback"),
     ],
 )

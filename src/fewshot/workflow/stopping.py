@@ -4,6 +4,7 @@ Without this, Snakemake waits hours for its jobs if it alone gets SIGTERM, and p
 stopped job as an error. Its log file in `.snakemake/log` still has everything.
 """
 
+import errno
 import logging
 import os
 import re
@@ -95,7 +96,7 @@ class Stop(logging.Filter):
 def _refused_write(text: str) -> ResourceError | None:
     """Return the error to show instead of the traceback that Snakemake prints if it cannot write its own files."""
     found = OS_ERROR.search(text)
-    if found is None or int(found["number"]) not in WRITE_REFUSED:
+    if found is None or int(found["number"]) not in (*WRITE_REFUSED, errno.ENOTDIR):
         return None
     return cannot_write(found["path"] or SNAKEMAKE_DIR, OSError(int(found["number"]), found["reason"]))
 
