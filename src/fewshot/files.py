@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fewshot.errors import DataError, ResourceError
+from fewshot.errors import DataError, ResourceError, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def _refuse_damage(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # zipfile, csv and numpy raise many types for a damaged file
-        raise DataError(f"{path}: not readable ({str(error) or type(error).__name__}); {advice}") from None
+        raise DataError(f"{path}: not readable ({reason_of(error)}); {advice}") from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -149,7 +149,7 @@ def finished(tmp_path_factory):
         download_job(plan.prepare[0])
         expected = run_suite()
         report_suite(plan, plan.tables_dir)
-        export_job(plan.train[0], plan, Path("exports/model"))
+        export_job(plan.experiments[0], plan, Path("exports/model"))
         interrupt = tmp_path_factory.mktemp("interrupted") / "project"
         shutil.copytree(folder, interrupt)
         patch.chdir(interrupt)
@@ -248,14 +248,14 @@ KINDS = {
     "evaluation without a copy": ("results/evaluate/*/*/cifar_fs.json", report_without_cache, REFUSED),
     "evaluation arrays": ("results/evaluate/*/*/*.npz", table, HEALED),
     "evaluation arrays without a copy": ("results/evaluate/*/*/*.npz", report_without_cache, REFUSED),
-    "cached results": ("cache/*/*/*/result/*.*", restore_from_cache, HEALED),
+    "cached results": ("cache/*/*/result/*.*", restore_from_cache, HEALED),
     "remembered digests": ("cache/digests.json", evaluate_again, HEALED),
     "tables": ("results/tables/tiny/r*.*", show_tables, REFUSED),
     "export": ("exports/model/*", classify, REFUSED),
     "user images": ("images/*/*/*.png", plan_given, REFUSED),
-    "newest checkpoint": ("cache/train/*/*/checkpoints/checkpoint.pt", resume, HEALED),
-    "checkpoint before": ("cache/train/*/*/checkpoints/checkpoint-previous.pt", resume, HEALED),
-    "kept states": ("cache/train/*/*/checkpoints/epoch-*", resume, HEALED),
+    "newest checkpoint": ("cache/train/*/checkpoints/checkpoint.pt", resume, HEALED),
+    "checkpoint before": ("cache/train/*/checkpoints/checkpoint-previous.pt", resume, HEALED),
+    "kept states": ("cache/train/*/checkpoints/epoch-*", resume, HEALED),
 }
 
 

@@ -126,8 +126,8 @@ REFUSED = [
     ("svm", {"head_settings": {"bound": -1.0}}, "bound: -1.0 is not allowed"),
     ("maml", {"head": "svm"}, "cannot be evaluated with another head"),
     ("maml", {"head_settings": {"ridge": 1.0}}, "cannot be evaluated with another head"),
-    ("mamlpp", {"inner_steps": 7}, r"inner_steps 7: this learner has parameters for each of its inner_steps \(2\)"),
-    ("alfa", {"inner_steps": 1}, r"inner_steps 1: this learner has parameters for each of its inner_steps \(2\)"),
+    ("mamlpp", {"inner_steps": 7}, r"inner_steps 7: it has parameters for each of its 2 inner steps"),
+    ("alfa", {"inner_steps": 1}, r"inner_steps 1: it has parameters for each of its 2 inner steps"),
 ]
 
 

@@ -104,6 +104,12 @@ class _Backend(types.ModuleType):
     def manual_seed_all(self, seed: int) -> None:
         """Its tensors are computed on the CPU, whose generator is seeded too."""
 
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        torch.set_rng_state(state)
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 

@@ -128,7 +128,7 @@ def test_inconsistent_images_and_labels_are_refused(exported, coloured_images, s
     [
         (np.zeros((16, 16)), r"query image 0 is float64 of shape \(16, 16\)"),
         (np.zeros((3, 16, 16), np.uint8), "allowed: a path, a PIL image"),
-        ("gone.png", r"query image 0 \('gone.png'\) cannot be read \(No such file"),
+        ("gone.png", r"query image 0 \(gone\.png\) cannot be read \(No such file"),
         (None, "query image 0 is object"),
     ],
 )
@@ -268,6 +268,7 @@ def test_names_and_paths_in_a_description_are_data(exported, coloured_images, tm
     record = read_json(folder / "model.json")
     record |= {"experiment": str(secret), "recipe": HOSTILE, "variant": str(secret), "train_key": HOSTILE}
     record["train"] |= {"dataset": f"{secret}{HOSTILE}", "weights": str(secret)}
+    record["record_sha256"] = None
     write_json(folder / "model.json", record)
 
     model = fewshot.load(folder)
@@ -308,7 +309,7 @@ def test_odd_image_names_are_refused(exported, coloured_images, image):
     model = fewshot.load(exported("prototype"))
     with pytest.raises(DataError, match=r"query image 0.* cannot be read") as error:
         model.classify(coloured_images([0, 1]), [0, 1], [image])
-    assert str(error.value).isprintable()
+    assert all(line.isprintable() for line in str(error.value).splitlines())
 
 
 def test_damaged_weights_are_refused(exported):

@@ -1,6 +1,7 @@
 """A finished result is published atomically, kept in the cache and restored from there; finished work is never lost."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -331,6 +332,20 @@ def test_full_disk_at_the_start(code, project, monkeypatch):
 
     with pytest.raises(ResourceError, match=r"the disk is full .*free some space"):
         run(never)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside"])
+def test_a_record_that_names_files_elsewhere_is_not_restored(name, project):
+    """A record may come from a remote."""
+    run()
+    shutil.rmtree(TARGET)
+    kept = CACHE / "result"
+    (kept / name.lstrip("/")).write_text("secret")
+    (kept / "sha256.json").write_text(json.dumps({name: hashlib.sha256(b"secret").hexdigest()}))
+
+    restore_result(Job())
+
+    assert not TARGET.exists()
 
 
 def test_full_disk_during_the_work_keeps_the_checkpoint(project):

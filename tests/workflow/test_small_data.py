@@ -49,16 +49,17 @@ TRAIN = ("train", "mine-pixels-prototype-quick-s0")
 
 def test_test_classes_are_counted_when_the_data_are_prepared(run):
     error = run("prepare", "mine", evaluate_n_way=5)
-    assert error == "error: 5 ways requested, but split 'test' has 3 classes; lower evaluate.n_way"
+    assert error == "error: mine: 5 ways requested for evaluation, but split 'test' has 3 classes; lower evaluate.n_way"
 
 
 def test_training_classes_are_counted_before_training(run):
     error = run(*TRAIN, n_way=5, validation_n_way=2)
-    assert error == "error: 5 ways requested, but split 'train' has 4 classes; lower recipes.quick.n_way"
+    expected = "5 ways requested for training, but split 'train' has 4 classes; lower recipes.quick.n_way"
+    assert error == f"error: mine: {expected}"
 
 
 @pytest.mark.parametrize("ways", [{"n_way": 4}, {"validation_n_way": 4}])
 def test_validation_classes_are_counted_before_training(run, ways):
     error = run(*TRAIN, **ways)
-    expected = "4 ways requested, but split 'validation' has 3 classes; lower recipes.quick.validation.n_way"
-    assert error == f"error: {expected}"
+    wanted, found = "4 ways requested for validation", "split 'validation' has 3 classes"
+    assert error == f"error: mine: {wanted}, but {found}; lower recipes.quick.validation.n_way"

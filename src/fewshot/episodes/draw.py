@@ -110,32 +110,29 @@ def draw_episodes(
     return EpisodeIndices(classes, images, form.n_query, ids)
 
 
-def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray, section: str = "") -> None:
+def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray) -> None:
     """Check that a split has enough classes and images for episodes of a form.
 
     Args:
         split: name of the split.
         form: ways, shots and queries.
         class_sizes: (number of classes,) images in each class of the split.
-        section: dotted path of the settings that give the form, for the message; "" for arguments of a call.
 
     Raises:
         DataError: if it has too few; the message names the settings to lower.
     """
-    prefix = f"{section}." if section else ""
     for name, count in vars(form).items():
         if not isinstance(count, Integral) or count < 1:
             raise DataError(f"{name} is {quoted(count)}; allowed: an integer, 1 or more")
     if form.n_way > len(class_sizes):
         raise DataError(
-            f"{form.n_way} ways requested, but split {quoted(split)} has {len(class_sizes)} classes; "
-            f"lower {prefix}n_way"
+            f"{form.n_way} ways requested, but split {quoted(split)} has {len(class_sizes)} classes; lower n_way"
         )
     smallest = int(class_sizes.min())
     if form.images_per_class > smallest:
         raise DataError(
             f"{form.n_shot} shots + {form.n_query} queries per class requested, but the smallest class of split "
-            f"{quoted(split)} has {smallest} images; lower {prefix}n_shot or {prefix}n_query"
+            f"{quoted(split)} has {smallest} images; lower n_shot or n_query"
         )
 
 

@@ -62,16 +62,23 @@ class Draw:
         split: name of the split; "trainval" is the union of train and validation.
         form: form of the episodes.
         use: training, validation or evaluation.
+        recipe: name of the experiment's recipe.
     """
 
     split: str
     form: EpisodeForm
     use: Literal["training", "validation", "evaluation"]
+    recipe: str
 
     @property
     def section(self) -> str:
         """Prefix of the settings that give its form: "" for those of the recipe."""
         return {"training": "", "validation": "validation.", "evaluation": "evaluate."}[self.use]
+
+    @property
+    def place(self) -> str:
+        """Prefix of these settings in `params.yaml`."""
+        return self.section if self.use == "evaluation" else f"recipes.{self.recipe}.{self.section}"
 
 
 @dataclass(frozen=True)
@@ -132,12 +139,12 @@ class Experiment:
 
     def draws(self) -> list[tuple[Choice, Draw]]:
         """Return the data sets it draws episodes from, and which."""
-        recipe, wanted = self.recipe, []
+        recipe, name, wanted = self.recipe, self.recipe_name, []
         if recipe.epochs and self.weights is None:
-            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training")))
+            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training", name)))
             if recipe.validates:
-                wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation")))
-        tested = Draw(self.evaluate.split, self.test_form, "evaluation")
+                wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation", name)))
+        tested = Draw(self.evaluate.split, self.test_form, "evaluation", name)
         return wanted + [(target, tested) for target in self.targets]
 
     @property

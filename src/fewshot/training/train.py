@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.datasets.store import Store
-from fewshot.episodes.draw import check_episode_fits
 from fewshot.experiments.build import initial_learner
+from fewshot.experiments.fits import check_draws
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import full_float32
 from fewshot.learners.base import Learner
@@ -52,7 +52,8 @@ def train(
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
     full_float32()
-    check_data(experiment, store)
+    own = [draw for _, draw in experiment.draws() if draw.use != "evaluation"]
+    check_draws(experiment.dataset.label, store, own)
     learner = initial_learner(experiment).to(processes.device)
     if experiment.weights is not None:
         publish_given_weights(out, experiment.weights, learner)
@@ -64,21 +65,6 @@ def train(
     if processes.leads:
         publish(out, run.state, ensemble=experiment.recipe.keep_checkpoints > 1)
     return run.facts()
-
-
-def check_data(experiment: Experiment, store: Store) -> None:
-    """Check that the splits are large enough for the episodes of training and validation, before the first step.
-
-    Raises:
-        DataError: if one is not.
-    """
-    recipe, section = experiment.recipe, f"recipes.{experiment.recipe_name}"
-    if not recipe.epochs or experiment.weights is not None:
-        return
-    check_episode_fits(recipe.train_split, recipe.form, store.split(recipe.train_split).class_sizes, section)
-    if recipe.validates:
-        sizes = store.split("validation").class_sizes
-        check_episode_fits("validation", recipe.validation_form, sizes, f"{section}.validation")
 
 
 class _Run:

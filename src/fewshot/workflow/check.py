@@ -63,5 +63,6 @@ def _counts(plan: Plan) -> str:
     """Return '12 experiments, 26 jobs (1 prepare, 12 train, 12 evaluate, 1 report)'."""
     stages = {stage: len(plan.jobs(stage)) for stage in ("prepare", "train", "evaluate")} | {"report": 1}
     listed = ", ".join(f"{count} {stage}" for stage, count in stages.items())
-    experiments = "1 experiment" if len(plan.train) == 1 else f"{len(plan.train)} experiments"
+    count = len(plan.experiments)
+    experiments = "1 experiment" if count == 1 else f"{count} experiments"
     return f"{experiments}, {sum(stages.values())} jobs ({listed})"

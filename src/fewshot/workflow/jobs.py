@@ -1,7 +1,6 @@
 """The work of each job: takes its inputs from the plan, calls the stage and publishes the files."""
 
 import time
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,14 +8,15 @@ import numpy as np
 
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
-from fewshot.datasets.store import SplitStore, Store
+from fewshot.datasets.store import Store
 from fewshot.digests import save_digests
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Draw, Experiment
+from fewshot.experiments.fits import check_draws
+from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
 from fewshot.progress import say
 from fewshot.settings import Settings
@@ -30,8 +30,6 @@ from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.workflow.results import HASHES, require_result, restore_result, run_job
-
-CLASSES_SHOWN = 20
 
 
 def dataset_settings(job: PrepareJob) -> Settings:
@@ -100,40 +98,6 @@ def prepare_job(job: PrepareJob) -> str:
         write_json(out / "manifest.json", record)
 
     return run_job(job, work)
-
-
-def check_draws(name: str, store: Store, draws: Iterable[Draw]) -> None:
-    """Refuse a data set with too few classes, or classes with too few images, for the episodes drawn from it.
-
-    Args:
-        name: label of the data set.
-        store: the prepared data.
-        draws: what experiments draw from it.
-
-    Raises:
-        DataError: with a line for each split and use that names the classes.
-    """
-    problems = list(dict.fromkeys(problem for draw in draws for problem in _too_small(store.split(draw.split), draw)))
-    if problems:
-        raise DataError("\n".join(f"{name}: {problem}" for problem in problems))
-
-
-def _too_small(split: SplitStore, draw: Draw) -> Iterator[str]:
-    """Yield what a split lacks for one kind of episode."""
-    form, classes = draw.form, dict(zip(split.class_names, split.class_sizes.tolist(), strict=True))
-    if form.n_way > len(classes):
-        yield (
-            f"split {draw.split} has {len(classes)} classes, but {draw.use} draws n_way {form.n_way}; "
-            f"lower {draw.section}n_way"
-        )
-    small = [f"{name!r} ({size})" for name, size in classes.items() if size < form.images_per_class]
-    if small:
-        more = f" and {len(small) - CLASSES_SHOWN} more" if len(small) > CLASSES_SHOWN else ""
-        yield (
-            f"{len(small)} of {len(classes)} {draw.split} classes have fewer than the {form.images_per_class} images "
-            f"that {draw.use} draws (n_shot {form.n_shot} + n_query {form.n_query}): {', '.join(small[:CLASSES_SHOWN])}"
-            f"{more}; add images, leave these classes out, or lower {draw.section}n_shot or n_query"
-        )
 
 
 def export_episodes(job: PrepareJob, file: Path) -> str:

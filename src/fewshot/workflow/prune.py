@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from fewshot import paths
 from fewshot.errors import FewshotError, ParamsError
 from fewshot.experiments.params import Params
+from fewshot.files import read_json
 from fewshot.workflow.old_layout import is_key, old_entries
 from fewshot.workflow.plan import Plan, make_plan
 from fewshot.workflow.results import RESULT, names_in
@@ -169,7 +170,7 @@ def _data_keys_of(needed: set[Key]) -> set[tuple[str, str]]:
         for folder in (paths.RESULTS / stage / name / key, paths.CACHE / stage / key / RESULT):
             manifest = folder / "manifest.json"
             if stage == "prepare" and manifest.exists():
-                keys.add((name, json.loads(manifest.read_text(encoding="utf-8"))["data_key"]))
+                keys.add((name, read_json(manifest)["data_key"]))
     return keys
 
 

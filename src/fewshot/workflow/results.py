@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
@@ -266,11 +266,18 @@ def _damaged_files(result: Path, digest_of: Callable[[Path], str] = file_digest)
 
 
 def _recorded_hashes(result: Path) -> dict[str, str]:
-    """Return file -> sha256 of a finished result; {} if there is no readable record."""
+    """Return file -> sha256 of a finished result; {} if there is no readable record, or it names files elsewhere."""
     try:
-        return dict(json.loads((result / HASHES).read_text(encoding="utf-8")))
+        hashes = dict(json.loads((result / HASHES).read_text(encoding="utf-8")))
+        return {} if any(_leads_outside(name) for name in hashes) else hashes
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def _leads_outside(name: str) -> bool:
+    """Return whether a recorded name, which may come from a remote, leads out of its folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str]) -> bool:
@@ -282,8 +289,7 @@ def _has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str]) -> bo
 
 def _copy_result(result: Path, target: Path) -> None:
     """Copy a finished result file by file; each file appears complete or not at all."""
-    hashes = json.loads((result / HASHES).read_text())
-    for name, sha256 in hashes.items():
+    for name, sha256 in _recorded_hashes(result).items():
         if not (target / name).is_file() or sha256_of(target / name) != sha256:
             _copy_file(result / name, target / name)
     _copy_file(result / HASHES, target / HASHES)
