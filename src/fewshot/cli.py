@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     testing.add_argument("--queries", type=int, help="query images per class")
     testing.add_argument("--episodes", type=int, help="test episodes per number of shots")
     testing.add_argument("--target", type=_names, metavar="NAME,...", help="data sets to test on")
-    testing.add_argument("--variant", type=_names, metavar="NAME,...", help="entries of `variants` in params.yaml, or as_trained")
+    testing.add_argument(
+        "--variant", type=_names, metavar="NAME,...", help="entries of `variants` in params.yaml, or as_trained"
+    )
     testing.add_argument("--split", help="train, validation or test")
     testing.add_argument("--seed", type=int, help="seed of the test episodes")
     reporting = stage("report", _report, "Write the tables, figures and report of a suite.")
