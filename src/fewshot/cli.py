@@ -117,13 +117,18 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", type=Path, metavar="FILE", help="evaluate this weights file instead and print the result"
     )
     testing = stage("test", _test, "Test any finished training with another protocol; nothing is trained.")
-    testing.add_argument("name", metavar="experiment", help="name of an experiment or training, or a training's key")
+    testing.epilog = "What is not given stays as in the experiment. Results are kept in results/tests and cache/."
+    testing.add_argument(
+        "name", metavar="experiment", help="name of an experiment or training, or the start of a training's key"
+    )
     testing.add_argument("--shots", type=_numbers, metavar="1,5", help="support images per class")
     testing.add_argument("--ways", type=int, help="classes per episode")
     testing.add_argument("--queries", type=int, help="query images per class")
     testing.add_argument("--episodes", type=int, help="test episodes per number of shots")
     testing.add_argument("--target", type=_names, metavar="NAME,...", help="data sets to test on")
-    testing.add_argument("--variant", type=_names, metavar="NAME,...", help="entries of `variants` in params.yaml")
+    testing.add_argument(
+        "--variant", type=_names, metavar="NAME,...", help="entries of `variants` in params.yaml, or as_trained"
+    )
     testing.add_argument("--split", help="train, validation or test")
     testing.add_argument("--seed", type=int, help="seed of the test episodes")
     reporting = stage("report", _report, "Write the tables, figures and report of a suite.")

@@ -97,6 +97,19 @@ def test_each_variant_is_computed_as_it_says(tested, trained):
     assert residuals["{'head': 'ridge'}"] is None, "closed form"
 
 
+def test_prune_lists_and_deletes_both_copies_of_a_test(tested, trained, capsys):
+    tested(SVM, "--variant", "ridge_head")
+    (kept,) = trained.glob("results/tests/evaluate/*/*")
+    key = kept.name
+    main(["prune", "--delete", "--ignore-refs"])
+    listed = capsys.readouterr().out
+    assert f"cache/evaluate/{key}" in listed
+    assert f"results/tests/evaluate/{SVM.replace('-s0', '-ridge_head-s0')}/{key}" in listed
+    assert not kept.exists()
+    assert not (trained / "cache/evaluate" / key).exists()
+    assert list(trained.glob(f"results/train/{SVM}/*/weights.safetensors")), "what the suite needs stays"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -152,7 +152,8 @@ def _unneeded_jobs(plans: list[Plan], needed: set[Key]) -> Iterator[UnneededFold
 
 def _job_folders(stage: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Yield every folder of a job in `results/` and `cache/`, with the names it has or was used under."""
-    for folder in (*_subfolders(paths.RESULTS / stage, "*/*"), *old_entries(stage)):
+    tests = _subfolders(paths.RESULTS / paths.TESTS / stage, "*/*")
+    for folder in (*_subfolders(paths.RESULTS / stage, "*/*"), *tests, *old_entries(stage)):
         yield folder, (folder.parent.name,)
     for folder in _subfolders(paths.CACHE / stage, "*"):
         if is_key(folder.name):
