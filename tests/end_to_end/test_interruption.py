@@ -97,7 +97,7 @@ def test_ctrl_c(fresh):
     assert stop == "SIGINT: stopping; running jobs save their state first."
     assert end[0].startswith(f"train {fresh.RIDGE}: SIGINT: stopped after step")
     assert end[1:] == [
-        "Stopped by SIGINT. Finished work is kept: 1 of 1 data sets prepared, 0 of 1 experiments trained, "
+        "Stopped by SIGINT. Finished work is kept: 1 of 1 data sets prepared, 0 of 1 models trained, "
         "0 of 1 evaluations made.",
         "Rerun the same command to resume from the last checkpoints: snakemake --cores 2",
     ]

@@ -83,6 +83,14 @@ def test_files_that_do_not_belong_together_are_refused(maker: Any, numbers: tupl
         paired_accuracies(later_run(maker), wrong)
 
 
+def test_damaged_predictions_are_refused(maker: Any, numbers: tuple[Published, ...]) -> None:
+    assert numbers[0].episodes is not None
+    file = Path(numbers[0].episodes.file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"expected\.npz: not readable .*'fewshot expected'"):
+        paired_accuracies(later_run(maker), numbers[0])
+
+
 def test_a_single_seed_is_refused(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     with pytest.raises(DataError, match=r"glyphs-conv4-ridge-quick: one training seed.*seed: \[1, 2, 3\]"):

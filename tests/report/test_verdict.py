@@ -9,12 +9,14 @@ from pydantic import ValidationError
 
 from fewshot.backbones import BACKBONES
 from fewshot.experiments.params import Recipe, Report
+from fewshot.files import read_json, write_json
 from fewshot.learners import LEARNERS
 from fewshot.report import stats
 from fewshot.report.contents import Cell, counterpart
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.report.published import PUBLISHED_FILE, Protocol, Published, published_numbers
-from fewshot.report.verdict import Verdict, difference, judge_rows
+from fewshot.report.tables import run_record
+from fewshot.report.verdict import Verdict, difference, judge_rows, solver_iterations
 
 METAOPTNET = {
     "n_shot": 15, "n_query": 6, "meta_batch": 8, "epochs": 60, "steps_per_epoch": 1000, "image_size": 84,
@@ -150,6 +152,41 @@ def test_each_departure_from_the_protocol_is_a_reason(maker: Any, changes: dict[
     verdict = judge(row_of(maker, 0.6264, **changes))
     assert verdict.word == "not comparable"
     assert reason in verdict.reasons
+
+
+def tested_with(maker: Any, learner: str, **changes: Any) -> Row:
+    """Return the row of a learner on miniImageNet that was evaluated with other settings than in training."""
+    entry = maker.add(learner, 0.6, dataset="mini_imagenet", backbone=RESNET12, recipe=METAOPTNET, shots=(1,))
+    write_json(entry.evaluation, {**read_json(entry.evaluation), "changes": changes})
+    return group_rows(read_runs(entry))[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "iterations", "reason"),
+    [
+        ({}, None, "QP solver in the test: optimum, published 3 iterations"),
+        ({"solver": "truncated"}, 15, "QP solver in the test: 15 iterations, published 3 iterations"),
+    ],
+)
+def test_settings_of_another_head_that_are_not_given_have_their_defaults(
+    maker: Any, settings: dict[str, Any], iterations: int | None, reason: str
+) -> None:
+    row = tested_with(maker, "prototype", head="svm", head_settings=settings)
+
+    assert solver_iterations(row) == iterations
+    assert {reason, "trained with another head: prototype"} <= set(judge(row).reasons)
+
+
+@pytest.mark.parametrize(
+    ("learner", "changes", "solver"),
+    [
+        ("prototype", {"head": "svm"}, "exact"),
+        ("svm", {"head": "ridge"}, "closed form"),
+        ("svm", {"head_settings": {"solver": "truncated", "max_iterations": 3}}, "truncated"),
+    ],
+)
+def test_the_tables_name_the_solver_of_the_test(maker: Any, learner: str, changes: dict[str, Any], solver: str) -> None:
+    assert run_record(tested_with(maker, learner, **changes).runs[0])["solver"] == solver
 
 
 def test_trainval_runs_are_compared_with_the_trainval_number(maker: Any) -> None:

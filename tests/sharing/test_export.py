@@ -259,6 +259,16 @@ def test_damaged_description_is_refused_with_the_reason(exported, tmp_path, case
         fewshot.load(folder)
 
 
+@pytest.mark.parametrize("changed", [{"variant": "other"}, {"train_key": "0" * 12}, {"record_sha256": "0" * 64}])
+def test_a_description_that_does_not_match_its_hash_is_refused(exported, changed):
+    folder = exported("ridge")
+    record = read_json(folder / "model.json")
+    write_json(folder / "model.json", record | changed)
+
+    with pytest.raises(CheckpointError, match=r"model\.json: changed since it was exported \(its hash differs\)"):
+        fewshot.load(folder)
+
+
 HOSTILE = "/etc/passwd\x1b[31m\u202e" + "../" * 2000
 
 

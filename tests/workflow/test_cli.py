@@ -254,6 +254,15 @@ def test_misspelt_experiment_among_the_arguments_of_snakemake(name, words):
     assert "fewshot list --suite quickstart" in str(error.value)
 
 
+@pytest.mark.parametrize("suite", ["quickstart", "metaoptnet"])
+def test_every_experiment_of_the_suite_is_accepted_whatever_its_training_is_called(suite):
+    plan = load_plan(SHIPPED, suite=suite)
+    names = [experiment.name for experiment in plan.experiments]
+
+    assert not set(names) <= {job.name for job in plan.train}
+    check_experiment_names(plan, names)
+
+
 def test_other_arguments_of_snakemake_are_left_to_it():
     arguments = ["-n", "train_al", "--config", "suite=quik-a-b-c", RIDGE, "my-name-space-of-pods", "results/a-b-c-d"]
 

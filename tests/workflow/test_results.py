@@ -334,6 +334,14 @@ def test_full_disk_at_the_start(code, project, monkeypatch):
         run(never)
 
 
+def test_a_recorded_name_with_a_null_byte_is_that_of_a_missing_file(project):
+    run()
+    (TARGET / "sha256.json").write_text(json.dumps({"a\0b": "0" * 64}))
+    shutil.rmtree(CACHE)
+
+    assert restore_result(Job()) == ["a\0b"]
+
+
 @pytest.mark.parametrize("name", ["../../outside", "/outside"])
 def test_a_record_that_names_files_elsewhere_is_not_restored(name, project):
     """A record may come from a remote."""

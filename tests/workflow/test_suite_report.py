@@ -26,6 +26,14 @@ def test_component_is_shown_with_the_settings_that_differ_from_its_defaults(tiny
     assert shown_learners(tiny_params, ["wide", "narrow"]) == ["ridge (ridge 5.0)", "ridge (ridge 500.0)"]
 
 
+def test_setting_that_is_recorded_only_if_it_differs_is_shown(tiny_params) -> None:
+    values = tiny_params(learner=["constant", "plain"], backbone="conv4_maml")
+    values["learners"] = {"constant": {"base": "cxgrad", "contextual": False}, "plain": {"base": "cxgrad"}}
+    shown = suite_report(make_plan(parse_as(Params, values, where=""), "tiny")).entries
+
+    assert [entry.learner for entry in shown] == ["cxgrad (contextual False)", "cxgrad"]
+
+
 def test_component_with_its_defaults_is_shown_by_its_name(tiny_params) -> None:
     assert shown_learners(tiny_params, ["prototype", "ridge"]) == ["prototype", "ridge"]
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from fewshot.errors import DataError
+from fewshot.files import read_npz
 from fewshot.report.measure import Row
 from fewshot.report.published import Published
+
+ADVICE = "restore expected.yaml and expected.npz, or write both again with 'fewshot expected'"
 
 
 def correct_predictions(row: Row) -> np.ndarray:
@@ -33,7 +36,7 @@ def paired_accuracies(row: Row, number: Published) -> np.ndarray | None:
     if correct is None or len(correct) != row.accuracies.shape[1] or not _matches(correct, number):
         raise DataError(
             f"{stored.file}: array {stored.array!r} is missing or does not match the {number.mean_text} % of "
-            "expected.yaml; restore both files, or write both again with 'fewshot expected'"
+            f"expected.yaml; {ADVICE}"
         )
     return correct / stored.predictions
 
@@ -48,5 +51,4 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     """Read a file of counts; {} if it is missing."""
     if not file.is_file():
         return {}
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays.files}
+    return {name: counts.astype(np.float64) for name, counts in read_npz(file, advice=ADVICE).items()}

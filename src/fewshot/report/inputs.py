@@ -14,7 +14,7 @@ class ReportEntry:
         experiment: name with the seed, "glyphs-conv4-ridge-s0".
         group: name without the seed; the seeds of a group are averaged.
         recipe: name of the training settings.
-        variant: what else differs from the other experiments in the suite; "" if nothing.
+        variant: recipe and overrides, as in the experiment's name.
         dataset: trained on.
         target: tested on.
         backbone: registered name with the settings that differ from their defaults, "conv4 (filters 32)".

@@ -12,6 +12,7 @@ import numpy as np
 
 from fewshot.errors import DataError, reason_of
 from fewshot.files import read_json, read_npz
+from fewshot.heads import HEADS
 from fewshot.report import stats
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.stats import Estimate
@@ -115,10 +116,12 @@ class Row:
 
     @property
     def tested_learner(self) -> dict[str, Any]:
-        """Name and settings of the learner as it was tested."""
-        trained, head = self.protocol["train"]["learner"], self.changes.get("head")
+        """Name and all settings of the learner as it was tested."""
+        head, given = self.changes.get("head"), self.changes.get("head_settings", {})
+        if head is not None:
+            return {"name": head, **HEADS[head].typed(given).model_dump(mode="json")}
         inner = {name: value for name, value in self.changes.items() if name in ("inner_steps", "batch_norm")}
-        return {**(trained if head is None else {"name": head}), **self.changes.get("head_settings", {}), **inner}
+        return {**self.protocol["train"]["learner"], **given, **inner}
 
     @property
     def family(self) -> tuple[str, str, int, int, str]:
@@ -214,7 +217,7 @@ def group_labels(rows: Sequence[Row]) -> dict[str, str]:
     def label(row: Row) -> str:
         entry = row.entry
         is_plain = variants[entry.dataset] == {entry.recipe} and row.is_trained
-        return entry.learner if is_plain else _with_variant(entry.learner, entry.variant or entry.recipe)
+        return entry.learner if is_plain else _with_variant(entry.learner, entry.variant)
 
     return {group: label(row) for group, row in groups.items()}
 

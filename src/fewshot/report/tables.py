@@ -56,13 +56,13 @@ def _identity(row: Row) -> dict[str, Any]:
         "image_size": row.recipe["image_size"],
         "selection": row.selection,
         "batch_norm": row.protocol["batch_norm"],
-        "solver": train["learner"].get("solver", "closed form" if _is_closed_form(row) else "none"),
+        "solver": row.tested_learner.get("solver", "closed form" if _is_closed_form(row) else "none"),
         "precision": row.recipe["precision"],
     }
 
 
 def _is_closed_form(row: Row) -> bool:
-    return row.protocol["train"]["learner"]["name"] in ("prototype", "ridge", "r2d2")
+    return row.tested_learner["name"] in ("prototype", "ridge", "r2d2")
 
 
 def result_record(cell: Cell) -> dict[str, Any]:

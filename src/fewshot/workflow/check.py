@@ -7,6 +7,7 @@ from fewshot.errors import FewshotError, Problems, locate_errors
 from fewshot.experiments.matrix import check_suite_name
 from fewshot.experiments.params import Params
 from fewshot.experiments.reader import MAX_VALUES, read_yaml
+from fewshot.paths import JOB_STAGES
 from fewshot.settings import parse_as
 from fewshot.workflow.plan import Plan, make_plan
 
@@ -61,7 +62,7 @@ def check_file(path: Path, suite: str | None = None) -> CheckedFile:
 
 def _counts(plan: Plan) -> str:
     """Return '12 experiments, 26 jobs (1 prepare, 12 train, 12 evaluate, 1 report)'."""
-    stages = {stage: len(plan.jobs(stage)) for stage in ("prepare", "train", "evaluate")} | {"report": 1}
+    stages = {stage: len(plan.jobs(stage)) for stage in JOB_STAGES} | {"report": 1}
     listed = ", ".join(f"{count} {stage}" for stage, count in stages.items())
     count = len(plan.experiments)
     experiments = "1 experiment" if count == 1 else f"{count} experiments"

@@ -7,7 +7,7 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import DataError
-from fewshot.files import read_json
+from fewshot.files import RESTORE, read_json
 from fewshot.workflow.listing import STATE_WORDS, job_state
 from fewshot.workflow.plan import EvaluateJob, Identity, Job, Plan
 from fewshot.workflow.results import IDENTITY, RESULT, names_in
@@ -100,7 +100,7 @@ def _read_identity(file: Path) -> Identity:
     """
     identity = read_json(file)
     if not isinstance(identity, dict) or not isinstance(identity.get("settings", {}), dict):
-        raise DataError(f"{file}: not an identity; delete its folder and rerun: it is restored or recomputed")
+        raise DataError(f"{file}: not an identity; {RESTORE}")
     return identity
 
 

@@ -61,7 +61,7 @@ def open_prepared(job: PrepareJob) -> Store:
             raise DataError(
                 f"{job.store_dir}: the content ({store.content_hash[:12]}) differs from the one recorded in {manifest} "
                 f"({recorded[:12]}): the raw files or package versions have changed; to use the new data, delete "
-                f"{manifest.parent} and {job.cache_dir}, then rerun"
+                f"{job.dir} and {job.cache_dir}, then rerun"
             )
     return store
 

@@ -101,7 +101,7 @@ def check_experiment_names(plan: Plan, arguments: Iterable[str]) -> None:
     Raises:
         ParamsError: names the closest experiment, or the suite that has it.
     """
-    known = [job.name for job in plan.train]
+    known = [experiment.name for experiment in plan.experiments]
     for name in arguments:
         if name in known or not EXPERIMENT_LIKE.fullmatch(name):
             continue

@@ -282,7 +282,7 @@ class Plan:
 
         A training is found by its own name and by those of its experiments, which come first.
         """
-        found: dict[str, dict[str, list[Any]]] = {stage: {} for stage in ("prepare", "train", "evaluate")}
+        found: dict[str, dict[str, list[Any]]] = {stage: {} for stage in paths.JOB_STAGES}
         for job in self.evaluate:
             found["train"][job.name] = [job.train]
         for stage, by_name in found.items():

@@ -283,7 +283,7 @@ def _leads_outside(name: str) -> bool:
 def _has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str]) -> bool:
     try:
         return digest_of(file) == sha256
-    except OSError:
+    except (OSError, ValueError):  # ValueError for a name with a null byte
         return False
 
 

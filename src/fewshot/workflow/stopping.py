@@ -145,7 +145,7 @@ def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> st
 
 
 def _counts(plan: Plan) -> str:
-    words = {"prepare": "data sets prepared", "train": "experiments trained", "evaluate": "evaluations made"}
+    words = {"prepare": "data sets prepared", "train": "models trained", "evaluate": "evaluations made"}
     jobs = {stage: plan.jobs(stage) for stage in words}
     done = {stage: sum(all(file.exists() for file in job.outputs.values()) for job in jobs[stage]) for stage in words}
     return ", ".join(f"{done[stage]} of {len(jobs[stage])} {what}" for stage, what in words.items())

@@ -82,6 +82,6 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
 
 def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
     """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
-    defaults = registry[choice.name].settings().model_dump(mode="json")
-    changed = [f"{name} {value}" for name, value in choice.settings.items() if value != defaults[name]]
+    defaults = registry[choice.name].settings().model_dump(mode="json")  # without those recorded only if they differ
+    changed = [f"{name} {value}" for name, value in choice.settings.items() if (name, value) not in defaults.items()]
     return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
