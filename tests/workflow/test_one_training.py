@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from fewshot.digests import sha256_of
+from fewshot.errors import DataError
 from fewshot.experiments.params import Params
 from fewshot.experiments.reader import read_params
+from fewshot.files import write_json
 from fewshot.settings import parse_as
 from fewshot.workflow import jobs
 from fewshot.workflow.plan import make_plan
@@ -154,3 +158,14 @@ def test_example_of_the_readme_shares_its_training_with_the_default_suite():
     made = {job.key: job.name for job in make_plan(params, "quickstart").train}
     assert [made[job.key] for job in example.train if job.key in made] == ["glyphs-conv4-ridge-quick-s0"]
     assert len(example.train) == 12
+
+
+def test_data_that_changed_are_refused_with_the_folders_to_delete(plan_of, project, monkeypatch):
+    (job,) = plan_of().prepare
+    monkeypatch.setattr(jobs, "build_store", lambda *_: SimpleNamespace(content_hash="1" * 64))
+    job.dir.mkdir(parents=True)
+    write_json(job.outputs["manifest"], {"content_hash": "0" * 64})
+    write_json(job.dir / "sha256.json", {"manifest.json": sha256_of(job.outputs["manifest"])})
+
+    with pytest.raises(DataError, match=rf"delete {job.dir} and cache/prepare/{job.key}, then rerun"):
+        jobs.open_prepared(job)
