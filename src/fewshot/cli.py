@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from fewshot import __version__, paths
 from fewshot.digests import save_digests
-from fewshot.errors import FewshotError, ParamsError, printable, quoted_key
+from fewshot.errors import FewshotError, ParamsError, printable, quoted, quoted_key
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
@@ -260,7 +260,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list."""
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not allowed: give numbers, such as 1,5") from None
 
 
 def _report(options: argparse.Namespace) -> None:

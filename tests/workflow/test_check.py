@@ -153,3 +153,17 @@ def test_a_file_without_suites_is_refused_in_lines(check, text):
 
     assert (status, out) == (2, [])
     assert all("params.yaml: " in line for line in err)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("shots: [1, 5, 1]", "1 occurs more than once in its shots; remove one"),
+        ("targets: [glyphs, glyphs]", "'glyphs' occurs more than once in its targets; remove one"),
+    ],
+)
+def test_testing_twice_with_the_same_episodes_is_refused(check, setting, message):
+    status, _, errors = check(TWO_SUITES.replace("recipe: slow", f"recipe: slow, {setting}"))
+    assert status == 2
+    assert len(errors) == 1
+    assert errors[0].endswith(f"glyphs-conv4-ridge-slow-s0: {message}")

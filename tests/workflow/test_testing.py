@@ -119,6 +119,9 @@ def test_prune_lists_and_deletes_both_copies_of_a_test(tested, trained, capsys):
         ([SVM, "--ways", "1"], "evaluate.n_way"),
         ([SVM, "--ways", "6"], "6"),
         ([SVM, "--target", "shape"], "Did you mean 'shapes'"),
+        ([SVM, "--shots", "1,1"], "1 occurs more than once in its shots; remove one"),
+        ([SVM, "--target", "shapes,shapes"], "'shapes' occurs more than once in its targets; remove one"),
+        ([SVM, "--shots", "1,x"], "argument --shots: '1,x' is not allowed: give numbers, such as 1,5"),
     ],
 )
 def test_a_request_that_cannot_be_met_says_why(trained, capsys, arguments, message):

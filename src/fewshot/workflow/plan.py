@@ -379,7 +379,13 @@ def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan
 
 
 def plan_experiments(params: Params, suite: str, experiments: Sequence[Experiment], results: Path) -> Plan:
-    """Plan the jobs of some experiments, which need not be those of the suite."""
+    """Plan the jobs of some experiments, which need not be those of the suite.
+
+    Raises:
+        ParamsError: if an experiment would be tested twice with the same shots or on the same data set, which would
+            count each episode twice, or if data are too small or cannot be read.
+    """
+    _check_repeats(experiments)
     prepare = _prepare_jobs(experiments, results)
     train: dict[str, TrainJob] = {}
     evaluate: list[EvaluateJob] = []
@@ -388,6 +394,17 @@ def plan_experiments(params: Params, suite: str, experiments: Sequence[Experimen
         job = train.setdefault(job.key, job)
         evaluate += [_evaluate_job(experiment, job, prepare[target.label]) for target in experiment.targets]
     return Plan(params, suite, results, tuple(prepare.values()), tuple(train.values()), tuple(evaluate))
+
+
+def _check_repeats(experiments: Iterable[Experiment]) -> None:
+    problems = Problems()
+    for experiment in experiments:
+        tested = {"shots": experiment.shots, "targets": [target.label for target in experiment.targets]}
+        for key, values in tested.items():
+            repeated = [value for number, value in enumerate(values) if value in values[:number]]
+            if repeated:
+                problems.add(f"{experiment.name}: {quoted(repeated[0])} occurs more than once in its {key}; remove one")
+    problems.raise_all()
 
 
 def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str, PrepareJob]:

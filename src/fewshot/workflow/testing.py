@@ -35,7 +35,7 @@ def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
             return searched, wanted
         known += names
     raise ParamsError(
-        f"no suite has an experiment, or a training with the key, {quoted(wanted)};{did_you_mean(wanted, known)} "
+        f"no suite has an experiment, or a training with the key, {quoted(wanted)}.{did_you_mean(wanted, known)} "
         "'fewshot list --suite NAME' lists those of a suite"
     )
 
