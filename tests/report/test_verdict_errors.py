@@ -65,7 +65,9 @@ def words_of_suites(suites: int, cells: int, seeds: int, run_sd: float, differen
 
 def share_called_different(cells: int, seeds: int, suites: int, run_sd: float) -> float:
     """Return the share of suites that replicate exactly, in which a number is "higher" or "lower"."""
-    return float(np.mean([bool(words & {"higher", "lower"}) for words in words_of_suites(suites, cells, seeds, run_sd)]))
+    return float(
+        np.mean([bool(words & {"higher", "lower"}) for words in words_of_suites(suites, cells, seeds, run_sd)])
+    )
 
 
 @pytest.mark.parametrize("run_sd", [0.003, 0.005, 0.007, 0.01])
