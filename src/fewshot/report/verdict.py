@@ -32,10 +32,10 @@ UNKNOWN_TRAINING = "the source's training settings are not known"
 
 # Two one-sided tests at 5 % each: the 90 % interval must be inside the margin (Schuirmann 1987).
 EQUIVALENCE_CONFIDENCE = 0.90
-# The assumed deviation between training runs (`report.run_sd_pct`) is that of a typical setting; single settings deviate
-# by 0.3 to 1.0 points. It is widened and given 8 degrees of freedom so that even settings with 1.0 points, replicated
-# exactly, are called different in at most 5 % of suites: t(8) * 1.25 * 0.7 = 2.02 > 1.96. Fewer degrees of freedom
-# alone (3) would do so too, but a suite of twelve numbers would then need differences of 8 points instead of 5
+# The assumed deviation between training runs (`report.run_sd_pct`) is that of a typical setting; single settings
+# deviate by 0.3 to 1.0 points. It is widened and given 8 degrees of freedom so that even settings with 1.0 points,
+# replicated exactly, are called different in at most 5 % of suites: t(8) * 1.25 * 0.7 = 2.02 > 1.96. Fewer degrees of
+# freedom alone (3) would do so too, but a suite of twelve numbers would then need differences of 8 points instead of 5
 # (tests/report/test_verdict_errors.py).
 ASSUMED_DEVIATION_FACTOR = 1.25
 ASSUMED_DEVIATION_DOF = 8
