@@ -63,13 +63,26 @@ def words_of_suites(suites: int, cells: int, seeds: int, run_sd: float, differen
     return found
 
 
+def share_called_different(cells: int, seeds: int, suites: int, run_sd: float) -> float:
+    """Return the share of suites that replicate exactly, in which a number is "higher" or "lower"."""
+    return float(
+        np.mean([bool(words & {"higher", "lower"}) for words in words_of_suites(suites, cells, seeds, run_sd)])
+    )
+
+
 @pytest.mark.parametrize("run_sd", [0.003, 0.005, 0.007, 0.01])
 @pytest.mark.parametrize(("cells", "seeds", "suites"), [(1, 1, 1500), (12, 1, 120), (1, 3, 1500), (12, 3, 120)])
 def test_at_most_5_percent_of_suites_call_an_exact_replication_different(
     cells: int, seeds: int, suites: int, run_sd: float
 ) -> None:
-    wrong = np.mean([bool(words & {"higher", "lower"}) for words in words_of_suites(suites, cells, seeds, run_sd)])
-    assert wrong <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / suites)
+    assert share_called_different(cells, seeds, suites, run_sd) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / suites)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cells", "seeds", "suites"), [(1, 1, 20_000), (1, 3, 20_000), (12, 3, 1000)])
+def test_the_largest_deviation_keeps_the_5_percent(cells: int, seeds: int, suites: int) -> None:
+    """Measured closely where the rate is largest: the standard error of 20 000 suites is 0.15 points."""
+    assert share_called_different(cells, seeds, suites, 0.01) <= 0.05
 
 
 @pytest.mark.parametrize("run_sd", [0.003, 0.007])
