@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from fewshot.sharing.classifier import Classifier
 
 __version__ = "0.1.0"
@@ -13,18 +15,20 @@ __version__ = "0.1.0"
 NEUTRAL = ("__main__", "cli", "digests", "errors", "paths", "progress", "registry", "settings")
 
 
-def load(folder: "str | Path") -> "Classifier":
+def load(folder: "str | Path", device: "torch.device | str | None" = None) -> "Classifier":
     """Load a classifier written by `fewshot export`; no code in the folder is executed.
 
     Args:
         folder: folder of the export.
+        device: where to compute, such as "cpu" or "cuda:1"; None: a GPU if there is one.
 
     Returns:
         A classifier; its `classify(support, labels, query)` labels images, given a few labelled ones.
 
     Raises:
         CheckpointError: if the folder is not an export, or is damaged.
+        ResourceError: if the device cannot be used.
     """
     from fewshot.sharing.classifier import load as load_classifier
 
-    return load_classifier(folder)
+    return load_classifier(folder, device)

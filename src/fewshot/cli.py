@@ -196,9 +196,10 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _import_jobs(plan: Plan) -> ModuleType:
-    """Import the modules that compute, after setting the number of threads: libraries read it on import."""
+    """Import the modules that compute, after setting what libraries read on import."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(plan.params.train.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that cuBLAS gives the same bits every time
     save_digests()
     from fewshot.workflow import jobs
 

@@ -11,6 +11,7 @@ from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
+from fewshot.experiments.precision import FLAGS
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 
@@ -133,13 +134,14 @@ def test_certificates_have_one_value_per_episode(tiny_experiment, tiny_store, ep
     assert scores[1].certificates["converged"].all()
 
 
-def test_evaluation_computes_products_in_full_float32(tiny_experiment, tiny_store, episodes, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_gpus_evaluate_in_full_float32_with_deterministic_kernels(tiny_experiment, tiny_store, episodes, monkeypatch):
+    for owner, flag, value in FLAGS:
+        monkeypatch.setattr(owner, flag, not value)
     experiment = tiny_experiment()
 
     evaluate(experiment, {"single": [initial_learner(experiment).eval()]}, tiny_store.split("test"), episodes, CPU)
 
-    assert torch.backends.cudnn.allow_tf32 is False
+    assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
 
 
 def test_evaluation_scores_the_best_state_and_the_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):

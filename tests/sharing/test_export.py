@@ -14,7 +14,7 @@ from PIL import Image
 import fewshot
 from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image
-from fewshot.errors import CheckpointError, DataError, FewshotError
+from fewshot.errors import CheckpointError, DataError, FewshotError, ResourceError
 from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
 from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS
@@ -96,6 +96,30 @@ def test_answer_does_not_depend_on_the_other_queries(exported, coloured_images):
     together = model.scores(support, [0, 1, 2], query)
     alone = torch.cat([model.scores(support, [0, 1, 2], [image]) for image in query])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_computed_as_in_evaluations_and_leave_the_callers_settings(exported, coloured_images, monkeypatch):
+    model, seen = fewshot.load(exported("prototype")), []
+    embed = model.learner.embed
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        model.learner, "embed", lambda images: seen.append(torch.backends.cudnn.allow_tf32) or embed(images)
+    )
+
+    model.scores(coloured_images([0, 1]), [0, 1], coloured_images([0]))
+
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.allow_tf32 is True
+
+
+def test_the_device_can_be_chosen(exported):
+    assert fewshot.load(exported("prototype"), device="cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 1.5])
+def test_a_device_that_cannot_be_used_is_refused(exported, device):
+    with pytest.raises(ResourceError, match="which cannot be used; found: cpu"):
+        fewshot.load(exported("prototype"), device=device)
 
 
 def test_loading_keeps_the_random_state(exported):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewshot.errors import ResourceError
-from fewshot.training.devices import claim_devices, claim_slot
+from fewshot.training.devices import claim_devices, claim_slot, physical_names
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +70,28 @@ def test_a_requested_gpu_must_exist(monkeypatch, tmp_path):
 
     with pytest.raises(ResourceError, match="torch sees no GPU"):
         claim_devices("cuda", 2, 1, tmp_path)
+
+
+class Properties:
+    """Properties of a GPU as torch reports them."""
+
+    def __init__(self, uuid):
+        self.uuid = uuid
+
+
+def test_locks_are_named_by_the_card_however_it_is_numbered(monkeypatch):
+    cards = ["GPU-5cd", "MIG-GPU-5cd/7/0", "GPU-9ab"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties(cards[index]))
+    for visible, allocation in (("00,1,GPU-9ab", None), ("2,0,1", "17")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        if allocation is not None:
+            monkeypatch.setenv("SLURM_JOB_ID", allocation)
+        assert physical_names(["0", "1", "2"]) == ["GPU-5cd", "MIG-GPU-5cd-7-0", "GPU-9ab"]
+
+
+def test_a_slice_of_a_card_without_a_uuid_makes_no_nested_folders(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties(""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-5cd/7/0")
+    _, lock = claim_slot(["0"], 1, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-MIG-GPU-5cd-7-0-slot-0.lock"]
+    lock.release()

@@ -102,3 +102,9 @@ def test_out_of_memory_names_what_to_lower(error, tiny_experiment):
 def test_other_errors_pass_unchanged(tiny_experiment):
     with pytest.raises(RuntimeError, match="shapes differ"), memory_errors(tiny_experiment()):
         raise RuntimeError("shapes differ")
+
+
+def test_out_of_memory_in_an_evaluation_names_what_to_lower(tiny_experiment):
+    message = r"out of memory; .*bfloat16.*lower evaluate\.shots, evaluate\.n_query"
+    with pytest.raises(ResourceError, match=message), memory_errors(tiny_experiment(), evaluating=True):
+        raise MemoryError

@@ -21,7 +21,7 @@ from fewshot.errors import NumericalError, ParamsError, ResourceError
 from fewshot.experiments.build import initial_learner
 from fewshot.training.launch import train_on_devices
 from fewshot.training.outer_step import OuterStep, training_batch
-from fewshot.training.parallel import SINGLE_PROCESS
+from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.state import Checkpoints
 from fewshot.training.stop_signals import Interrupted
 from fewshot.training.train import train
@@ -263,10 +263,19 @@ def test_devices_must_divide_the_meta_batch(devices, tiny_experiment):
         tiny_experiment(recipe={"devices": devices})
 
 
-def test_a_single_process_sends_nothing(tiny_experiment, tiny_store):
-    batch = training_batch(tiny_experiment(), tiny_store.split("train"), 0)
-
-    assert len(SINGLE_PROCESS.share(batch)) == len(batch)
+def test_a_single_process_sends_nothing():
+    assert list(SINGLE_PROCESS.share(4)) == [0, 1, 2, 3]
     assert SINGLE_PROCESS.sum(0.25, 1.0) == [0.25, 1.0]
     assert SINGLE_PROCESS.agree_to_stop(None) is None
     assert not torch.distributed.is_initialized()
+
+
+def test_a_rank_gathers_only_its_own_episodes(tiny_experiment, tiny_store):
+    experiment, split = tiny_experiment(recipe={"meta_batch": 4}), tiny_store.split("train")
+    whole = training_batch(experiment, split, step=3)
+
+    shares = [training_batch(experiment, split, 3, ProcessGroup(rank=rank, size=2).share(4)) for rank in (0, 1)]
+
+    assert [len(share) for share in shares] == [2, 2]
+    assert torch.equal(torch.cat([share.query_images for share in shares]), whole.query_images)
+    assert torch.equal(torch.cat([share.episode_ids for share in shares]), whole.episode_ids)

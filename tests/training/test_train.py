@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from fewshot.errors import CheckpointError, DataError, NumericalError
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
+from fewshot.experiments.precision import FLAGS
 from fewshot.learners.episodic import smoothed_cross_entropy
 from fewshot.training.outer_step import OuterStep, rate_multiplier, training_batch
 from fewshot.training.selection import publish
@@ -49,10 +50,10 @@ def at_step(monkeypatch):
     """Return a function that makes something happen once, during a given outer step (from 0)."""
 
     def arrange(number, happening):
-        def drawn(experiment, split, step):
+        def drawn(experiment, split, step, share):
             if step == number and waiting.pop("here", False):
                 happening()
-            return training_batch(experiment, split, step)
+            return training_batch(experiment, split, step, share)
 
         waiting = {"here": True}
         monkeypatch.setattr("fewshot.training.outer_step.training_batch", drawn)
@@ -208,12 +209,13 @@ def test_untrained_weights_are_the_seeded_initial_ones(tiny_experiment, run):
     assert all(torch.equal(weights[name], start[name]) for name in start)
 
 
-def test_products_are_computed_in_full_float32(tiny_experiment, run, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_gpus_compute_in_full_float32_with_deterministic_kernels(tiny_experiment, run, monkeypatch):
+    for owner, flag, value in FLAGS:
+        monkeypatch.setattr(owner, flag, not value)
 
     run(tiny_experiment(recipe={"epochs": 0}))
 
-    assert torch.backends.cudnn.allow_tf32 is False
+    assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
 
 
 def test_training_learns(tiny_experiment, run):

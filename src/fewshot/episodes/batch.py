@@ -29,7 +29,8 @@ class EpisodeBatch:
         support_labels: (T, S) int64, 0 .. M-1, in any order.
         query_images: (T, Q, C, H, W), like `support_images`.
         query_labels: (T, Q) int64.
-        episode_ids: (T,) int64, the index from which each episode was drawn; augmentation depends on it.
+        episode_ids: (T,) int64, the index from which each episode was drawn; augmentation depends on it. Always on the
+            host, which reads it.
         n_way: M.
     """
 
@@ -44,8 +45,8 @@ class EpisodeBatch:
         return self.support_labels.shape[0]
 
     def to(self, device: torch.device | str) -> "EpisodeBatch":
-        """Return the batch on a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        """Return the batch on a device, except the ids of the episodes."""
+        return replace(self._each(lambda tensor: tensor.to(device)), episode_ids=self.episode_ids)
 
     def chunks(self, size: int) -> Iterator["EpisodeBatch"]:
         """Yield the batch in consecutive parts of at most `size` episodes."""

@@ -17,7 +17,7 @@ from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import Scores, embed_rows, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
-from fewshot.experiments.precision import full_float32
+from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.files import write_json, write_npz
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
@@ -80,7 +80,7 @@ def evaluate(
     Returns:
         The rows of "results" in the evaluation file, and the arrays stored next to it (named in docs/protocol.md).
     """
-    full_float32()
+    reproducible_arithmetic()
     preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
     for selection, models in learners.items():

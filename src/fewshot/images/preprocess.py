@@ -66,7 +66,7 @@ class Preprocess:
         Raises:
             DataError: if the images are not uint8 with three channels.
         """
-        ids = batch.episode_ids.cpu().numpy()
+        ids = batch.episode_ids.numpy()
         return replace(
             batch,
             support_images=self._episodes(batch.support_images, "support", ids, training),

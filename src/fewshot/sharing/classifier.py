@@ -24,10 +24,11 @@ from fewshot.datasets.images import (
 from fewshot.datasets.tally import summary
 from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
-from fewshot.errors import CheckpointError, DataError, ParamsError, quoted, quoted_key
+from fewshot.errors import CheckpointError, DataError, ParamsError, ResourceError, quoted, quoted_key
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Choice, Experiment
 from fewshot.experiments.params import Evaluate, Recipe
+from fewshot.experiments.precision import as_evaluated
 from fewshot.files import read_json
 from fewshot.learners import LEARNERS
 from fewshot.learners.base import Learner
@@ -50,14 +51,15 @@ class Classifier:
     Args:
         experiment: what was trained.
         learner: with the trained weights.
+        device: where to compute; None: a GPU if there is one.
 
     Attributes:
         n_way: the number of classes it can distinguish; None means any.
     """
 
-    def __init__(self, experiment: Experiment, learner: Learner) -> None:
+    def __init__(self, experiment: Experiment, learner: Learner, device: torch.device | str | None = None) -> None:
         self.experiment = experiment
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _usable_device(device)
         self.learner = learner.to(self.device).eval()
         self.preprocess = preprocessing(experiment)
         self.n_way = None if learner.caches_embeddings else experiment.recipe.n_way
@@ -90,6 +92,7 @@ class Classifier:
         return [classes[best] for best in self.scores(support, labels, query).argmax(1).tolist()]
 
     @torch.no_grad()
+    @as_evaluated()
     def scores(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> Tensor:
         """Return the scores of the query images, (query images, classes) float32; larger is more likely.
 
@@ -198,14 +201,33 @@ def _picture(image: Any, name: str) -> Picture:
     return Picture(Image.fromarray(array), ())
 
 
-def load(folder: str | Path) -> Classifier:
+def _usable_device(device: torch.device | str | None) -> torch.device:
+    """Return a device after checking that tensors can be stored on it.
+
+    Raises:
+        ResourceError: if torch does not know it or cannot use it.
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        found = f"cpu, cuda:0 .. cuda:{torch.cuda.device_count() - 1}" if torch.cuda.is_available() else "cpu"
+        raise ResourceError(f"device is {quoted(device)}, which cannot be used; found: {found}") from error
+    return chosen
+
+
+def load(folder: str | Path, device: torch.device | str | None = None) -> Classifier:
     """Load the classifier that `fewshot export` wrote; no code in the folder is executed.
+
+    It computes as evaluations do: in full float32, with deterministic kernels.
 
     Args:
         folder: of the export.
+        device: where to compute, such as "cpu" or "cuda:1"; None: a GPU if there is one.
 
     Raises:
         CheckpointError: if the folder is not an export, or is damaged.
+        ResourceError: if the device cannot be used.
     """
     folder = Path(folder)
     record = _read_record(folder)
@@ -221,7 +243,7 @@ def load(folder: str | Path) -> Classifier:
     except (ParamsError, DataError) as error:
         raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
     load_foreign_weights(weights, learner)
-    return Classifier(experiment, learner)
+    return Classifier(experiment, learner, device)
 
 
 def _read_record(folder: Path) -> ExportRecord:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -122,15 +123,27 @@ def claim_slot(
 
 
 def physical_names(pool: list[str]) -> list[str]:
-    """Return names that identify the same device for every process that can compete for it.
+    """Return names that identify the same device for every process that can compete for it: the cards' UUIDs.
 
-    `CUDA_VISIBLE_DEVICES` renumbers devices, so its entries are the names. In a Slurm allocation the numbers may start
-    at 0 in every job, although its devices are reserved: such names are valid only within the allocation.
+    Without UUIDs, the names are the entries of `CUDA_VISIBLE_DEVICES`, which renumbers devices. In a Slurm allocation
+    the numbers may start at 0 in every job, although its devices are reserved: such names are valid only within it.
     """
+    uuids = [_uuid(int(device)) for device in pool]
+    if all(uuids):
+        return [re.sub(r"[^A-Za-z0-9]+", "-", uuid) for uuid in uuids]
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = visible if len(visible) == len(pool) else pool
     allocation = os.environ.get("SLURM_JOB_ID")
+    names = [re.sub(r"[^A-Za-z0-9]+", "-", name) for name in names]  # a MIG slice is named with slashes
     return [f"slurm{allocation}-{name}" for name in names] if allocation else names
+
+
+def _uuid(index: int) -> str:
+    """Return the UUID of a GPU or MIG slice; "" if the driver gives none."""
+    try:
+        return str(getattr(torch.cuda.get_device_properties(index), "uuid", ""))
+    except (RuntimeError, AssertionError):
+        return ""
 
 
 @contextmanager

@@ -38,8 +38,12 @@ def total_memory(device: torch.device) -> int | None:
 
 
 @contextmanager
-def memory_errors(experiment: Experiment) -> Iterator[None]:
+def memory_errors(experiment: Experiment, *, evaluating: bool = False) -> Iterator[None]:
     """Turn "out of memory" into an error that names the settings to lower.
+
+    Args:
+        experiment: what is computed.
+        evaluating: whether it is evaluated rather than trained.
 
     Raises:
         ResourceError: in place of a MemoryError, or of torch's error for a failed allocation.
@@ -52,7 +56,16 @@ def memory_errors(experiment: Experiment) -> Iterator[None]:
         )
         if not out_of_memory:
             raise
-        raise ResourceError(f"{experiment.name}: out of memory; {_advice(experiment)}") from error
+        advice = _advice_for_evaluation(experiment) if evaluating else _advice(experiment)
+        raise ResourceError(f"{experiment.name}: out of memory; {advice}") from error
+
+
+def _advice_for_evaluation(experiment: Experiment) -> str:
+    """Return what lowers the memory of an evaluation."""
+    more = ", or set train.jobs_per_gpu: 1" if torch.cuda.is_available() else ", or run fewer jobs at once (--cores)"
+    half = f"train with recipes.{experiment.recipe_name}.precision: bfloat16 (learners with a head), "
+    lower = "lower evaluate.shots, evaluate.n_query or backbone.filters"
+    return f"{half if experiment.recipe.precision == 'float32' else ''}{lower}{more}"
 
 
 def _advice(experiment: Experiment) -> str:

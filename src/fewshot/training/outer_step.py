@@ -44,17 +44,23 @@ class OuterStep:
         """
         torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
         self._set_learning_rate(step)
-        batch = self.processes.share(training_batch(self.experiment, self.split, step))
+        own = self.processes.share(self.recipe.meta_batch)
+        batch = training_batch(self.experiment, self.split, step, own)
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = accuracy = 0.0
+        weights, reported = [], []
         for chunk in batch.chunks(self.episodes_at_once):
             weight = len(chunk) / self.recipe.meta_batch
             with self.divergence(step):
                 output = self.learner.loss(self.preprocess(chunk.to(self.processes.device), training=True), step)
             (output.loss * weight).backward()
-            loss += output.loss.item() * weight
-            accuracy += output.accuracy.item() * weight
+            weights.append(weight)
+            reported.append(torch.stack([output.loss.detach(), output.accuracy]))
+        # Read once, when all chunks have been queued: each read makes the host wait for the device.
+        values = torch.stack(reported).tolist()
+        loss, accuracy = (
+            sum(w * v for w, v in zip(weights, column, strict=True)) for column in zip(*values, strict=True)
+        )
         self.processes.sum_gradients(self.learner)
         loss, accuracy = self.processes.sum(loss, accuracy)
         if not math.isfinite(loss):
@@ -110,11 +116,17 @@ class OuterStep:
         )
 
 
-def training_batch(experiment: Experiment, split: SplitStore, step: int) -> EpisodeBatch:
-    """Return the episodes of an outer step: those with index `step * meta_batch + i`."""
+def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> EpisodeBatch:
+    """Return the episodes of an outer step: those with index `step * meta_batch + i`.
+
+    Args:
+        experiment: what is trained.
+        split: the training classes.
+        step: from 0.
+        share: the i to return; None means all.
+    """
     recipe = experiment.recipe
-    first = step * recipe.meta_batch
-    indices = np.arange(first, first + recipe.meta_batch)
+    indices = step * recipe.meta_batch + np.arange(recipe.meta_batch)[slice(None) if share is None else list(share)]
     episodes = draw_episodes(experiment.seed, recipe.train_split, indices, recipe.form, split.class_sizes)
     return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
 

@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import NumericalError, ResourceError
 
 # How long a rank waits for the others; must be longer than a validation, which only rank 0 computes.
@@ -60,9 +59,10 @@ class ProcessGroup:
         alone = "of the images embedded together"
         return alone if self.size == 1 else f"{alone} on one device; running statistics: mean over {self.size} devices"
 
-    def share(self, batch: EpisodeBatch) -> EpisodeBatch:
-        """Return this rank's episodes of a meta-batch, whose length is a multiple of `size`."""
-        return list(batch.chunks(len(batch) // self.size))[self.rank]
+    def share(self, meta_batch: int) -> range:
+        """Return which episodes of a meta-batch, whose size is a multiple of `size`, this rank computes."""
+        own = meta_batch // self.size
+        return range(self.rank * own, (self.rank + 1) * own)
 
     def sum_gradients(self, learner: nn.Module) -> None:
         """Replace each gradient by its sum over the ranks."""

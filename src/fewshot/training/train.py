@@ -13,7 +13,7 @@ from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.fits import check_draws
 from fewshot.experiments.matrix import Experiment
-from fewshot.experiments.precision import full_float32
+from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
 from fewshot.training.memory import MIB, check_memory, memory_errors
@@ -51,7 +51,7 @@ def train(
         DataError: if a split has too few classes or images for the episodes; names the settings to lower.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
-    full_float32()
+    reproducible_arithmetic()
     own = [draw for _, draw in experiment.draws() if draw.use != "evaluation"]
     check_draws(experiment.dataset.label, store, own)
     learner = initial_learner(experiment).to(processes.device)

@@ -24,6 +24,7 @@ from fewshot.sharing.episode_lists import check_episode_list, read_episode_list,
 from fewshot.sharing.export import export
 from fewshot.training import devices
 from fewshot.training.launch import train_on_devices
+from fewshot.training.memory import memory_errors
 from fewshot.training.parallel import ProcessGroup
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
@@ -253,8 +254,9 @@ def evaluate_job(job: EvaluateJob, plan: Plan) -> str:
         trained_weights(job.train, experiment, plan)
         devices.limit_threads(runtime.threads)
         device, lock = devices.claim_device(runtime.device, runtime.jobs_per_gpu)
-        learners = load_learners(experiment, job.train.dir, device)
-        rows, arrays = evaluate(experiment, learners, split, episodes, device)
+        with memory_errors(experiment, evaluating=True):
+            learners = load_learners(experiment, job.train.dir, device)
+            rows, arrays = evaluate(experiment, learners, split, episodes, device)
         record = evaluation_record(
             experiment,
             key=job.key,
