@@ -1,6 +1,7 @@
 """The files of a data set: given by the user, already downloaded, or from the first release that works."""
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -108,8 +109,10 @@ def _first_checksum(name: str, settings: Settings, path: Path) -> Checksum | Non
     record = checksum_record(path)
     if choice == "none" or (isinstance(choice, dict) and choice.get(path.name) == "none") or not record.is_file():
         return None
-    value = record.read_text(encoding="utf-8").partition(" ")[0]
-    return Checksum("sha256", value, f" (as at the first download, recorded in {record})")
+    value = record.read_text(encoding="utf-8", errors="replace").partition(" ")[0]
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise DataError(f"{record}: damaged; delete it, and {path.name} if you do not trust it, then rerun")
+    return Checksum("sha256", value, f" (as at the first download, recorded in {record}; delete that to accept it)")
 
 
 def checksum_record(path: Path) -> Path:
