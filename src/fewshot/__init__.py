@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
-    from fewshot.sharing.classifier import Classifier
+    from fewshot.sharing.classifier import Classifier, Device
 
 __version__ = "0.1.0"
 
@@ -15,7 +13,7 @@ __version__ = "0.1.0"
 NEUTRAL = ("__main__", "cli", "digests", "errors", "paths", "progress", "registry", "settings")
 
 
-def load(folder: "str | Path", device: "torch.device | str | None" = None) -> "Classifier":
+def load(folder: "str | Path", device: "Device" = None) -> "Classifier":
     """Load a classifier written by `fewshot export`; no code in the folder is executed.
 
     Args:

@@ -11,7 +11,7 @@ from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.precision import FLAGS
+from fewshot.experiments.precision import FLAGS, as_evaluated
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 
@@ -134,14 +134,15 @@ def test_certificates_have_one_value_per_episode(tiny_experiment, tiny_store, ep
     assert scores[1].certificates["converged"].all()
 
 
-def test_gpus_evaluate_in_full_float32_with_deterministic_kernels(tiny_experiment, tiny_store, episodes, monkeypatch):
-    for owner, flag, value in FLAGS:
-        monkeypatch.setattr(owner, flag, not value)
-    experiment = tiny_experiment()
+def test_gpus_evaluate_in_full_float32_with_deterministic_kernels(tiny_experiment, tiny_store, episodes):
+    with as_evaluated():  # restores the flags
+        for owner, flag, value in FLAGS:
+            setattr(owner, flag, not value)
+        experiment = tiny_experiment()
 
-    evaluate(experiment, {"single": [initial_learner(experiment).eval()]}, tiny_store.split("test"), episodes, CPU)
+        evaluate(experiment, {"single": [initial_learner(experiment).eval()]}, tiny_store.split("test"), episodes, CPU)
 
-    assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
+        assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
 
 
 def test_evaluation_scores_the_best_state_and_the_ensemble(tiny_experiment, tiny_store, episodes, tmp_path):

@@ -120,7 +120,7 @@ INVALID = {
     "deep nesting": "suite: " + "[" * 3000 + "]" * 3000,
     "deep sections": "\n".join(" " * i + "a:" for i in range(900)),
     "long text": SHIPPED_TEXT + "\n" + "#" * 2**20,
-    "many experiments": SHIPPED_TEXT.replace("recipe: quick}", f"recipe: quick, seed: {list(range(9000))}}}", 1),
+    "many experiments": SHIPPED_TEXT.replace("recipe: quick}", f"recipe: quick, seed: {list(range(11000))}}}", 1),
     "long name": SHIPPED_TEXT.replace("recipe: quick}", f"recipe: quick, learner.{'x' * 40}: {'y' * 300}}}", 1),
     "no setting": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, learner.: 3}", 1),
     "setting of a number": SHIPPED_TEXT.replace("recipe: quick}", "recipe: quick, n_shot.x: 3}", 1),

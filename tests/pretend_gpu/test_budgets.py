@@ -21,17 +21,17 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 # suite, experiment, side of the images, most launches and most synchronisations per outer step
 BUDGETS = [
     ("metaoptnet", "mini_imagenet-conv4_64-ridge-metaoptnet-s0", 32, 460, 6),
-    ("metaoptnet", "mini_imagenet-conv4_64-svm-metaoptnet-iterations_3-s0", 32, 1_230, 8),
+    ("metaoptnet", "mini_imagenet-conv4_64-svm-metaoptnet-iterations_3-s0", 32, 1_230, 6),
     pytest.param(
         *("metaoptnet", "mini_imagenet-resnet12-svm-metaoptnet_mini-s0", 16, 1_740, 8), marks=pytest.mark.slow
     ),
-    ("cxgrad", "mini_imagenet-conv4_maml-maml-maml_1shot-s0", 20, 10_960, 36),
-    ("cxgrad", "mini_imagenet-conv4_maml-cxgrad-maml_1shot-s0", 20, 14_490, 36),
-    ("maml_family", "mini_imagenet-conv4_maml-fomaml-maml_1shot-s0", 20, 2_000, 36),
-    ("maml_family", "mini_imagenet-conv4_maml-anil-maml_1shot-s0", 20, 1_610, 36),
-    ("maml_family", "mini_imagenet-conv4_maml_64-boil-maml_1shot-s0", 20, 2_560, 20),
-    ("maml_family", "mini_imagenet-conv4_maml_bias-mamlpp_imagenet-mamlpp-1shot-validation_1shot-s0", 20, 7_130, 18),
-    ("maml_family", "mini_imagenet-conv4_maml_bias-alfa-mamlpp-1shot-validation_1shot-s0", 20, 8_790, 18),
+    ("cxgrad", "mini_imagenet-conv4_maml-maml-maml_1shot-s0", 20, 10_970, 21),
+    ("cxgrad", "mini_imagenet-conv4_maml-cxgrad-maml_1shot-s0", 20, 14_500, 21),
+    ("maml_family", "mini_imagenet-conv4_maml-fomaml-maml_1shot-s0", 20, 2_010, 21),
+    ("maml_family", "mini_imagenet-conv4_maml-anil-maml_1shot-s0", 20, 1_620, 21),
+    ("maml_family", "mini_imagenet-conv4_maml_64-boil-maml_1shot-s0", 20, 2_570, 5),
+    ("maml_family", "mini_imagenet-conv4_maml_bias-mamlpp_imagenet-mamlpp-1shot-validation_1shot-s0", 20, 7_130, 11),
+    ("maml_family", "mini_imagenet-conv4_maml_bias-alfa-mamlpp-1shot-validation_1shot-s0", 20, 8_790, 11),
 ]
 
 

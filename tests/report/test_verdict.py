@@ -154,7 +154,7 @@ def test_each_departure_from_the_protocol_is_a_reason(maker: Any, changes: dict[
     assert reason in verdict.reasons
 
 
-def tested_with(maker: Any, learner: str, **changes: Any) -> Row:
+def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
     """Return the row of a learner on miniImageNet that was evaluated with other settings than in training."""
     entry = maker.add(learner, 0.6, dataset="mini_imagenet", backbone=RESNET12, recipe=METAOPTNET, shots=(1,))
     write_json(entry.evaluation, {**read_json(entry.evaluation), "changes": changes})
@@ -171,7 +171,7 @@ def tested_with(maker: Any, learner: str, **changes: Any) -> Row:
 def test_settings_of_another_head_that_are_not_given_have_their_defaults(
     maker: Any, settings: dict[str, Any], iterations: int | None, reason: str
 ) -> None:
-    row = tested_with(maker, "prototype", head="svm", head_settings=settings)
+    row = row_tested_with(maker, "prototype", head="svm", head_settings=settings)
 
     assert solver_iterations(row) == iterations
     assert {reason, "trained with another head: prototype"} <= set(judge(row).reasons)
@@ -186,7 +186,7 @@ def test_settings_of_another_head_that_are_not_given_have_their_defaults(
     ],
 )
 def test_the_tables_name_the_solver_of_the_test(maker: Any, learner: str, changes: dict[str, Any], solver: str) -> None:
-    assert run_record(tested_with(maker, learner, **changes).runs[0])["solver"] == solver
+    assert run_record(row_tested_with(maker, learner, **changes).runs[0])["solver"] == solver
 
 
 def test_trainval_runs_are_compared_with_the_trainval_number(maker: Any) -> None:
@@ -246,7 +246,7 @@ def test_an_untrained_learner_is_not_the_published_method(maker: Any) -> None:
 def test_the_difference_adds_both_errors_and_the_deviation_of_both_runs(maker: Any) -> None:
     row, number = row_of(maker, 0.6264), table_1(62.64)
     gap = difference(row, number, 0.7)
-    runs = stats.ErrorPart(0.007 * math.sqrt(2), 4).half_width(0.95)
+    runs = stats.ErrorPart(1.25 * 0.007 * math.sqrt(2), 8).half_width(0.95)
     assert gap.mean == pytest.approx(row.estimate.mean - 0.6264)
     assert gap.ci95 == pytest.approx(math.hypot(row.estimate.ci95, 0.0061, runs), rel=1e-6)
     assert difference(row, number, 0.0).ci95 == pytest.approx(math.hypot(row.estimate.ci95, 0.0061), rel=1e-6)
@@ -255,7 +255,7 @@ def test_the_difference_adds_both_errors_and_the_deviation_of_both_runs(maker: A
 def test_an_interval_over_seeds_covers_the_deviation_of_the_published_runs(maker: Any) -> None:
     row, number = row_of(maker, 0.6264), table_1(62.64)
     over_seeds = number.model_copy(update={"protocol": number.protocol.model_copy(update={"interval": "seeds"})})
-    ours = stats.ErrorPart(0.007, 4).half_width(0.95)
+    ours = stats.ErrorPart(1.25 * 0.007, 8).half_width(0.95)
     expected = math.hypot(row.estimate.ci95, 0.0061, ours)
     assert difference(row, over_seeds, 0.7).ci95 == pytest.approx(expected, rel=1e-6)
 

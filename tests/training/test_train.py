@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fewshot.errors import CheckpointError, DataError, NumericalError
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.params import Recipe
-from fewshot.experiments.precision import FLAGS
+from fewshot.experiments.precision import FLAGS, as_evaluated
 from fewshot.learners.episodic import smoothed_cross_entropy
 from fewshot.training.outer_step import OuterStep, rate_multiplier, training_batch
 from fewshot.training.selection import publish
@@ -209,13 +209,14 @@ def test_untrained_weights_are_the_seeded_initial_ones(tiny_experiment, run):
     assert all(torch.equal(weights[name], start[name]) for name in start)
 
 
-def test_gpus_compute_in_full_float32_with_deterministic_kernels(tiny_experiment, run, monkeypatch):
-    for owner, flag, value in FLAGS:
-        monkeypatch.setattr(owner, flag, not value)
+def test_gpus_compute_in_full_float32_with_deterministic_kernels(tiny_experiment, run):
+    with as_evaluated():  # restores the flags
+        for owner, flag, value in FLAGS:
+            setattr(owner, flag, not value)
 
-    run(tiny_experiment(recipe={"epochs": 0}))
+        run(tiny_experiment(recipe={"epochs": 0}))
 
-    assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
+        assert [getattr(owner, flag) for owner, flag, _ in FLAGS] == [False, False, True, False]
 
 
 def test_training_learns(tiny_experiment, run):

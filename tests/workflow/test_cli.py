@@ -291,7 +291,7 @@ def test_dvc_file_that_is_not_what_dvc_writes(text, fewshot, with_params):
 def test_paths_and_settings_are_shown_escaped(fewshot, with_params):
     text = SHIPPED.read_text(encoding="utf-8").replace("prepare: {} ", 'prepare: {cub: {path: "a\\e[31mb"}} ', 1)
     text = text.replace(
-        "dataset: glyphs, learner: svm, recipe: quick_svm}",
+        "dataset: glyphs, learner: svm, recipe: quick_svm, variants: [as_trained, iterations_3]}",
         "dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
     )
     (with_params / "params.yaml").write_text(text, encoding="utf-8")

@@ -67,7 +67,7 @@ def expected_number(row: Row) -> dict[str, Any]:
         "method": entry.group,
         "printed_backbone": entry.backbone,
         "backbone": {"name": train["backbone"]["name"]},
-        "learner": {"name": train["learner"]["name"]},
+        "learner": {"name": row.tested_learner["name"]},
         "dataset": entry.dataset,
         "target": entry.target,
         "shot": row.shot,

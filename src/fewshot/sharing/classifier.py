@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 IMAGES_PER_FORWARD = 256
 
+Device = torch.device | str | None
+
 
 class Classifier:
     """A trained few-shot classifier for images given as paths, PIL images or uint8 arrays (H, W, 3).
@@ -57,7 +59,7 @@ class Classifier:
         n_way: the number of classes it can distinguish; None means any.
     """
 
-    def __init__(self, experiment: Experiment, learner: Learner, device: torch.device | str | None = None) -> None:
+    def __init__(self, experiment: Experiment, learner: Learner, device: Device = None) -> None:
         self.experiment = experiment
         self.device = _usable_device(device)
         self.learner = learner.to(self.device).eval()
@@ -201,7 +203,7 @@ def _picture(image: Any, name: str) -> Picture:
     return Picture(Image.fromarray(array), ())
 
 
-def _usable_device(device: torch.device | str | None) -> torch.device:
+def _usable_device(device: Device) -> torch.device:
     """Return a device after checking that tensors can be stored on it.
 
     Raises:
@@ -216,7 +218,7 @@ def _usable_device(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
-def load(folder: str | Path, device: torch.device | str | None = None) -> Classifier:
+def load(folder: str | Path, device: Device = None) -> Classifier:
     """Load the classifier that `fewshot export` wrote; no code in the folder is executed.
 
     It computes as evaluations do: in full float32, with deterministic kernels.
