@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -123,9 +123,16 @@ def _fields_at(model: type[BaseModel], parts: Sequence[str | int]) -> list[str]:
     """Return the field names of the section that `parts` leads to."""
     for part in parts:
         field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
+        section = None if field is None else _section_type(field.annotation)
+        model = section or model  # the name of an entry, such as a variant's, leads no further
     return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    """Return the type of a section, or of the entries of a section such as `dict[Name, Settings]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_type, get_args(annotation))), None)
 
 
 def _merged(problems: list[tuple[str, str]]) -> list[str]:

@@ -92,3 +92,8 @@ def test_a_finished_training_can_be_given_any_protocol(tiny_params):
     assert [target.label for target in tested.targets] == ["glyphs", "omniglot"]
     with pytest.raises(ParamsError, match="n_way 500"):
         with_protocol(params, experiment, {"n_way": 500})
+
+
+def test_an_unknown_key_of_a_variant_is_answered_with_those_of_variants(tiny_params):
+    with pytest.raises(ParamsError, match=r"variants\.r10\.heads: unknown key 'heads'; allowed: head, .*inner_steps"):
+        parse_as(Params, {**tiny_params(), "variants": {"r10": {"heads": "ridge"}}}, where="")

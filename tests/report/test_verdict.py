@@ -246,7 +246,7 @@ def test_an_untrained_learner_is_not_the_published_method(maker: Any) -> None:
 def test_the_difference_adds_both_errors_and_the_deviation_of_both_runs(maker: Any) -> None:
     row, number = row_of(maker, 0.6264), table_1(62.64)
     gap = difference(row, number, 0.7)
-    runs = stats.ErrorPart(1.25 * 0.007 * math.sqrt(2), 8).half_width(0.95)
+    runs = stats.ErrorPart(1.03 * 0.007 * math.sqrt(2), 4).half_width(0.95)
     assert gap.mean == pytest.approx(row.estimate.mean - 0.6264)
     assert gap.ci95 == pytest.approx(math.hypot(row.estimate.ci95, 0.0061, runs), rel=1e-6)
     assert difference(row, number, 0.0).ci95 == pytest.approx(math.hypot(row.estimate.ci95, 0.0061), rel=1e-6)
@@ -255,7 +255,7 @@ def test_the_difference_adds_both_errors_and_the_deviation_of_both_runs(maker: A
 def test_an_interval_over_seeds_covers_the_deviation_of_the_published_runs(maker: Any) -> None:
     row, number = row_of(maker, 0.6264), table_1(62.64)
     over_seeds = number.model_copy(update={"protocol": number.protocol.model_copy(update={"interval": "seeds"})})
-    ours = stats.ErrorPart(1.25 * 0.007, 8).half_width(0.95)
+    ours = stats.ErrorPart(1.03 * 0.007, 4).half_width(0.95)
     expected = math.hypot(row.estimate.ci95, 0.0061, ours)
     assert difference(row, over_seeds, 0.7).ci95 == pytest.approx(expected, rel=1e-6)
 
@@ -268,11 +268,11 @@ def test_a_binomial_interval_is_replaced_by_ours_scaled_to_its_number_of_episode
 
 
 def test_several_seeds_of_ours_sharpen_the_assumed_deviation_between_runs(maker: Any) -> None:
-    """The assumption, 0.7 with 4 degrees of freedom, is averaged with the estimate from 5 runs, which also has 4."""
+    """The assumption has 4 degrees of freedom, as the estimate from 5 runs has; the two are averaged."""
     row, number = row_of(maker, 0.6264, seeds=5), table_1(62.64)
     ours = stats.run_deviation(row.accuracies)
     assert ours is not None
-    deviation = math.sqrt((0.007**2 + ours.std_error**2) / 2)
+    deviation = math.sqrt(((1.03 * 0.007) ** 2 + ours.std_error**2) / 2)
     scatter = difference(row, number, 0.7).parts[-1]
     assert scatter.std_error == pytest.approx(deviation * math.sqrt(1 + 1 / 5))
     assert scatter.dof == 4

@@ -33,14 +33,11 @@ UNKNOWN_TRAINING = "the source's training settings are not known"
 # Two one-sided tests at 5 % each: the 90 % interval must be inside the margin (Schuirmann 1987).
 EQUIVALENCE_CONFIDENCE = 0.90
 # The assumed deviation between training runs (`report.run_sd_pct`) is that of a typical setting; single settings
-# deviate by 0.3 to 1.0 points. It is pooled with the deviation of our own seeds as if estimated with 4 degrees of
-# freedom. Where we have a single run, it is widened and given 8 degrees of freedom, so that even settings with 1.0
-# points, replicated exactly, are called different in at most 5 % of suites: t(8) * 1.25 * 0.7 = 2.02 > 1.96. Fewer
-# degrees of freedom alone (3) would do so too, but a suite of twelve numbers would then need differences of 8 points
-# instead of 5 (tests/report/test_verdict_errors.py).
+# deviate by 0.3 to 1.0 points. It counts as an estimate with 4 degrees of freedom, widened so that even settings with
+# 1.0 points, replicated exactly, are called different in at most 5 % of suites: t(4) * 1.03 * 0.7 = 2.00 > 1.96
+# (tests/report/test_verdict_errors.py).
 ASSUMED_DEVIATION_DOF = 4
-SINGLE_RUN_FACTOR = 1.25
-SINGLE_RUN_DOF = 8
+ASSUMED_DEVIATION_FACTOR = 1.03
 
 _Z95 = float(scipy_stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
@@ -322,9 +319,9 @@ def _run_deviation(row: Row, number: Published, assumed_run_sd_pct: float) -> Er
     if number.run_sd_pct is not None:
         known = ErrorPart(number.run_sd_pct / 100, max(number.seeds - 1, 1))
         return known if ours is None else stats.pooled([known, ours])
+    assumed = ErrorPart(ASSUMED_DEVIATION_FACTOR * assumed_run_sd_pct / 100, ASSUMED_DEVIATION_DOF)
     if ours is None:
-        return ErrorPart(SINGLE_RUN_FACTOR * assumed_run_sd_pct / 100, SINGLE_RUN_DOF)
-    assumed = ErrorPart(assumed_run_sd_pct / 100, ASSUMED_DEVIATION_DOF)
+        return assumed
     # An assumption is no measurement: it does not add degrees of freedom.
     return ErrorPart(stats.pooled([assumed, ours]).std_error, max(assumed.dof, ours.dof))
 
