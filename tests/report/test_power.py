@@ -190,7 +190,11 @@ def test_a_gross_fault_is_found_at_every_shot(judged: dict[str, list[Verdict]], 
     assert [verdict.word for verdict in judged[name]] == ["lower", "lower"]
 
 
-@pytest.mark.xfail(reason="single runs of ridge regression deviate by about as much as three of the faults change it")
+@pytest.mark.xfail(
+    strict=True,
+    reason="one run finds 3 of 8: runs of ridge regression deviate by 0.5 points between seeds, SVM and MAML by more, "
+    "and five faults change accuracy by 0.1 to 6 points",
+)
 def test_at_least_seven_of_eight_faults_are_found(judged: dict[str, list[Verdict]]) -> None:
     missed = []
     for name, found in judged.items():
