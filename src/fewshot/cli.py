@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn, TextIO
 
 from fewshot import __version__, paths
-from fewshot.digests import save_digests
+from fewshot.digests import ALWAYS_READ, save_digests
 from fewshot.errors import FewshotError, ParamsError, printable, quoted, quoted_key
 from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accept_any_encoding()
     try:
         options = _parser().parse_args(arguments)
+        if getattr(options, "verify", False):
+            os.environ[ALWAYS_READ] = "1"
         options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -99,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
             default=paths.RESULTS,
             metavar="DIR",
             help="root folder of the results (default: %(default)s)",
+        )
+        added.add_argument(
+            "--verify", action="store_true", help=f"read every file again, as {ALWAYS_READ}=1 does for all commands"
         )
         return added
 

@@ -1,5 +1,6 @@
 """`fewshot test`: a finished training under another protocol, printed and kept, without training anything."""
 
+import os
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fewshot import digests
 from fewshot.cli import main
 from fewshot.files import read_json
 
@@ -129,3 +131,23 @@ def test_a_request_that_cannot_be_met_says_why(trained, capsys, arguments, messa
         main(["test", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_verify_reads_a_file_again_whose_times_are_unchanged(trained, monkeypatch, capsys):
+    def test_again(*arguments):
+        digests._saved.cache_clear()
+        digests._file_digest.cache_clear()
+        capsys.readouterr()
+        main(["test", SVM, *arguments])
+        return "restored from" in capsys.readouterr().err
+
+    monkeypatch.setenv(digests.ALWAYS_READ, "")  # the option sets it for the rest of the process
+    test_again("--episodes", "10")
+    weights = next(trained.glob(f"results/train/{SVM}/*/weights.safetensors"))
+    times, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    assert not test_again("--episodes", "11")
+    assert test_again("--episodes", "12", "--verify")
