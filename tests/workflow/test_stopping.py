@@ -119,7 +119,7 @@ def test_a_job_that_a_signal_ended_before_it_listened_is_stopped_not_failed(tmp_
     while not (tmp_path / "log.ready").exists():
         pass
 
-    os.killpg(process.pid, signal.SIGHUP)
+    os.killpg(process.pid, signal.SIGTERM)  # SIGHUP would be ignored under nohup
 
     assert process.wait(timeout=60) == 130
     assert log.read_text() == "stopped before it began; rerun the same command to continue\n"
