@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.errors import DataError
-from fewshot.folders import list_folder
 from fewshot.paths import CACHE, PACKAGE_DIR
 
 KEY_LENGTH = 12
@@ -47,6 +46,8 @@ def path_digest(path: Path) -> str:
             return _file_digest(path, *_stamp(path))
         if not path.is_dir():
             raise DataError(f"{path}: no such file or folder; correct the path in params.yaml or put the file there")
+        from fewshot.folders import list_folder  # only here, so that no job without a folder depends on its code
+
         files = list_folder(path).files
         return digest({name: _file_digest(file, *_stamp(file)) for name, file in files.items()})
     except OSError as error:

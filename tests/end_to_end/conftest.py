@@ -105,7 +105,11 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST", "SNAKE"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("GIT_", "MAKE", "PYTEST", "SNAKE"))
+            },
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{Path(__file__).parent / 'watch'}{os.pathsep}{self.folder / 'src'}",
             "FEWSHOT_STARTED": str(self.started),

@@ -86,11 +86,11 @@ def test_misspelt_experiment_is_refused_by_snakemake_with_the_closest_name(check
 
 
 def test_mistake_in_another_suite_stops_snakemake(checkout):
-    wrong = SHIPPED.replace("recipe: metaoptnet_mini_trainval}", "recipe: metaoptnet_mini_trainval, shot: 1}", 1)
+    wrong = SHIPPED.replace("recipe: metaoptnet_mini_trainval,", "recipe: metaoptnet_mini_trainval, shot: 1,", 1)
     (checkout / "params.yaml").write_text(wrong, encoding="utf-8")
 
     process = start(["snakemake", "--dry-run"], checkout)
     output = process.communicate(timeout=120)[0]
 
     assert process.returncode != 0
-    assert "suites.metaoptnet[1]: unknown key 'shot'" in output
+    assert "suites.metaoptnet[2]: unknown key 'shot'" in output

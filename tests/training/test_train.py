@@ -174,7 +174,13 @@ def test_a_process_stopped_by_a_signal_can_be_resumed(stop, tiny_params, tiny_ex
     for name in ("out", "checkpoints"):
         (folder / name).mkdir(parents=True)
     arguments = [json.dumps(tiny_params(recipe=recipe)), str(tiny_store.directory), str(folder)]
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts the tests in the background has children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while not (folder / "checkpoints" / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
 
