@@ -25,6 +25,7 @@ from fewshot.report.style import (
     Picture,
     legend_at_the_side,
     line_style,
+    row_height,
     wrapped,
 )
 
@@ -49,7 +50,8 @@ def result_pictures(contents: Contents) -> Iterator[Picture]:
 def accuracy(blocks: Sequence[Block]) -> Picture:
     """Draw every number with its interval, and the published number below it."""
     heights = [len(block.lines) for block in blocks]
-    figure = Figure(figsize=(7.5, 1.0 * len(blocks) + 0.42 * sum(heights) + 0.4), layout="constrained")
+    row = row_height([line.name for block in blocks for line in block.lines], least=0.42)
+    figure = Figure(figsize=(7.5, 1.0 * len(blocks) + row * sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=[height + 1 for height in heights])[:, 0]
     shots = sorted({shot for block in blocks for shot in block.shots})
     for axis, block in zip(axes, blocks, strict=True):
@@ -239,7 +241,9 @@ def _cross_domain_matrix(cells: Sequence[Cell], targets: Sequence[str], shot: in
     for cell in cells:
         rows[f"{cell.row.entry.dataset}: {cell.method}, {cell.row.entry.backbone}"][cell.row.entry.target] = cell
     values = np.array([[row[t].accuracy_pct if t in row else np.nan for t in targets] for row in rows.values()])
-    figure = Figure(figsize=(3.8 + 0.8 * len(targets), 1.6 + 0.36 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(3.8 + 0.8 * len(targets), 1.6 + row_height(rows, least=0.36) * len(rows)), layout="constrained"
+    )
     axis = figure.subplots()
     image = axis.imshow(values, cmap=SEQUENTIAL, aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2

@@ -1,7 +1,7 @@
 """The common style of all figures, and how they are saved: byte-identical for the same numbers."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ DIVERGING = "PuOr"
 INSIGNIFICANT_COLOR, INSIGNIFICANT_TEXT_COLOR = "#dddddd", "#555555"
 SEQUENTIAL = "cividis"
 LABEL_WIDTH = 34
+LINE_INCHES = 0.15  # a line of a tick label
 
 _RC: Any = {
     "svg.hashsalt": "fewshot",
@@ -86,6 +87,12 @@ def line_style(index: int) -> dict[str, Any]:
 def wrapped(label: str) -> str:
     """Return a label of ticks or legends on several lines if it is long."""
     return textwrap.fill(label, LABEL_WIDTH, break_long_words=False)
+
+
+def row_height(labels: Iterable[str], least: float) -> float:
+    """Return the height of a row, inches, in which the longest of these wrapped labels does not touch its neighbours."""
+    lines = max((wrapped(label).count("\n") + 1 for label in labels), default=1)
+    return max(least, LINE_INCHES * lines + 0.06)
 
 
 def legend_at_the_side(axis: Axes) -> None:
