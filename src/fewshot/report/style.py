@@ -90,7 +90,7 @@ def wrapped(label: str) -> str:
 
 
 def row_height(labels: Iterable[str], least: float) -> float:
-    """Return the height of a row, inches, in which the longest of these wrapped labels does not touch its neighbours."""
+    """Return the height of a row, inches, that keeps the longest of these wrapped labels clear of its neighbours."""
     lines = max((wrapped(label).count("\n") + 1 for label in labels), default=1)
     return max(least, LINE_INCHES * lines + 0.06)
 
