@@ -7,6 +7,7 @@ they were.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,20 @@ def file_digest(path: Path, start: int = 0) -> str:
         OSError: if the file cannot be read.
     """
     return _file_digest(path, *_stamp(path), start=start)
+
+
+def has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str] = sha256_of) -> bool:
+    """Return whether a file exists and has this SHA-256.
+
+    Args:
+        file: path of the file.
+        sha256: in hexadecimal.
+        digest_of: computes the SHA-256; `file_digest` trusts what was saved, `sha256_of` reads the file.
+    """
+    try:
+        return digest_of(file) == sha256
+    except (OSError, ValueError):  # ValueError for a name with a null byte
+        return False
 
 
 def save_digests() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from fewshot import paths
-from fewshot.digests import file_digest, save_digests, sha256_of
+from fewshot.digests import file_digest, has_digest, save_digests, sha256_of
 from fewshot.errors import DataError, ResourceError
 from fewshot.files import DISK_FULL, write_atomic, write_json
 from fewshot.progress import say
@@ -260,9 +260,9 @@ def has_all_files(result: Path) -> bool:
 def _damaged_files(result: Path, digest_of: Callable[[Path], str] = file_digest) -> list[str]:
     """Return the recorded files that are missing or changed; the name of the record itself if it is not readable."""
     hashes = _recorded_hashes(result)
-    return [name for name, sha256 in hashes.items() if not _has_digest(result / name, sha256, digest_of)] or (
-        [] if hashes else [HASHES]
-    )
+    if not hashes:
+        return [HASHES]
+    return [name for name, sha256 in hashes.items() if not has_digest(result / name, sha256, digest_of)]
 
 
 def _recorded_hashes(result: Path) -> dict[str, str]:
@@ -278,13 +278,6 @@ def _leads_outside(name: str) -> bool:
     """Return whether a recorded name, which may come from a remote, leads out of its folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
-
-
-def _has_digest(file: Path, sha256: str, digest_of: Callable[[Path], str]) -> bool:
-    try:
-        return digest_of(file) == sha256
-    except (OSError, ValueError):  # ValueError for a name with a null byte
-        return False
 
 
 def _copy_result(result: Path, target: Path) -> None:

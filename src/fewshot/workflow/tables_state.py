@@ -7,7 +7,7 @@ older tables and leave that file behind; a stamp is valid only if the manifest h
 from pathlib import Path
 from typing import Any
 
-from fewshot.digests import sha256_of
+from fewshot.digests import has_digest
 from fewshot.errors import DataError
 from fewshot.files import read_json
 from fewshot.workflow.plan import Plan
@@ -40,7 +40,7 @@ def damaged_tables(folder: Path) -> list[str]:
         DataError: if the manifest is missing or damaged.
     """
     files = _read_manifest(folder)["files"]
-    return [name for name, sha256 in files.items() if not _has_sha256(folder / name, sha256)]
+    return [name for name, sha256 in files.items() if not has_digest(folder / name, sha256)]
 
 
 def _matches_tables(stamp: Path) -> bool:
@@ -55,10 +55,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "key" not in manifest:
         raise DataError(f"{folder / MANIFEST}: not the manifest of a report; delete {folder} and rerun")
     return manifest
-
-
-def _has_sha256(file: Path, sha256: str) -> bool:
-    try:
-        return sha256_of(file) == sha256
-    except OSError:
-        return False
