@@ -109,8 +109,8 @@ class QueuedGradients:
                 self._run(step)
         except RuntimeError as error:
             raise ResourceError(
-                f"the outer step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set FEWSHOT_RECORD=0 "
-                "in the environment: the same results from kernels launched one by one"
+                f"the outer step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
+                "FEWSHOT_RECORD=0 in the environment: the same results from kernels launched one by one"
             ) from error
         self._graph = graph
         self._gradients = [parameter.grad for parameter in self.learner.parameters()]
