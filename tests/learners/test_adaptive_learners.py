@@ -12,7 +12,7 @@ from fewshot.errors import NumericalError, ParamsError
 from fewshot.learners import ADAPTIVE_LEARNERS, build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.diagnostics import linear_cka
-from fewshot.learners.inner_loop import adapt_detached, split_tasks
+from fewshot.learners.inner_loop import adapt_detached, split_tasks, starting_weights
 from fewshot.learners.settings import EvaluationSettings
 
 
@@ -46,7 +46,7 @@ def test_batch_norm_weights_are_not_adapted(name, small_learner):
 def test_cxgrad_scales_gradients_but_not_the_loss(small_learner, random_batch):
     """Gradient norm after rescaling times gamma equals gradient norm before times ||W||, up to batch norm's epsilon."""
     learner, task = small_learner("cxgrad"), next(split_tasks(random_batch()))
-    plain = learner.initial_weights(task)
+    plain = starting_weights(learner, task)
     scaled = learner.rescale(plain)
     losses, norms = [], []
     for fast in (plain, scaled):
@@ -71,7 +71,7 @@ def test_cxgrad_trains_the_enabled_parts_of_mamlpp(small_learner, random_batch, 
 def test_alfa_attenuation_shrinks_the_initial_weights(small_learner, random_batch):
     learner, task = small_learner("alfa", attenuate=True), next(split_tasks(random_batch()))
     learned = dict(learner.network.named_parameters())
-    for name, weight in learner.initial_weights(task).items():
+    for name, weight in starting_weights(learner, task).items():
         factor = (weight / learned[name]).detach().flatten()
         assert name.endswith("bias") or (0 < factor[0] < 1 and torch.allclose(factor, factor[0].expand_as(factor)))
 
