@@ -273,14 +273,15 @@ def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_
         ("cxgrad", {"inner_steps": 5}),
     ],
 )
-@pytest.mark.parametrize("n_shot", [1, 8])
-def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, small_learner, random_batch):
+@pytest.mark.parametrize(("n_shot", "at_once"), [(1, False), (8, False), (1, True), (8, True)])
+def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, at_once, small_learner, random_batch):
     learner = small_learner(name, filters=16, image_size=32, **settings).float()
-    batch = random_batch(n_shot=n_shot, n_query=5, image_size=32, dtype=torch.float32)
+    learner.tasks_at_once, n_episodes = at_once, 3 if at_once else 1
+    batch = random_batch(n_episodes, n_shot=n_shot, n_query=5, image_size=32, dtype=torch.float32)
     optimizer_states = 2 * sum(parameter.nbytes for parameter in learner.parameters())
 
     measured = peak_bytes(lambda: learner.loss(batch, 0).loss.backward()) + 2 * optimizer_states
-    estimate = learner.estimate_step_bytes(n_shot=n_shot, n_query=5, episodes=1)
+    estimate = learner.estimate_step_bytes(n_shot=n_shot, n_query=5, episodes=n_episodes)
 
     assert 0.5 < estimate / measured < 2
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from fewshot.checks import deferred
 from fewshot.datasets.store import Store
-from fewshot.experiments.build import initial_learner
+from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
-from fewshot.learners import LEARNERS
-from fewshot.training.outer_step import OuterStep
+from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS
+from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import ProcessGroup
 
 EPISODIC = ("prototype", "ridge", "r2d2", "svm", "svm_he", "svm_ww")
@@ -42,3 +43,18 @@ def test_an_outer_step_gives_the_numbers_of_the_cpu(
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("learner", ADAPTIVE_LEARNERS)
+def test_adapting_to_all_tasks_needs_nothing_from_the_host(gpu, learner, tiny_experiment, tiny_store):
+    experiment = tiny_experiment(learner, "conv4_maml", {"meta_batch": 3})
+    model = initial_learner(experiment).to(gpu.device)
+    batch = training_batch(experiment, tiny_store.split("train"), 0).to(gpu.device)
+    images = preprocessing(experiment)(batch, training=True)
+
+    with gpu.counting() as counts, deferred() as conditions:
+        model.loss(images, 0).loss.backward()
+
+    assert conditions
+    assert not counts.synchronisations
+    assert not counts.uploads

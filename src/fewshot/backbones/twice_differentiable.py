@@ -102,25 +102,26 @@ class _BatchNormBackward(torch.autograd.Function):
     def backward(ctx: Any, u: Tensor | None, of_weight: None, of_bias: None) -> tuple[Tensor | None, ...]:
         """Differentiate sum(u x').
 
-        With g = y', mean(u g) = cov + mean(u) mean(g), and a, b = mean(u x^), mean(g x^):
+        With g = y', cov = sum(u g) - sum(u) sum(g) / n, and a, b = sum(u x^), sum(g x^):
             of g: w s P(u)
-            of w: s sum(u P(g)) = s n (cov - a b)
-            of x: w s^2 (b (mean(u) - u) + a (mean(g) - g) - (cov - 3 a b) x^)
+            of w: s sum(u P(g)) = s (cov - a b / n)
+            of x: w s^2 / n (b (mean(u) - u) + a (mean(g) - g) - (cov - 3 a b / n) x^)
         """
         if of_weight is not None or of_bias is not None:
             raise NotImplementedError("batch_norm: the gradients of weight and bias can be differentiated only once")
         if u is None:
             return (None,) * 6
-        g, maps, weight, mean, scale, sum_gx, sum_g = ctx.saved_tensors
+        g, maps, weight, mean, scale, b, sum_g = ctx.saved_tensors
         n = maps.numel() // maps.shape[1]
-        of_g, sum_ux, sum_u = _first_derivatives(u, maps, weight, mean, scale, ctx.epsilon)
-        covariance = torch.addcmul((u * g).mean((0, 2, 3)), sum_u, sum_g, value=-1 / n**2)
-        of_weight = torch.addcmul(covariance, sum_ux, sum_gx, value=-1 / n**2) * (scale * n)
-        factor = weight * scale * scale
-        # of x: -(slope x + times_u u + times_g g) and what makes its mean zero
-        slope = torch.addcmul(covariance, sum_ux, sum_gx, value=-3 / n**2) * factor * scale
-        times_u, times_g = factor * sum_gx / n, factor * sum_ux / n
-        constant = slope * mean + (times_u * sum_u + times_g * sum_g) / n
+        of_g, a, sum_u = _first_derivatives(u, maps, weight, mean, scale, ctx.epsilon)
+        covariance = torch.addcmul((u * g).sum((0, 2, 3)), sum_u, sum_g, value=-1 / n)
+        of_weight = scale * torch.addcmul(covariance, a, b, value=-1 / n)
+        # of x: -(slope x + times_u u + times_g g) + constant, whose mean is zero
+        factor = weight / n * scale * scale
+        slope = factor * scale * torch.addcmul(covariance, a, b, value=-3 / n)
+        times_u, times_g = factor * b, factor * a
+        constant = torch.addcmul(slope * mean, times_u, sum_u, value=1 / n)
+        constant = torch.addcmul(constant, times_g, sum_g, value=1 / n)
         of_maps = torch.addcmul(_channels(constant), maps, _channels(slope), value=-1)
         of_maps = torch.addcmul(of_maps, u, _channels(times_u), value=-1)
         of_maps = torch.addcmul(of_maps, g, _channels(times_g), value=-1)
