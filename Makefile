@@ -9,7 +9,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow test-clusters cloud check format bench lock
+.PHONY: run test test-slow test-clusters cloud check format bench bench-gpu lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -40,6 +40,10 @@ check: $(READY)
 
 bench: $(READY)
 	python -m benchmarks
+
+# Checks and timings on a GPU, six minutes; on a machine with only torch: PYTHONPATH=src python -m benchmarks.gpu
+bench-gpu: $(READY)
+	python -m benchmarks.gpu
 
 format: $(READY)
 	ruff format src tests benchmarks
