@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from fewshot.experiments import build
-from fewshot.images.augment_draws import Draws
 from fewshot.images.preprocess import Preprocess
 
 # Operations that only describe memory: no kernel runs.
@@ -303,8 +303,12 @@ class Float64Preprocess(Preprocess):
         """Return test images in float64."""
         return super().images(images).double()
 
-    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        return super()._augmented(images, draws).double()
+    def augmented(self, stored: Tensor, table: Tensor) -> Tensor:
+        """Return augmented images in float64."""
+        return super().augmented(stored, table).double()
+
+    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        return super()._episodes(images, role, ids, training).double()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fewshot.checks import holds
 from fewshot.errors import NumericalError
 from fewshot.heads.kernel_scores import Adjoint
 
@@ -28,7 +29,7 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
         matrix = kernel.clone()
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if info.any():
+    if not holds(info == 0):
         raise NumericalError(
             f"the support kernel + {ridge} I of an episode cannot be factorised: the embeddings are not finite or too "
             f"large (largest kernel entry {kernel.abs().max().item():.3g})"

@@ -3,6 +3,7 @@
 Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W, d features.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -46,6 +47,21 @@ class Learner(nn.Module):
     caches_embeddings: ClassVar[bool] = False
     batch_norm: str = "running"
     episodes_per_backward: int | None = None
+
+    @property
+    def recordable(self) -> bool:
+        """Whether an outer step queues the same operations every time, without reading values on the host.
+
+        Such a step can be recorded on a GPU and replayed; `set_step` and `phase` are all that may depend on the step.
+        """
+        return False
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) for schedules such as DropBlock's, before its loss is computed."""
+
+    def phase(self, step: int) -> Hashable:
+        """Return on what of the outer step, apart from `set_step`, the operations of the loss depend."""
+        return None
 
     @property
     def embedding_size(self) -> int:

@@ -86,10 +86,19 @@ class EpisodicLearner(Learner):
         """Number of features: the backbone's `embedding_size`, or determined by embedding blank images."""
         return embedding_size(self.backbone, self.context.image_size)
 
-    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
-        """Return the label-smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+    @property
+    def recordable(self) -> bool:
+        """Whether backbone and head are this project's, and the head needs no values on the host."""
+        return isinstance(self.backbone, Backbone) and isinstance(self.head, Head) and self.head.recordable
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) of the backbone."""
         if isinstance(self.backbone, Backbone):
             self.backbone.set_step(step)
+
+    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
+        """Return the label-smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+        self.set_step(step)
         support, query = self._embed_both(batch.support_images, batch.query_images)
         logits = self.classify(support, batch.support_labels, query, batch.n_way)
         loss = smoothed_cross_entropy(logits, batch.query_labels, self.context.label_smoothing)

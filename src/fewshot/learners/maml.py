@@ -13,7 +13,7 @@ Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d f
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -276,6 +276,21 @@ class MAML(Learner):
             recompute=self.settings.checkpoint_inner_steps,
         )
 
+    @property
+    def recordable(self) -> bool:
+        """Whether the backbone is this project's, and no inner step is computed again in the backward pass."""
+        return isinstance(self.network.backbone, Conv4MAML) and not self.settings.checkpoint_inner_steps
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) of the backbone."""
+        if isinstance(self.network.backbone, Backbone):
+            self.network.backbone.set_step(step)
+
+    def phase(self, step: int) -> Hashable:
+        """Return the order of the inner gradients and the weights of the query losses, which change with the epoch."""
+        epoch = step // self.context.steps_per_epoch
+        return self.second_order(epoch), tuple(self.query_importance(epoch))
+
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the mean query cross-entropy after adaptation at global outer step `step` (from 0).
 
@@ -284,8 +299,7 @@ class MAML(Learner):
             ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
-        if isinstance(self.network.backbone, Backbone):
-            self.network.backbone.set_step(step)
+        self.set_step(step)
         epoch = step // self.context.steps_per_epoch
         importance = self.query_importance(epoch)
         total, hits, metrics = batch.query_images.new_zeros(()), [], []

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.checks import are_deferred
+
 from .certificate import relative_residual
 from .problem import Problem
 from .saddle import SaddleFactors, free_blocks, on_host
@@ -17,7 +19,8 @@ PATIENCE = 5
 """Rounds without progress before switching to one flipped entry per round (Murty's rule, which terminates)."""
 
 BLIND_ROUNDS = 8
-"""Rounds on an accelerator before the host first checks whether all problems are solved."""
+"""Rounds on an accelerator before the host first checks whether all problems are solved; while checks are deferred,
+the only rounds."""
 
 
 class Pivots(NamedTuple):
@@ -73,7 +76,7 @@ def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivo
             infeasible = torch.where(patience[active][:, None, None] >= 0, infeasible, _last_only(infeasible))
         free[active] ^= infeasible
         if seen or done >= BLIND_ROUNDS:
-            if bool(solved.all()):
+            if are_deferred() or bool(solved.all()):
                 break
             if seen and bool(solved.any()):
                 active = torch.nonzero(~solved).flatten()
