@@ -51,11 +51,8 @@ def main() -> None:
     for part in options.parts:
         cases, share = PARTS[part]
         reproducible_arithmetic()
-        try:
-            chosen = [case for case in cases(scale) if options.only in case.name]
-            findings += run_cases(chosen, began, began + 60 * options.minutes * share)
-        finally:
-            reproducible_arithmetic()
+        chosen = [case for case in cases(scale) if options.only in case.name]
+        findings += run_cases(chosen, began, began + 60 * options.minutes * share)
         options.out.mkdir(parents=True, exist_ok=True)
         write_json(options.out / "gpu.json", about, findings)  # after each part, in case the machine is taken away
     (options.out / "gpu.md").write_text(markdown(about, findings), encoding="utf-8")

@@ -32,13 +32,17 @@ from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.heads import HEADS, build_head
 from fewshot.images.preprocess import Preprocess
+from fewshot.training.outer_step import OuterStep
+from fewshot.training.parallel import ProcessGroup
 
 CPU = torch.device("cpu")
 STRICT, TIMES_CPU, ROUNDING = 1e-6, 30, 1e-3
 NO_GRADIENT = 1e-7  # weights in front of a batch norm have a gradient of zero, up to rounding
 SAME_PREDICTIONS = 0.98
+STEPS, SAME_LOSS = 4, 0.02  # rounding grows from step to step; a step with wrong inputs is further away
 Run = Callable[[torch.device, torch.dtype], list[Tensor]]
 NOTHING: Mapping[str, Run] = {}
 
@@ -57,6 +61,9 @@ def cases(scale: Scale) -> list[Case]:
     for training in (*EPISODIC, *ADAPTIVE):
         experiment = scale.to(experiments[training], checking=True)
         found.append((f"training step of {label(experiment)}", partial(step_agrees, scale, experiment)))
+    for training in (*EPISODIC, *ADAPTIVE):
+        experiment = scale.to(experiments[training], checking=True)
+        found.append((f"losses of {label(experiment)}", partial(losses_agree, scale, experiment)))
     for training in (EPISODIC[1], EPISODIC[4], ADAPTIVE[0], ADAPTIVE[3]):
         experiment = scale.to(experiments[training], checking=True)
         found.append((f"evaluation of {label(experiment)}", partial(evaluation_agrees, scale, experiment)))
@@ -121,6 +128,7 @@ def step_agrees(scale: Scale, experiment: Experiment) -> Outcome:
         recipe = experiment.recipe.model_copy(update={"precision": precision})
 
         def run(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+            reproducible_arithmetic(precision)
             learner = without_dropout(initial_learner(replace(experiment, recipe=recipe)).to(device, dtype).train())
             images = {name: getattr(batch, name).to(device, dtype) for name in ("support_images", "query_images")}
             loss = learner.loss(replace(batch.to(device), **images), 0).loss
@@ -131,6 +139,18 @@ def step_agrees(scale: Scale, experiment: Experiment) -> Outcome:
 
     lower = {name: run_in(name) for name in offered_precisions(experiment) if name != "float32"}
     return compare(scale, run_in("float32"), lower)
+
+
+def losses_agree(scale: Scale, experiment: Experiment) -> Outcome:
+    """Compare the losses of the first outer steps, some of which a GPU replays from a record."""
+    reproducible_arithmetic()
+    split, losses = checked_split(experiment.image_size), []
+    for device in (CPU, scale.device):
+        learner = without_dropout(initial_learner(experiment).to(device))
+        outer_step = OuterStep(experiment, split, learner, ProcessGroup(device=device))
+        losses.append([outer_step.take(step)[0] for step in range(STEPS)])
+    apart = float(np.max(np.abs(np.array(losses[0]) / losses[1] - 1)))
+    return f"{STEPS} losses up to {apart:.0e} apart", apart < SAME_LOSS, {"apart": apart}
 
 
 def evaluation_agrees(scale: Scale, experiment: Experiment) -> Outcome:

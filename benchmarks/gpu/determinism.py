@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup
 from fewshot.training.state import Checkpoints, TrainingState
@@ -64,6 +65,7 @@ def trained(scale: Scale, experiment: Experiment, folder: Path, stopped: bool) -
 
 def begin(scale: Scale, experiment: Experiment, folder: Path) -> tuple[OuterStep, TrainingState]:
     """Return the outer step of a new learner, and its state."""
+    reproducible_arithmetic(experiment.recipe.precision)
     learner = initial_learner(experiment).to(scale.device)
     split = checked_split(experiment.image_size)
     outer_step = OuterStep(experiment, split, learner, ProcessGroup(device=scale.device))

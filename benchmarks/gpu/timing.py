@@ -33,6 +33,7 @@ from fewshot.episodes.draw import draw_episodes
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup
@@ -59,6 +60,7 @@ def cases(scale: Scale) -> list[Case]:
 def time_training(scale: Scale, experiment: Experiment, training: str) -> Outcome:
     """Time the outer steps and the validation of one training."""
     store = random_store(experiment.image_size, tiny=scale.tiny)
+    reproducible_arithmetic(experiment.recipe.precision)
     learner = initial_learner(experiment).to(scale.device)
     outer_step = OuterStep(experiment, store.split("train"), learner, ProcessGroup(device=scale.device))
     if scale.device.type == "cuda":
