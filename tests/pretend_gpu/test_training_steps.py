@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fewshot.backbones.dropblock import DropBlock, keep_share
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment
@@ -24,6 +25,9 @@ CASES = [(learner, "conv4" if learner in EPISODIC else "conv4_maml", {}) for lea
 def outer_step(experiment: Experiment, store: Store, device: torch.device) -> tuple[dict[str, torch.Tensor], tuple]:
     """Take one outer step in float64; return the new state on the CPU, and loss and accuracy."""
     learner = initial_learner(experiment).double().to(device)
+    for module in learner.modules():
+        if isinstance(module, DropBlock):
+            module.mode = "off"  # it draws other random numbers on accelerators
     reported = OuterStep(experiment, store.split("train"), learner, ProcessGroup(device=device)).take(0)
     return {name: value.detach().cpu() for name, value in learner.state_dict().items()}, reported
 
@@ -42,3 +46,25 @@ def test_an_outer_step_gives_the_numbers_of_the_cpu(
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_dropblock_drops_the_same_share_on_a_gpu(gpu):
+    block = DropBlock(map_size=6, block_size=1, rate=0.4, ramp_steps=100, mode="ramp").to(gpu.device)
+    maps = torch.ones(200, 32, 6, 6).to(gpu.device)
+    block.set_step(50)
+
+    support, query = (block(maps).cpu() for _ in range(2))
+
+    for call, dropped in ((101, support), (102, query)):
+        assert (dropped > 0).float().mean().item() == pytest.approx(keep_share(call, 0.4, 100), abs=0.005)
+    assert not torch.equal(support, query)
+
+
+def test_the_rate_of_dropblock_follows_the_step_on_a_gpu(gpu):
+    block = DropBlock(map_size=6, block_size=1, rate=0.4, ramp_steps=100, mode="ramp").to(gpu.device)
+    maps, kept = torch.ones(200, 32, 6, 6).to(gpu.device), []
+    for step in (0, 50, 100, 500):
+        block.set_step(step)
+        kept.append((block(maps).cpu() > 0).float().mean().item())
+
+    assert kept == pytest.approx([keep_share(2 * step + 1, 0.4, 100) for step in (0, 50, 100, 500)], abs=0.005)

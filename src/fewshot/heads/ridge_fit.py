@@ -6,6 +6,7 @@ from torch import Tensor
 from fewshot.checks import holds
 from fewshot.errors import NumericalError
 from fewshot.heads.kernel_scores import Adjoint
+from fewshot.solvers.cholesky import solve_factorised
 
 
 def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_scale: float) -> tuple[Tensor, Adjoint]:
@@ -38,6 +39,6 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
     targets.scatter_(2, labels.unsqueeze(2), target_scale)
 
     def adjoint(gradient: Tensor) -> Tensor:
-        return torch.cholesky_solve(gradient.double(), factor)
+        return solve_factorised(factor, gradient.double())
 
-    return torch.cholesky_solve(targets, factor), adjoint
+    return solve_factorised(factor, targets), adjoint

@@ -38,7 +38,7 @@ def augment_on_gpu(stored: Tensor, table: Tensor, jitter: bool, levels: Tensor) 
 
 
 @triton.jit
-def _augment(
+def _augment(  # type: ignore[no-untyped-def]
     stored,
     table,
     factors,
@@ -49,7 +49,7 @@ def _augment(
     columns: tl.constexpr,
     jitter: tl.constexpr,
     block: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     image = tl.program_id(0)
     own = table + image * columns
     n_pixels = height * width

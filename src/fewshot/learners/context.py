@@ -21,6 +21,7 @@ class LearnerContext:
         label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
         precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64. "tf32" is
             float32 here: it is a setting of the whole process (`fewshot.experiments.precision`).
+        compile: on GPUs, compile the backbone's training pass with `torch.compile`.
         joint_forward: embed support and query in one call (shared batch-norm statistics) instead of two.
     """
 
@@ -29,6 +30,7 @@ class LearnerContext:
     steps_per_epoch: int = 500
     label_smoothing: float = 0.0
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False
     joint_forward: bool = False
 
 
@@ -80,6 +82,11 @@ def check_context(name: str, context: LearnerContext) -> None:
         raise ParamsError(
             f"learner {name!r} does not run in precision 'bfloat16': rounding would alter the inner steps; set "
             "precision: float32 (or tf32) in its recipe"
+        )
+    if context.compile:
+        raise ParamsError(
+            f"learner {name!r} differentiates its backbone twice, which torch.compile does not support; set compile: "
+            "false in its recipe"
         )
     if context.label_smoothing:
         raise ParamsError(

@@ -14,12 +14,10 @@ from torch import Tensor
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.episodes.draw import EpisodeIndices, class_labels
+from fewshot.evaluation.scoring import LARGEST_SHARE, free_memory
 from fewshot.images.augment_draws import TABLE_COLUMNS
 from fewshot.images.preprocess import Preprocess
 from fewshot.images.resized import at_size
-
-LARGEST_SHARE = 0.25
-"""Share of an accelerator's free memory that the images of a split may take."""
 
 
 class DeviceInputs:
@@ -56,7 +54,8 @@ class DeviceInputs:
             for per_class in (n_shot, n_query)
         ]
         self.images = at_size(split.images, preprocess.image_size)
-        self.resident = math.prod(self.images.shape) <= LARGEST_SHARE * free_memory(device)
+        free = free_memory(device)
+        self.resident = free is None or math.prod(self.images.shape) <= LARGEST_SHARE * free
         shape = (self.n_images, *self.images.shape[1:])
         self.stored = (
             _copied(self.images[:], device) if self.resident else torch.empty(shape, dtype=torch.uint8).to(device)
@@ -105,11 +104,6 @@ class DeviceInputs:
     def _on_host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return host memory from which copies do not make the host wait."""
         return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
-
-
-def free_memory(device: torch.device) -> float:
-    """Return the free memory of an accelerator in bytes; infinite where it is not known."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
 def _copied(images: np.ndarray, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ check failed, the step is repeated with immediate checks, which raise the error 
 norm's statistics are restored before.
 """
 
+import os
 from collections.abc import Callable, Hashable, Iterator
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from fewshot.checks import deferred
 from fewshot.episodes.batch import EpisodeBatch
+from fewshot.errors import ResourceError
 from fewshot.learners.base import Learner
 from fewshot.training.device_inputs import DeviceInputs
+
+RECORD = os.environ.get("FEWSHOT_RECORD", "1") != "0"
 
 Differentiate = Callable[[EpisodeBatch, int], Tensor]
 """Adds the gradients of a chunk of episodes at an outer step; returns its loss and accuracy, (2,)."""
@@ -41,7 +45,7 @@ class QueuedGradients:
         self, learner: Learner, inputs: DeviceInputs, differentiate: Differentiate, *, chunk: int, record: bool
     ) -> None:
         self.learner, self.inputs, self.differentiate, self.chunk = learner, inputs, differentiate, chunk
-        self.recording = record and learner.recordable and inputs.device.type == "cuda"
+        self.recording = record and RECORD and learner.recordable and inputs.device.type == "cuda"
         self._statistics = list(learner.buffers())
         self._before = [value.clone() for value in self._statistics]
         self._report = torch.empty(0)
@@ -100,8 +104,14 @@ class QueuedGradients:
         torch.cuda.synchronize(self.inputs.device)
         torch.cuda.empty_cache()  # the recorded step has memory of its own
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._run(step)
+        try:
+            with torch.cuda.graph(graph):
+                self._run(step)
+        except RuntimeError as error:
+            raise ResourceError(
+                f"the outer step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
+                "FEWSHOT_RECORD=0 in the environment: the same results from kernels launched one by one"
+            ) from error
         self._graph = graph
         self._gradients = [parameter.grad for parameter in self.learner.parameters()]
         graph.replay()
