@@ -17,12 +17,16 @@ from fewshot.training.recorded import RecordedSteps
 @pytest.fixture
 def recording(monkeypatch):
     """Let outer steps on the CPU take the way of an NVIDIA GPU; return the number of steps recorded and repeated."""
-    counts = SimpleNamespace(recorded=0, repeated=0)
+    counts = SimpleNamespace(recorded=0, repeated=0, queued=None)
+
+    def queue(steps, step):
+        counts.queued = step
+        queue_step(steps, step)
 
     def record(steps, step):
         def replay():
             steps.gradients.clear()
-            steps._run(step)
+            steps._run(counts.queued)
 
         counts.recorded += 1
         steps._written = [None for _ in steps.learner.parameters()]
@@ -32,8 +36,9 @@ def recording(monkeypatch):
         counts.repeated += 1
         return repeat_step(steps, step, ahead)
 
-    repeat_step = RecordedSteps._repeat
+    queue_step, repeat_step = RecordedSteps._queue, RecordedSteps._repeat
     event = SimpleNamespace(synchronize=lambda: None, record=lambda: None)
+    monkeypatch.setattr(RecordedSteps, "_queue", queue)
     monkeypatch.setattr(RecordedSteps, "_record", record)
     monkeypatch.setattr(RecordedSteps, "_repeat", repeat)
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
