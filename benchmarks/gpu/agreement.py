@@ -19,7 +19,7 @@ from benchmarks.gpu.families import (
     checked_split,
     drawn_batch,
     label,
-    offered_precisions,
+    offered_forms,
     trainings,
     without_dropout,
 )
@@ -137,7 +137,7 @@ def step_agrees(scale: Scale, experiment: Experiment) -> Outcome:
 
         return run
 
-    lower = {name: run_in(name) for name in offered_precisions(experiment) if name != "float32"}
+    lower = {name: run_in(name) for name in offered_forms(experiment) if name != "float32"}
     return compare(scale, run_in("float32"), lower)
 
 

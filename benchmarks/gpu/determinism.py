@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from benchmarks.gpu.families import (
     ADAPTIVE,
+    COMPILED,
     EPISODIC,
+    FORMS,
     Scale,
     checked_split,
     label,
-    offered_precisions,
+    offered_forms,
     trainings,
 )
 from benchmarks.gpu.findings import Case, Outcome
@@ -26,15 +28,17 @@ from fewshot.training.state import Checkpoints, TrainingState
 
 STEPS, STOP_AFTER = 4, 2
 FAMILIES = (EPISODIC[0], EPISODIC[1], EPISODIC[2], EPISODIC[6], ADAPTIVE[0], ADAPTIVE[3], ADAPTIVE[4], ADAPTIVE[7])
+COMPILED_FAMILY = EPISODIC[0]
 
 
 def cases(scale: Scale) -> list[Case]:
     """Return the cases of this part."""
     experiments, found = trainings(), []
     for training in FAMILIES:
-        for precision in offered_precisions(experiments[training]):
-            experiment = scale.to(experiments[training], checking=True, precision=precision)
-            name = f"same bytes, {label(experiment)}, {precision}"
+        forms = {name: FORMS[name] for name in offered_forms(experiments[training])}
+        for form, changes in {**forms, **(COMPILED if training == COMPILED_FAMILY else {})}.items():
+            experiment = scale.to(experiments[training], checking=True, **changes)
+            name = f"same bytes, {label(experiment)}, {form}"
             found.append(Case("determinism", name, partial(same_bytes, scale, experiment)))
     return found
 

@@ -68,14 +68,14 @@ def _timing(findings: Sequence[Finding]) -> list[str]:
     }
     timed = [found.numbers for found in findings if found.part == "timing" and "step_s" in found.numbers]
     header = [
-        *("outer step", "precision", "ms", "original loop, ms", "times as fast", "kernels", "launches", "waits"),
+        *("outer step", "arithmetic", "ms", "original loop, ms", "times as fast", "kernels", "launches", "waits"),
         *("busy", "peak GiB", "TFLOP/s", "share of the card's"),
     ]
     rows = [_timing_row(numbers, rates, originals) for numbers in timed]
     explained = (
         "One outer step with everything it needs, from stored images to updated weights. Waits: times the host waits "
         "for the device. Busy: share of the time in which a kernel or copy runs. The last column compares with a large "
-        "matrix product in the same precision (bfloat16 only in the backbone). The original loop is described in "
+        "matrix product in the same precision (which only the backbone uses). The original loop is described in "
         "`benchmarks/gpu/original.py`."
     )
     return [explained, table(header, rows)]
@@ -87,7 +87,7 @@ def _timing_row(numbers: dict[str, Any], rates: dict[str, float], originals: dic
     on_gpu = "kernels" in numbers
     return [
         numbers["label"],
-        numbers["precision"],
+        numbers["form"],
         f"{1e3 * numbers['step_s']:.1f}",
         "" if original is None else f"{1e3 * original:.1f}",
         "" if original is None else f"{original / numbers['step_s']:.2f}",
@@ -100,7 +100,7 @@ def _timing_row(numbers: dict[str, Any], rates: dict[str, float], originals: dic
 
 def _hours(findings: Sequence[Finding]) -> list[str]:
     found = {estimate.training: estimate for estimate in estimates(findings)}
-    precisions = list(dict.fromkeys(name for estimate in found.values() for name in estimate.hours))
+    forms = list(dict.fromkeys(name for estimate in found.values() for name in estimate.hours))
     explained = (
         "Estimated from the steps above: all steps of a training and its validations, on one card of this kind, "
         "without downloads and the test. *Scaled*: from the step of a training with the same backbone and image size, "
@@ -111,13 +111,11 @@ def _hours(findings: Sequence[Finding]) -> list[str]:
         rows = []
         for name in names:
             if name in found:
-                hours = [f"{found[name].hours[key]:.2f}" if key in found[name].hours else "" for key in precisions]
+                hours = [f"{found[name].hours[key]:.2f}" if key in found[name].hours else "" for key in forms]
                 rows.append([name, *hours, found[name].source])
             else:
-                rows.append([name, *[""] * len(precisions), "not timed"])
-        paragraphs.append(
-            f"**{suite}**\n\n" + table(["training", *(f"{name}, h" for name in precisions), "step"], rows)
-        )
+                rows.append([name, *[""] * len(forms), "not timed"])
+        paragraphs.append(f"**{suite}**\n\n" + table(["training", *(f"{name}, h" for name in forms), "step"], rows))
     return paragraphs
 
 

@@ -74,7 +74,7 @@ def test_products_are_counted_with_their_backward_pass():
 
 
 def test_hours_are_steps_and_validations():
-    numbers = {"training": MINI, "precision": "float32", "step_s": 0.06, "images": 440, "validation_s": 60.0}
+    numbers = {"training": MINI, "form": "float32", "step_s": 0.06, "images": 440, "validation_s": 60.0}
     found = {estimate.training: estimate for estimate in estimates([Finding("timing", "", "", None, numbers)])}
     assert found[MINI].hours == {"float32": pytest.approx((60_000 * 0.06 + 60 * 60) / 3600)}
     assert (found[MINI].source, found[PROTOTYPE].source) == ("timed", "scaled")
@@ -83,7 +83,7 @@ def test_hours_are_steps_and_validations():
 
 def test_every_training_can_be_estimated_from_the_timed_ones():
     timed = [
-        Finding("timing", "", "", None, {"training": name, "precision": "float32", "step_s": 1.0, "images": 1})
+        Finding("timing", "", "", None, {"training": name, "form": "float32", "step_s": 1.0, "images": 1})
         for name in (*EPISODIC, *ADAPTIVE)
     ]
     assert {estimate.training for estimate in estimates(timed)} == trainings().keys()

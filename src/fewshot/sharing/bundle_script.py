@@ -25,7 +25,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 CONTENTS = "bundle.json"
 CHUNK = 2**20
@@ -219,18 +219,17 @@ def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, par
     with tarfile.open(archive, "w") as opened:
         for file, arcname in files:
             opened.add(file, arcname.as_posix())
-    parts, whole = [], hashlib.sha256()
+    parts: list[dict[str, Any]] = []
+    whole, total = hashlib.sha256(), archive.stat().st_size
     with archive.open("rb") as source:
-        while head := source.read(CHUNK):
-            part, digest, size = folder / f"{name}-{len(parts) + 1}.part", hashlib.sha256(), 0
+        while (start := source.tell()) < total:
+            part, digest = folder / f"{name}-{len(parts) + 1}.part", hashlib.sha256()
             with part.open("wb") as target:
-                while head:
-                    for hashed in (digest, whole):
-                        hashed.update(head)
-                    target.write(head)
-                    size += len(head)
-                    head = source.read(min(CHUNK, part_bytes - size)) if size < part_bytes else b""
-            parts.append({"name": part.name, "bytes": size, "sha256": digest.hexdigest()})
+                while chunk := source.read(min(CHUNK, start + part_bytes - source.tell())):
+                    digest.update(chunk)
+                    whole.update(chunk)
+                    target.write(chunk)
+            parts.append({"name": part.name, "bytes": source.tell() - start, "sha256": digest.hexdigest()})
     archive.unlink()
     return {"sha256": whole.hexdigest(), "parts": parts}
 
@@ -253,7 +252,7 @@ def extract_parts(folder: Path, parts: Sequence[dict[str, Any]], into: Path) -> 
     Raises:
         Refused: at anything else.
     """
-    with tarfile.open(fileobj=_Joined(folder, parts), mode="r|") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], _Joined(folder, parts)), mode="r|") as archive:
         for member in archive:
             name, content = PurePosixPath(member.name), archive.extractfile(member) if member.isreg() else None
             if content is None or name.is_absolute() or ".." in name.parts:

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fewshot import paths
 from fewshot.digests import RECORDED
@@ -64,29 +65,25 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         FewshotError: if the wheels cannot be downloaded.
     """
     evaluations = [job for name in names for job in _named(plan, name)] or list(plan.evaluate)
-    trainings = {job.train.key: job.train for job in evaluations}
-    for job in trainings.values():
+    trainings = list({job.train.key: job.train for job in evaluations}.values())
+    for job in trainings:
         if job.experiment.weights is not None:
             raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
-    prepared = {job.name: job for job in (*_data_of(trainings.values()), *_data_of(evaluations))}
+    pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         stage = Path(scratch)
+        _add_wheels(stage / "wheels", pinned, target)
         _add_source(stage, params)
+        jobs: list[TrainJob | EvaluateJob] = [*trainings, *evaluations]
+        prepared = {job.prepare.name: job.prepare for job in jobs}
         stores = [_add_data(stage, job) for job in prepared.values()]
         _add_recorded(stage, plan)
-        _add_finished(stage, [*trainings.values(), *evaluations])
-        _add_wheels(stage / "wheels", target)
+        _add_finished(stage, jobs)
         files = [(file, file.relative_to(stage)) for file in sorted(stage.rglob("*")) if file.is_file()]
         contents = bundle_script.write_parts(files, out, "bundle", target.part_bytes)
-    chains = [
-        {
-            "train": [job.name, job.key],
-            "evaluate": [[e.name, e.key, e.target] for e in evaluations if e.train.key == job.key],
-        }
-        for job in trainings.values()
-    ]
+    chains = [_chain(job, evaluations) for job in trainings]
     record = {"suite": plan.suite, "python": target.python_version, "stores": stores, "chains": chains, **contents}
     write_json(out / bundle_script.CONTENTS, record)
     shutil.copyfile(bundle_script.__file__, out / SCRIPT)
@@ -95,6 +92,15 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         f"{out}: {len(trainings)} trainings and {len(evaluations)} evaluations, {len(contents['parts'])} parts, "
         f"{size / 1e6:.0f} MB; on the other machine: python {SCRIPT} --into work --minutes 60 --out results"
     )
+
+
+def _chain(training: TrainJob, evaluations: Sequence[EvaluateJob]) -> dict[str, list[Any]]:
+    """Return a training and the evaluations that follow it, as the script reads them."""
+    following = [job for job in evaluations if job.train.key == training.key]
+    return {
+        "train": [training.name, training.key],
+        "evaluate": [[job.name, job.key, job.target] for job in following],
+    }
 
 
 def take_results(plan: Plan, folder: Path) -> str:
@@ -137,10 +143,6 @@ def _named(plan: Plan, name: str) -> tuple[EvaluateJob, ...]:
     return plan.of_experiment(name)
 
 
-def _data_of(jobs: Collection[TrainJob | EvaluateJob]) -> list[PrepareJob]:
-    return [job.prepare for job in jobs]
-
-
 def _add_source(stage: Path, params: Path) -> None:
     """Copy the package and the parameter file."""
     shutil.copytree(paths.PACKAGE_DIR, stage / "src" / "fewshot", ignore=shutil.ignore_patterns("__pycache__"))
@@ -176,11 +178,10 @@ def _add_finished(stage: Path, jobs: Sequence[TrainJob | EvaluateJob]) -> None:
             shutil.copyfile(file, stage / file)
 
 
-def _add_wheels(folder: Path, target: Target) -> None:
+def _add_wheels(folder: Path, pinned: Sequence[str], target: Target) -> None:
     """Download the wheels that a machine with torch may lack."""
-    if not target.wheels:
+    if not pinned:
         return
-    pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
     options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python_version]
     options += [option for platform in target.platforms for option in ("--platform", platform)]
     command = [
@@ -197,8 +198,8 @@ def _add_wheels(folder: Path, target: Target) -> None:
     done = subprocess.run([*command, *pinned], capture_output=True, text=True)
     if done.returncode != 0:
         raise FewshotError(
-            f"the wheels for Python {target.python_version} cannot be downloaded: {done.stderr.strip()[-500:]}; "
-            "give others with --wheels, or none with --wheels none"
+            f"the wheels for Python {target.python_version} cannot be downloaded: "
+            f"{'; '.join(done.stderr.strip().splitlines()[-3:])}; give others with --wheels, or none with --wheels none"
         )
 
 
