@@ -3,7 +3,7 @@
     PYTHONPATH=src python -m benchmarks.gpu                          # everything, about six minutes
     PYTHONPATH=src python -m benchmarks.gpu --parts agreement        # only some parts
     PYTHONPATH=src python -m benchmarks.gpu --tiny --device cpu      # seconds, on any machine
-    PYTHONPATH=src python -m benchmarks.gpu --page gpu.json          # write docs/benchmarks/gpu.md from a result
+    PYTHONPATH=src python -m benchmarks.gpu --page gpu.json          # write the documents' tables from a result
 
 Run from the root of the repository. The exit code is 1 if a check failed.
 """
@@ -21,7 +21,7 @@ import torch
 from benchmarks.gpu import agreement, card, determinism, original, timing
 from benchmarks.gpu.families import Scale
 from benchmarks.gpu.findings import read_json, run_cases, write_json
-from benchmarks.gpu.tables import about_device, markdown, write_page
+from benchmarks.gpu.tables import about_device, markdown, write_documents
 
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.training.devices import limit_threads
@@ -39,7 +39,7 @@ PARTS = {
 def main() -> None:
     options = parse_options()
     if options.page:
-        write_page(*read_json(options.page))
+        print(f"wrote {' and '.join(map(str, write_documents(*read_json(options.page))))}")
         return
     began = time.monotonic()
     scale = Scale(torch.device(options.device), options.tiny)
@@ -74,7 +74,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("gpu-benchmark"), metavar="FOLDER", help="gets gpu.json and gpu.md"
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the documentation's page from a gpu.json")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the documents' tables from a gpu.json")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; use --device cpu --tiny to try the program")

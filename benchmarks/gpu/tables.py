@@ -13,6 +13,7 @@ from benchmarks.measure import SECTIONS, table
 
 from fewshot.training.devices import describe
 
+START, END = "<!-- gpu -->", "<!-- end of gpu -->"
 TINY = "A tiny run, to see that the program works: its times say nothing."
 
 
@@ -43,12 +44,37 @@ def markdown(about: dict[str, Any], findings: Sequence[Finding]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_page(about: dict[str, Any], findings: Sequence[Finding]) -> Path:
-    """Write the page of the documentation."""
-    page = SECTIONS / "gpu.md"
+def write_documents(about: dict[str, Any], findings: Sequence[Finding], docs: Path = SECTIONS.parent) -> list[Path]:
+    """Write docs/benchmarks/gpu.md and the generated block of docs/gpus.md; return both."""
+    page, overview = docs / "benchmarks" / "gpu.md", docs / "gpus.md"
     page.write_text(markdown(about, findings), encoding="utf-8")
-    print(f"wrote {page}")
-    return page
+    before, start, rest = overview.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"error: {overview}: has no lines {START} and {END} to write between")
+    overview.write_text(f"{before}{start}\n{summary(about, findings)}\n{end}{after}", encoding="utf-8")
+    return [page, overview]
+
+
+def summary(about: dict[str, Any], findings: Sequence[Finding]) -> str:
+    """Return what docs/gpus.md shows: milliseconds per outer step and hours per training, by arithmetic."""
+    timed = [found.numbers for found in findings if found.part == "timing" and "step_s" in found.numbers]
+    forms = list(dict.fromkeys(numbers["form"] for numbers in timed))
+    steps = {(numbers["training"], numbers["form"]): numbers["step_s"] for numbers in timed}
+    hours = {estimate.training: estimate.hours for estimate in estimates(findings)}
+    rows = []
+    for training, name in {numbers["training"]: numbers["label"] for numbers in timed}.items():
+        cells = [
+            f"{1e3 * steps[training, form]:.1f}, {hours[training][form]:.2f}" if (training, form) in steps else ""
+            for form in forms
+        ]
+        rows.append([name, *cells])
+    tiny = f" {TINY}" if about["tiny"] else ""
+    return (
+        f"On one {about['device']} (torch {about['torch']}): milliseconds per outer step, and hours of the training "
+        f"with its validations, estimated from both.{tiny} All results: [benchmarks/gpu.md](benchmarks/gpu.md)."
+        "\n\n" + table(["outer step", *forms], rows)
+    )
 
 
 def _card(findings: Sequence[Finding]) -> list[str]:
