@@ -103,12 +103,6 @@ def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
     assert [file.name for file in job_files(tmp_path)] == ["weights", "names.txt"]
 
 
-def test_nothing_is_packed_before_a_state_was_saved(tmp_path, capsys):
-    pack_results(tmp_path, "tiny", [{"train": ["one", "0a"], "evaluate": []}], tmp_path / "out", 1000)
-    assert "nothing to pack" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-
-
 CHAIN = {"train": ["one", "0a"], "evaluate": [["one", "0b", "glyphs"]]}
 SLEEPER = """
 import signal, sys, time
@@ -148,10 +142,16 @@ def test_the_script_imports_only_the_standard_library():
     assert {name.partition(".")[0] for name in top} <= sys.stdlib_module_names
 
 
-def test_results_are_packed_with_their_suite(tmp_path):
-    written(tmp_path, {"cache/train/0a/result/weights": "w", "cache/train/0a/names.txt": "one\n"})
-    pack_results(tmp_path, "tiny", [{"train": ["one", "0a"], "evaluate": []}], tmp_path / "out", 1000)
-    record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert record["suite"] == "tiny"
-    extract_parts(tmp_path / "out", record["parts"], tmp_path / "taken")
-    assert read(tmp_path / "taken") == {"train/0a/result/weights": "w", "train/0a/names.txt": "one\n"}
+def test_results_and_checkpoints_are_packed_apart(tmp_path, capsys):
+    result, checkpoint = (
+        {"train/0a/result/weights": "w", "train/0a/names.txt": "one\n"},
+        {"train/0c/checkpoints/c.pt": "c"},
+    )
+    written(tmp_path / "cache", {**result, **checkpoint})
+    chains = [CHAIN, {"train": ["two", "0c"], "evaluate": [["two", "0d", "glyphs"]]}]
+    pack_results(tmp_path, "tiny", chains, tmp_path / "out", 100_000)
+    assert "1 of 4 jobs finished; 1 parts of results; 1 parts of checkpoints" in capsys.readouterr().out
+    archives = json.loads((tmp_path / "out" / "results.json").read_text())["archives"]
+    for kind, content in (("results", result), ("checkpoints", checkpoint)):
+        extract_parts(tmp_path / "out", archives[kind]["parts"], tmp_path / kind)
+        assert read(tmp_path / kind) == content

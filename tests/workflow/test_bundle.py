@@ -117,7 +117,7 @@ def finished(project, plan):
         Path("out").mkdir()
         files = [(file, file.relative_to("there")) for file in sorted((entry / "result").rglob("*")) if file.is_file()]
         contents = write_parts(files, Path("out"), "results", 10_000)
-        Path("out/results.json").write_text(json.dumps({"suite": "tiny", **contents}))
+        Path("out/results.json").write_text(json.dumps({"suite": "tiny", "archives": {"results": contents}}))
         return Path("out")
 
     return pack
@@ -144,6 +144,38 @@ def test_missing_parts_are_named(plan, finished):
     (folder / "results-1.part").unlink()
     with pytest.raises(DataError, match=r"results-1.part: missing; copy all files"):
         take_results(plan, folder)
+
+
+@pytest.fixture
+def unfinished(plan):
+    """Return the folder of a checkpoint that another machine packed, and the key of its training."""
+    key = plan.find("train", RIDGE).key
+    file = Path("there/train", key, "checkpoints/checkpoint.pt")
+    file.parent.mkdir(parents=True)
+    file.write_text("state")
+    Path("out").mkdir()
+    contents = write_parts([(file, file.relative_to("there"))], Path("out"), "checkpoints", 100_000)
+    Path("out/results.json").write_text(json.dumps({"suite": "tiny", "archives": {"checkpoints": contents}}))
+    return Path("out"), key
+
+
+def test_checkpoints_are_taken_to_be_resumed(plan, unfinished):
+    folder, key = unfinished
+    assert "took 0 results and 1 checkpoints" in take_results(plan, folder)
+    assert Path("cache/train", key, "checkpoints/checkpoint.pt").read_text() == "state"
+
+
+def test_checkpoints_may_stay_behind(plan, unfinished):
+    folder, key = unfinished
+    (folder / "checkpoints-1.part").unlink()
+    assert "took 0 results and 0 checkpoints" in take_results(plan, folder)
+    assert not Path("cache/train", key).exists()
+
+
+def test_checkpoints_of_a_finished_training_are_not_taken(plan, unfinished):
+    folder, _ = unfinished
+    run_job(plan.find("train", RIDGE), lambda out, checkpoints: (out / "weights.safetensors").write_text("trained"))
+    assert "took 0 results and 0 checkpoints" in take_results(plan, folder)
 
 
 def test_recorded_digests_and_versions_stand_for_what_was_not_sent(project):

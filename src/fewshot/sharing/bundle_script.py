@@ -174,33 +174,26 @@ def named(job: Sequence[str]) -> list[str]:
 
 
 def pack_results(project: Path, suite: str, chains: Sequence[dict[str, Any]], out: Path, part_bytes: int) -> None:
-    """Write results, and checkpoints of what is unfinished, in parts that `fewshot unbundle` reads."""
-    folders = [Path("train") / chain["train"][1] for chain in chains]
-    folders += [Path("evaluate") / job[1] for chain in chains for job in chain["evaluate"]]
-    files = [
-        file
-        for folder in dict.fromkeys(folders)
-        for file in job_files(project / "cache" / folder)
-    ]  # fmt: skip
-    finished = sum((project / "cache" / folder / "result").is_dir() for folder in dict.fromkeys(folders))
-    if not files:
-        print("nothing to pack: no training has saved a state yet")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("results-*.part"):
-        old.unlink()
-    contents = write_parts([(file, file.relative_to(project / "cache")) for file in files], out, "results", part_bytes)
-    (out / "results.json").write_text(json.dumps({"suite": suite, **contents}, indent=1))
-    print(f"{finished} of {len(dict.fromkeys(folders))} jobs finished; {len(contents['parts'])} parts in {out}")
+    """Write results, and apart from them checkpoints of what is unfinished, in parts that `fewshot unbundle` reads."""
+    keys = [("train", chain["train"][1]) for chain in chains]
+    keys += [("evaluate", job[1]) for chain in chains for job in chain["evaluate"]]
+    entries = [project / "cache" / stage / key for stage, key in dict.fromkeys(keys)]
+    finished = [entry for entry in entries if (entry / "result").is_dir()]
+    kinds = {"results": finished, "checkpoints": [entry for entry in entries if entry not in finished]}
+    archives = {}
+    for kind, chosen in kinds.items():
+        files = [(file, file.relative_to(project / "cache")) for entry in chosen for file in job_files(entry)]
+        archives[kind] = write_parts(files, out, kind, part_bytes)
+    (out / "results.json").write_text(json.dumps({"suite": suite, "archives": archives}, indent=1))
+    said = "".join(f"; {len(archive['parts'])} parts of {kind}" for kind, archive in archives.items())
+    print(f"{len(finished)} of {len(entries)} jobs finished{said} in {out}")
 
 
-def job_files(folder: Path) -> list[Path]:
-    """Return the files to send of a job: its result, or what it needs to resume."""
-    parts = ("result",) if (folder / "result").is_dir() else ("checkpoints",)
-    found = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return [file for file in found if file.name not in NOT_SENT] + [
-        file for file in (folder / "names.txt",) if found and file.is_file()
-    ]
+def job_files(entry: Path) -> list[Path]:
+    """Return the files to send of a job's entry in the cache: its result, or what it needs to resume."""
+    kind = "result" if (entry / "result").is_dir() else "checkpoints"
+    found = [file for file in sorted((entry / kind).rglob("*")) if file.is_file() and file.name not in NOT_SENT]
+    return [*found, *(file for file in (entry / "names.txt",) if found and file.is_file())]
 
 
 def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, part_bytes: int) -> dict[str, Any]:
@@ -208,13 +201,16 @@ def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, par
 
     Args:
         files: each with its name in the archive.
-        folder: gets `<name>-<number>.part`.
+        folder: created; gets `<name>-<number>.part` instead of those that are there.
         name: of the parts.
         part_bytes: largest size of a part.
 
     Returns:
         The SHA-256 of the archive, and name, size and SHA-256 of each part.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{name}-*.part"):
+        old.unlink()
     archive = folder / f".{name}.tar"
     with tarfile.open(archive, "w") as opened:
         for file, arcname in files:

@@ -57,7 +57,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         plan: of the suite.
         names: its experiments to run; all if empty.
         params: the parameter file.
-        out: folder for the parts, `bundle.json` and `run.py`; replaced.
+        out: folder for the parts, `bundle.json` and `run.py`.
         target: the machine.
 
     Raises:
@@ -70,8 +70,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         if job.experiment.weights is not None:
             raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
     pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         stage = Path(scratch)
         _add_wheels(stage / "wheels", pinned, target)
@@ -106,35 +105,43 @@ def _chain(training: TrainJob, evaluations: Sequence[EvaluateJob]) -> dict[str, 
 def take_results(plan: Plan, folder: Path) -> str:
     """Take results of a bundle into `cache/` and those of the plan into `results/`; return a summary.
 
+    Checkpoints, which are large, may have been left behind.
+
     Raises:
         DataError: if a file is missing or damaged, or a result does not belong to its key.
     """
-    contents = read_json(folder / "results.json", advice="copy all files that run.py wrote")
-    for part in contents["parts"]:
-        if not (folder / part["name"]).is_file():
-            raise DataError(f"{folder / part['name']}: missing; copy all files that run.py wrote")
-    counts = {"results": 0, "checkpoints": 0}
+    archives = read_json(folder / "results.json", advice="copy all files that run.py wrote")["archives"]
+    counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in archives.items()}
+    ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
+    return (
+        f"{folder}: took {counts.get('results', 0)} results and {counts.get('checkpoints', 0)} checkpoints; "
+        f"suite {plan.suite}: {ready} of {len(plan.train) + len(plan.evaluate)} trainings and evaluations are finished"
+    )
+
+
+def _take_archive(folder: Path, kind: str, parts: Sequence[dict[str, Any]]) -> int:
+    """Take the results or checkpoints of an archive into `cache/`; return how many were new."""
+    missing = [part["name"] for part in parts if not (folder / part["name"]).is_file()]
+    if kind == "checkpoints" and len(missing) == len(parts):
+        return 0
+    if missing:
+        raise DataError(f"{folder / missing[0]}: missing; copy all files that run.py wrote")
+    adopt = adopt_result if kind == "results" else adopt_checkpoints
     paths.CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE) as scratch:
         try:
-            for part in contents["parts"]:
+            for part in parts:
                 bundle_script.check_part(folder, part)
-            bundle_script.extract_parts(folder, contents["parts"], Path(scratch))
+            bundle_script.extract_parts(folder, parts, Path(scratch))
         except bundle_script.Refused as error:
             raise DataError(str(error).removeprefix("error: ")) from None
-        for entry in sorted(Path(scratch).glob("*/*")):
-            stage, key = entry.parent.name, entry.name
-            if stage not in paths.JOB_STAGES or not re.fullmatch(r"[0-9a-f]+", key):
-                raise DataError(f"{folder}: contains {quoted(f'{stage}/{key}')}, which is no result")
-            taken = adopt_result(entry, stage, key) if (entry / "result").is_dir() else None
-            counts["results"] += bool(taken)
-            counts["checkpoints"] += taken is None and adopt_checkpoints(entry, stage, key)
-    ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
-    total = len(plan.train) + len(plan.evaluate)
-    return (
-        f"{folder}: took {counts['results']} results and {counts['checkpoints']} checkpoints; "
-        f"suite {plan.suite}: {ready} of {total} trainings and evaluations are finished"
-    )
+        entries = sorted(Path(scratch).glob("*/*"))
+        for entry in entries:
+            if entry.parent.name not in ("train", "evaluate") or not re.fullmatch(r"[0-9a-f]+", entry.name):
+                raise DataError(
+                    f"{folder}: contains {quoted(entry.relative_to(scratch).as_posix())}, which is no result"
+                )
+        return sum(adopt(entry, entry.parent.name, entry.name) for entry in entries)
 
 
 def _named(plan: Plan, name: str) -> tuple[EvaluateJob, ...]:
