@@ -145,7 +145,7 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operation."""
         result = function(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(function._overloadpacket)) is not None:
+        if (formula := flop_registry.get(getattr(function, "_overloadpacket", None))) is not None:
             self.flop += formula(*args, **(kwargs or {}), out_val=result)
         return result
 
