@@ -35,6 +35,9 @@ FREE = {
     *("select", "slice", "split", "split_with_sizes", "squeeze", "sym_size", "t", "transpose", "unbind", "unflatten"),
     *("unfold", "unsqueeze", "view"),
 }
+# Operations that change the shape of a tensor in place: that of the wrapper must follow.
+RESHAPED = {"squeeze_", "unsqueeze_"}
+FREE |= RESHAPED
 # Kernels of operations that need several, as counted in CUDA builds of torch; all others need one.
 KERNELS = {
     "_cholesky_solve_helper": 4,
@@ -223,6 +226,9 @@ class PretendGPU:
         if name not in FREE:
             self.counts.operations[name] += 1
             self.counts.launches += KERNELS.get(name.replace("_overrideable", ""), 1)
+        if name in RESHAPED:
+            with torch._C._DisableTorchDispatch():
+                function(*args, **kwargs)
         if name.endswith("_") and not name.endswith("__") and isinstance(args[0], PretendTensor):
             return args[0]
         if "out" in kwargs:

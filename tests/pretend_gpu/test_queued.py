@@ -1,4 +1,4 @@
-"""Outer steps that are queued on a GPU: inputs drawn ahead, one read per step, and steps repeated when a check fails."""
+"""Outer steps queued on a GPU: inputs drawn ahead, one read per step, and steps repeated when a check fails."""
 
 import pytest
 import torch

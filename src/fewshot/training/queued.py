@@ -83,7 +83,7 @@ class QueuedGradients:
         *values, valid = self._report.tolist()
         if not valid:
             self.replayed = False
-            torch._foreach_copy_(self._statistics, self._before)
+            _copy(self._before, to=self._statistics)
             seed()
             self._clear()
             values = torch.cat([self.differentiate(batch, step) for batch in self._chunks(step)]).tolist()
@@ -91,8 +91,7 @@ class QueuedGradients:
 
     def _run(self, step: int) -> None:
         """Queue the operations of a step."""
-        if self._statistics:
-            torch._foreach_copy_(self._before, self._statistics)
+        _copy(self._statistics, to=self._before)
         with deferred() as conditions:
             reported = [self.differentiate(batch, step) for batch in self._chunks(step)]
         valid = torch.stack(conditions).all() if conditions else torch.ones_like(reported[0][0])
@@ -127,3 +126,9 @@ class QueuedGradients:
     def _clear(self) -> None:
         for parameter in self.learner.parameters():
             parameter.grad = None
+
+
+def _copy(values: list[Tensor], to: list[Tensor]) -> None:
+    """Copy tensors, as one operation where the device has one."""
+    if values:
+        torch._foreach_copy_(to, values)
