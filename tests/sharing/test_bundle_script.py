@@ -44,7 +44,7 @@ def sent(tmp_path):
     """Return a folder with the parts of an archive, and its record."""
     (tmp_path / "sent").mkdir()
     record = write_parts(written(tmp_path / "source", CONTENT), tmp_path / "sent", "bundle", 4000)
-    return tmp_path / "sent", {**record, "stores": []}
+    return tmp_path / "sent", {**record, "stores": [], "python": "3.0"}
 
 
 def test_parts_are_as_small_as_asked_and_hold_everything(sent, tmp_path):
@@ -88,12 +88,34 @@ def test_names_outside_the_folder_and_links_are_refused(tmp_path, name):
     assert not (tmp_path / "outside.txt").exists()
 
 
-def test_only_missing_packages_are_unpacked(tmp_path):
+@pytest.fixture
+def wheels(tmp_path):
+    """Return a folder with wheels of a package that is installed and of one that is not."""
     for name in ("numpy", "no_such_package"):
         with zipfile.ZipFile(tmp_path / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"{name}/__init__.py", "")
-    install_missing(tmp_path, tmp_path / "site")
-    assert [folder.name for folder in (tmp_path / "site").iterdir()] == ["no_such_package"]
+    return tmp_path
+
+
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def test_only_missing_packages_are_unpacked(wheels):
+    install_missing(wheels, wheels / "site", OWN)
+    assert [folder.name for folder in (wheels / "site").iterdir()] == ["no_such_package"]
+
+
+def test_packages_for_another_python_are_refused(wheels):
+    with pytest.raises(Refused, match=rf"Python {OWN} lacks no-such-package, .* --python-version {OWN}"):
+        install_missing(wheels, wheels / "site", "3.0")
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--jobs", "--part-mb"])
+def test_numbers_must_be_positive(option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", option, "0"])
+    with pytest.raises(SystemExit):
+        bundle_script.main()
+    assert f"argument {option}: 0 is not allowed: give a number above 0" in capsys.readouterr().err
 
 
 def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
@@ -125,6 +147,16 @@ def test_the_deadline_stops_a_training_in_good_order(project, capsys):
     assert "train one: " in (said := capsys.readouterr().out)
     assert "exit 130: saved the state" in said
     assert "evaluate" not in said
+    assert not work.failed
+
+
+def test_a_failed_training_is_reported_and_not_evaluated(project, capsys):
+    (project / "src/fewshot/__main__.py").write_text("raise SystemExit('error: no such data')")
+    work = Work(project, "tiny", time.monotonic() + 60)
+    work.run_chain(CHAIN)
+    assert "exit 1: error: no such data" in (said := capsys.readouterr().out)
+    assert "evaluate" not in said
+    assert work.failed
 
 
 def test_nothing_starts_after_the_deadline(project, capsys):

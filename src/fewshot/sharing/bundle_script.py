@@ -22,7 +22,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -30,6 +30,7 @@ from typing import IO, Any, cast
 CONTENTS = "bundle.json"
 CHUNK = 2**20
 GRACE_S = 90.0  # for a stopped training to finish its step and save its state
+STOPPED = 130  # exit status of a command that was asked to stop
 NOT_SENT = ("checkpoint-previous.pt",)
 
 
@@ -38,10 +39,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--into", type=Path, default=Path("fewshot-work"), help="working folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("fewshot-results"), help="gets the results, in parts")
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop in good order after this time")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (see train.jobs_per_gpu)")
+    parser.add_argument("--minutes", type=positive(float), default=60.0, help="stop in good order after this time")
+    parser.add_argument("--jobs", type=positive(int), default=1, help="trainings at a time (see train.jobs_per_gpu)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only trainings with this text in their name")
-    parser.add_argument("--part-mb", type=float, default=15.0, help="largest part of the results, 10^6 bytes")
+    parser.add_argument("--part-mb", type=positive(float), default=15.0, help="largest part of the results, 10^6 bytes")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     folder = Path(__file__).resolve().parent
@@ -57,6 +58,19 @@ def main() -> None:
         list(workers.map(work.run_chain, chains))
     work.timer.cancel()
     pack_results(project, bundle["suite"], chains, options.out, int(1e6 * options.part_mb))
+    sys.exit(1 if work.failed else 0)
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Return a reader of numbers above 0, for argparse."""
+
+    def read(text: str) -> float:
+        if (number := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not allowed: give a number above 0")
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it in its message about text that is no number
+    return read
 
 
 def receive(bundle: dict[str, Any], folder: Path, project: Path) -> list[str]:
@@ -74,19 +88,35 @@ def receive(bundle: dict[str, Any], folder: Path, project: Path) -> list[str]:
     missing = [part["name"] for part in bundle["parts"] if not (received / part["name"]).is_file()]
     if not missing:
         extract_parts(received, bundle["parts"], project)
-        install_missing(project / "wheels", project / "site")
+        install_missing(project / "wheels", project / "site", bundle["python"])
         unpack_stores(project, bundle["stores"])
         unpacked.write_text(bundle["sha256"])
         shutil.rmtree(project / "received")
     return missing
 
 
-def install_missing(wheels: Path, site: Path) -> None:
-    """Unpack the wheels of packages that this Python does not have."""
+def install_missing(wheels: Path, site: Path, python: str) -> None:
+    """Unpack the wheels of packages that this Python does not have.
+
+    Args:
+        wheels: folder of the wheels.
+        site: folder to unpack them to.
+        python: version of Python that the wheels are for.
+
+    Raises:
+        Refused: if this is another version.
+    """
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
     for wheel in sorted(wheels.glob("*.whl")):
+        name = wheel.name.partition("-")[0].replace("_", "-")
         try:
-            importlib.metadata.version(wheel.name.partition("-")[0].replace("_", "-"))
+            importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
+            if own != python:
+                raise Refused(
+                    f"error: Python {own} lacks {name}, and the bundle's packages are for Python {python}; make it "
+                    f"with --python-version {own}"
+                ) from None
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
 
@@ -118,7 +148,7 @@ class Work:
     def __init__(self, project: Path, suite: str, deadline: float) -> None:
         self.project, self.suite = project, suite
         self.running: set[subprocess.Popen[bytes]] = set()
-        self.stopped = threading.Event()
+        self.stopped, self.failed = threading.Event(), False
         self.timer = threading.Timer(max(0.0, deadline - time.monotonic()), self.stop)
         self.timer.daemon = True
         self.timer.start()
@@ -151,6 +181,7 @@ class Work:
                 process.terminate()
             status = self._wait(process)
             self.running.discard(process)
+        self.failed |= status not in (0, STOPPED)
         last = log.read_bytes().decode(errors="replace").replace("\r", "\n").rstrip().rpartition("\n")[2]
         print(f"{command[0]} {command[1]}: {time.monotonic() - started:.0f} s, exit {status}: {last}", flush=True)
         return status
