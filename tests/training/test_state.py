@@ -38,13 +38,9 @@ def test_an_epoch_averages_its_steps_and_resets_the_totals():
     assert len(progress.history) == 1
 
 
-@pytest.mark.parametrize(("seconds", "written"), [(-1, True), (math.inf, False)])
-def test_a_checkpoint_within_an_epoch_is_written_when_due(seconds, written, state_of):
-    state = state_of(seconds)
-
-    state.save_if_due()
-
-    assert state.checkpoints.file.exists() == written
+@pytest.mark.parametrize(("seconds", "due"), [(-1, True), (math.inf, False)])
+def test_a_checkpoint_is_due_after_some_seconds(seconds, due, state_of):
+    assert state_of(seconds).save_is_due() == due
 
 
 def test_only_the_writing_process_saves_and_all_resume(state_of):

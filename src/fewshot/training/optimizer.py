@@ -1,4 +1,4 @@
-"""The outer optimiser and its update, which on NVIDIA GPUs is recorded once and replayed."""
+"""The outer optimiser and its update."""
 
 from typing import Any
 
@@ -32,6 +32,10 @@ def build_optimizer(recipe: Recipe, learner: Learner, device: torch.device) -> t
             weight_decay=recipe.weight_decay,
             **options,
         )
+        if on_gpu and recipe.momentum:
+            # The same as torch's own first step, which would leave a skipped update's momentum undefined.
+            for parameter in parameters:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     optimizer.register_load_state_dict_post_hook(_keep_options(options))
     return optimizer
 
@@ -63,8 +67,6 @@ class Update:
         self.optimizer, self.learner = optimizer, learner
         self.rate = float(optimizer.param_groups[0]["lr"])
         self._rate_on_gpu = torch.zeros((), device=device) if device.type == "cuda" else None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._gradients: list[Tensor | None] = []
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next update."""
@@ -74,27 +76,13 @@ class Update:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate if self._rate_on_gpu is None else self._rate_on_gpu
 
-    def apply(self, recorded: bool = False) -> None:
+    def apply(self, skip: Tensor | None = None) -> None:
         """Update the weights.
 
         Args:
-            recorded: whether the gradients are in the memory of a recorded step, so that this update can be recorded
-                as well.
+            skip: on CUDA, scalar float on the device: 1 leaves weights and optimiser as they are.
         """
-        gradients = [parameter.grad for parameter in self.learner.parameters()]
-        if not recorded:
-            self._update()
-        elif self._graph is not None and all(g is r for g, r in zip(gradients, self._gradients, strict=True)):
-            self._graph.replay()
-        else:
-            self._record(gradients)
-
-    def _update(self) -> None:
         self.learner.limit_gradients()
+        # What fused optimisers skip for, as they do for overflows in mixed-precision training.
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
         self.optimizer.step()
-
-    def _record(self, gradients: list[Tensor | None]) -> None:
-        self._graph, self._gradients = torch.cuda.CUDAGraph(), gradients
-        with torch.cuda.graph(self._graph):
-            self._update()
-        self._graph.replay()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from fewshot.learners.base import Learner
 from fewshot.training.device_inputs import DeviceInputs
 from fewshot.training.optimizer import Update, build_optimizer
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
-from fewshot.training.queued import QueuedGradients
+from fewshot.training.queued import QueuedGradients, pairs
+from fewshot.training.recorded import RECORDS, RecordedSteps
 
 
 class OuterStep:
@@ -32,6 +34,9 @@ class OuterStep:
         split: the training classes.
         learner: on the device of this process; its weights are changed.
         processes: those that share the meta-batch.
+
+    Attributes:
+        is_ahead: whether the learner's state is already that of the step after the last one.
     """
 
     def __init__(
@@ -42,26 +47,31 @@ class OuterStep:
         self.learner, self.processes = learner, processes
         self.preprocess = preprocessing(experiment)
         self.optimizer = build_optimizer(self.recipe, learner, processes.device)
+        self.is_ahead = False
         self._update = Update(self.optimizer, learner, processes.device)
-        self._queued: QueuedGradients | None = None
 
-    def take(self, step: int) -> tuple[float, float]:
+    def take(self, step: int, *, ahead: bool = False) -> tuple[float, float]:
         """Take outer step `step` (from 0); return its mean loss and accuracy (0..1) over the meta-batch.
+
+        Args:
+            step: the global outer step.
+            ahead: the next call will be for the next step, and until then nobody needs the learner's state; a GPU
+                may then compute the next step already.
 
         Raises:
             NumericalError: if a loss is not finite.
         """
-        self._seed(step)
-        self._update.set_rate(self.recipe.learning_rate * rate_multiplier(self.recipe, step))
         self.learner.train()
+        if self._records:
+            return self._on_recording_gpu(step, ahead)
+        self._begin(step)
         with self.divergence(step):
             values = self._on_cpu(step) if self.processes.device.type == "cpu" else self._on_accelerator(step)
         loss, accuracy = self._weighted_sums(values)
         self.processes.sum_gradients(self.learner)
         loss, accuracy = self.processes.sum(loss, accuracy)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}", step)
-        self._update.apply(recorded=self._queued is not None and self._queued.replayed)
+        self._check_finite(loss, step)
+        self._update.apply()
         self.processes.average_statistics(self.learner)
         return loss, accuracy
 
@@ -75,12 +85,26 @@ class OuterStep:
 
     def _on_accelerator(self, step: int) -> list[list[float]]:
         """Do the same while the device is waited for only once."""
-        if self._queued is None:
-            self._queued = self._new_queue()
-        self._draw(self._queued.inputs, step)
-        self._queued.queue(step)
-        self._draw(self._queued.inputs, step + 1)  # while the device computes
-        return self._queued.read(step, lambda: self._seed(step))
+        queued = self._gradients
+        self._draw(step)
+        queued.inputs.copy(step)
+        queued.clear()
+        report = queued.queue(step)
+        self._draw(step + 1)  # while the device computes
+        *values, valid = report.tolist()
+        if not valid:
+            self._begin(step)
+            values = queued.repeat(step)
+        return pairs(values)
+
+    def _on_recording_gpu(self, step: int, ahead: bool) -> tuple[float, float]:
+        """Take the whole step."""
+        self.is_ahead = ahead
+        with self.divergence(step):
+            values = self._recorded.take(step, ahead)
+        loss, accuracy = self._weighted_sums(pairs(values))
+        self._check_finite(loss, step)
+        return loss, accuracy
 
     @property
     def episodes_at_once(self) -> int:
@@ -121,9 +145,16 @@ class OuterStep:
         """The episodes of a meta-batch that this process computes."""
         return self.processes.share(self.recipe.meta_batch)
 
-    def _seed(self, step: int) -> None:
-        """Seed dropout: a step draws the same numbers whenever it is computed."""
+    @property
+    def _records(self) -> bool:
+        """Whether steps are recorded and replayed: by a single process on an NVIDIA GPU, if the learner allows it."""
+        on_gpu = self.processes.device.type == "cuda"
+        return on_gpu and self.processes.size == 1 and RECORDS and self.learner.recordable
+
+    def _begin(self, step: int) -> None:
+        """Seed dropout, so that a step draws the same numbers whenever it is computed, and set the learning rate."""
         torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
+        self._update.set_rate(self.recipe.learning_rate * rate_multiplier(self.recipe, step))
 
     def _differentiate(self, chunk: EpisodeBatch, step: int) -> Tensor:
         """Add the gradients of some episodes; return their mean loss and accuracy, (2,)."""
@@ -140,7 +171,8 @@ class OuterStep:
         )
         return loss, accuracy
 
-    def _new_queue(self) -> QueuedGradients:
+    @cached_property
+    def _gradients(self) -> QueuedGradients:
         recipe = self.recipe
         inputs = DeviceInputs(
             self.split,
@@ -151,13 +183,21 @@ class OuterStep:
             n_shot=recipe.n_shot,
             n_query=recipe.n_query,
         )
-        alone = self.processes.size == 1
-        return QueuedGradients(self.learner, inputs, self._differentiate, chunk=self.episodes_at_once, record=alone)
+        return QueuedGradients(self.learner, inputs, self._differentiate, chunk=self.episodes_at_once)
 
-    def _draw(self, inputs: DeviceInputs, step: int) -> None:
+    @cached_property
+    def _recorded(self) -> RecordedSteps:
+        return RecordedSteps(self._gradients, self._update, self._draw, self._begin)
+
+    def _draw(self, step: int) -> None:
         """Draw the episodes of a step on the host unless they are."""
+        inputs = self._gradients.inputs
         if not inputs.is_drawn(step):
             inputs.draw(step, training_episodes(self.experiment, self.split, step, self._own))
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", step)
 
     def _diverged(self, what: str, steps_done: int) -> NumericalError:
         return NumericalError(

@@ -170,10 +170,9 @@ class TrainingState:
         self._newest_is_intact, self._saved_kept = True, list(progress.kept)
         self.saved_at = time.monotonic()
 
-    def save_if_due(self) -> None:
-        """Write a checkpoint if the last one is older than `checkpoints.seconds`."""
-        if time.monotonic() - self.saved_at > self.checkpoints.seconds:
-            self.save()
+    def save_is_due(self) -> bool:
+        """Return whether the last checkpoint is older than `checkpoints.seconds`."""
+        return time.monotonic() - self.saved_at > self.checkpoints.seconds
 
     def resume(self) -> bool:
         """Load the last intact checkpoint if there is one; return whether there was.

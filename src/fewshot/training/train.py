@@ -92,13 +92,16 @@ class _Run:
         name, progress, remaining = self.experiment.name, self.state.progress, RemainingTime(self.experiment.name)
         steps = range(self.first_step, self.total_steps)
         for step in bar(steps, total=self.total_steps, initial=self.first_step, what=name):
-            loss, accuracy = self.outer_step.take(step)
+            ends_epoch, is_due = (step + 1) % self.recipe.steps_per_epoch == 0, self.state.save_is_due()
+            loss, accuracy = self.outer_step.take(step, ahead=not (ends_epoch or is_due or stopped()))
             progress.step_done(loss, accuracy)
             remaining.step_done(self.total_steps - progress.step)
-            if progress.step % self.recipe.steps_per_epoch == 0:
+            if ends_epoch:
                 self._end_epoch()
-            else:
-                self.state.save_if_due()
+            elif is_due:
+                self.state.save()
+            if self.outer_step.is_ahead:
+                continue
             if (signal_name := self.processes.agree_to_stop(stopped())) is not None:
                 self.state.save()
                 raise Interrupted(
