@@ -93,7 +93,7 @@ def time_original(scale: Scale, experiment: Experiment, training: str) -> Outcom
     batches = endless(loader)
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
 
-    def take(step: int) -> float:
+    def take() -> float:
         support, labels, query, query_labels = (value.to(scale.device) for value in next(batches))
         optimizer.zero_grad()
         if isinstance(learner, EpisodicLearner):

@@ -4,6 +4,7 @@ Times are wall times of `OuterStep.take`, which draws, gathers, copies and augme
 gradients, and updates the weights: everything but checkpoints and validation, which is timed on its own.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -85,17 +86,23 @@ def time_training(scale: Scale, experiment: Experiment, training: str, form: str
     if scale.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(scale.device)
-    seconds = median_seconds(scale, outer_step.take)
+    steps = itertools.count()
+
+    def take(ahead: bool = True) -> None:
+        outer_step.take(next(steps), ahead=ahead)  # as within an epoch of a training
+
+    seconds = median_seconds(scale, take)
     numbers["step_s"] = seconds
     text = f"{1e3 * seconds:.1f} ms per step, {numbers['flop'] / seconds / 1e12:.3g} TFLOP/s"
     if scale.device.type == "cuda":
         numbers["peak_bytes"] = torch.cuda.max_memory_allocated(scale.device)
-        activity = watch(scale, lambda: outer_step.take(MOST + WARM_UP))
+        activity = watch(scale, take)
         numbers |= {**vars(activity), "busy": activity.busy_s / seconds}
         text += (
             f", {activity.kernels} kernels by {activity.launches} launches, {activity.waits} waits, "
             f"busy {activity.busy_s / seconds:.0%}, peak {numbers['peak_bytes'] / 2**30:.1f} GiB"
         )
+    take(ahead=False)  # as at the end of an epoch
     numbers |= time_validation(scale, experiment, store, learner)
     if "validation_s" in numbers:
         text += f"; validation {numbers['validation_s']:.2f} s"
@@ -108,14 +115,13 @@ def images_per_step(experiment: Experiment) -> int:
     return recipe.meta_batch * recipe.n_way * (recipe.n_shot + recipe.n_query)
 
 
-def median_seconds(scale: Scale, take: Callable[[int], object]) -> float:
-    """Return the median time of a step, seconds, after a few to warm up."""
+def median_seconds(scale: Scale, take: Callable[[], object]) -> float:
+    """Return the median time of a step, which ends by reading its loss, seconds, after a few to warm up."""
     times: list[float] = []
     step = 0
     while step < WARM_UP + FEWEST or (step < WARM_UP + MOST and sum(times) < SECONDS and not scale.tiny):
         start = time.perf_counter()
-        take(step)
-        scale.synchronize()
+        take()
         if step >= WARM_UP:
             times.append(time.perf_counter() - start)
         step += 1
