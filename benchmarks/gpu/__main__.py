@@ -3,7 +3,7 @@
     PYTHONPATH=src python -m benchmarks.gpu                          # everything, about six minutes
     PYTHONPATH=src python -m benchmarks.gpu --parts agreement        # only some parts
     PYTHONPATH=src python -m benchmarks.gpu --tiny --device cpu      # seconds, on any machine
-    PYTHONPATH=src python -m benchmarks.gpu --page gpu.json          # write docs/benchmarks/gpu.md from a result
+    PYTHONPATH=src python -m benchmarks.gpu --page gpu.json          # write the documents' tables from a result
 
 Run from the root of the repository. The exit code is 1 if a check failed.
 """
@@ -21,25 +21,25 @@ import torch
 from benchmarks.gpu import agreement, card, determinism, original, timing
 from benchmarks.gpu.families import Scale
 from benchmarks.gpu.findings import read_json, run_cases, write_json
-from benchmarks.gpu.tables import about_device, markdown, write_page
+from benchmarks.gpu.tables import about_device, markdown, write_documents
 
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.training.devices import limit_threads
 
-# Each part may use the time up to this share of all minutes, so that none of them takes that of the others.
+# The cases of each part, and its share of the time: none of the parts takes that of the others.
 PARTS = {
-    "card": (card.cases, 0.1),
-    "agreement": (agreement.cases, 0.35),
-    "determinism": (determinism.cases, 0.45),
-    "timing": (timing.cases, 0.85),
-    "original": (original.cases, 1.0),
+    "card": (card.cases, 0.05),
+    "agreement": (agreement.cases, 0.25),
+    "determinism": (determinism.cases, 0.15),
+    "timing": (timing.cases, 0.4),
+    "original": (original.cases, 0.15),
 }
 
 
 def main() -> None:
     options = parse_options()
     if options.page:
-        write_page(*read_json(options.page))
+        print(f"wrote {' and '.join(map(str, write_documents(*read_json(options.page))))}")
         return
     began = time.monotonic()
     scale = Scale(torch.device(options.device), options.tiny)
@@ -47,12 +47,13 @@ def main() -> None:
     limit_threads(1 if options.tiny else min(8, os.cpu_count() or 1))
     about = about_device(scale)
     print(" ".join(f"{name} {value};" for name, value in about.items()), flush=True)
-    findings = []
+    findings, used, all_shares = [], 0.0, sum(PARTS[part][1] for part in options.parts)
     for part in options.parts:
         cases, share = PARTS[part]
+        used += share / all_shares
         reproducible_arithmetic()
         chosen = [case for case in cases(scale) if options.only in case.name]
-        findings += run_cases(chosen, began, began + 60 * options.minutes * share)
+        findings += run_cases(chosen, began, began + 60 * options.minutes * used)
         options.out.mkdir(parents=True, exist_ok=True)
         write_json(options.out / "gpu.json", about, findings)  # after each part, in case the machine is taken away
     (options.out / "gpu.md").write_text(markdown(about, findings), encoding="utf-8")
@@ -70,11 +71,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--parts", type=parts, default=tuple(PARTS), help=f"of {','.join(PARTS)} (default: all)")
     parser.add_argument("--minutes", type=float, default=5.5, help="no case starts later (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this text in their name")
-    parser.add_argument("--tiny", action="store_true", help="tiny images and networks of few steps")
+    parser.add_argument("--tiny", action="store_true", help="tiny images, one episode per step")
     parser.add_argument(
         "--out", type=Path, default=Path("gpu-benchmark"), metavar="FOLDER", help="gets gpu.json and gpu.md"
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the documentation's page from a gpu.json")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the documents' tables from a gpu.json")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; use --device cpu --tiny to try the program")

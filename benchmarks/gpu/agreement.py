@@ -19,7 +19,7 @@ from benchmarks.gpu.families import (
     checked_split,
     drawn_batch,
     label,
-    offered_precisions,
+    offered_forms,
     trainings,
     without_dropout,
 )
@@ -96,7 +96,7 @@ def head_agrees(scale: Scale, name: str, n_shot: int) -> Outcome:
     labels = torch.arange(5).repeat_interleave(n_shot).repeat(8, 1)
 
     def run(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        inputs = [value.to(device, dtype).requires_grad_() for value in (support, query)]
+        inputs = [value.to(dtype).to(device).requires_grad_() for value in (support, query)]
         scores = build_head(name).to(device)(inputs[0], labels.to(device), inputs[1], n_way=5)
         return [scores.detach(), *torch.autograd.grad(scores.square().sum(), inputs)]
 
@@ -111,8 +111,8 @@ def backbone_agrees(scale: Scale, name: str) -> Outcome:
 
     def run(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         torch.manual_seed(3)
-        network = build_backbone(name, image_size=size, **off.get(name, {})).to(device, dtype).train()
-        embedding = network(images.to(device, dtype))
+        network = build_backbone(name, image_size=size, **off.get(name, {})).to(dtype).to(device).train()
+        embedding = network(images.to(dtype).to(device))
         embedding.square().sum().backward()
         return [embedding.detach(), *(weight.grad for weight in network.parameters())]
 
@@ -129,15 +129,15 @@ def step_agrees(scale: Scale, experiment: Experiment) -> Outcome:
 
         def run(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
             reproducible_arithmetic(precision)
-            learner = without_dropout(initial_learner(replace(experiment, recipe=recipe)).to(device, dtype).train())
-            images = {name: getattr(batch, name).to(device, dtype) for name in ("support_images", "query_images")}
-            loss = learner.loss(replace(batch.to(device), **images), 0).loss
+            learner = without_dropout(initial_learner(replace(experiment, recipe=recipe)).to(dtype).to(device))
+            images = {name: getattr(batch, name).to(dtype).to(device) for name in ("support_images", "query_images")}
+            loss = learner.train().loss(replace(batch.to(device), **images), 0).loss
             loss.backward()
             return [loss.detach(), *(weight.grad for weight in learner.parameters() if weight.grad is not None)]
 
         return run
 
-    lower = {name: run_in(name) for name in offered_precisions(experiment) if name != "float32"}
+    lower = {name: run_in(name) for name in offered_forms(experiment) if name != "float32"}
     return compare(scale, run_in("float32"), lower)
 
 

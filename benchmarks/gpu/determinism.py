@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from benchmarks.gpu.families import (
     ADAPTIVE,
+    COMPILED,
     EPISODIC,
+    FORMS,
     Scale,
     checked_split,
     label,
-    offered_precisions,
+    offered_forms,
     trainings,
 )
 from benchmarks.gpu.findings import Case, Outcome
@@ -24,17 +26,19 @@ from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup
 from fewshot.training.state import Checkpoints, TrainingState
 
-STEPS, STOP_AFTER = 4, 2
+STEPS, STOP_AFTER = 6, 3
 FAMILIES = (EPISODIC[0], EPISODIC[1], EPISODIC[2], EPISODIC[6], ADAPTIVE[0], ADAPTIVE[3], ADAPTIVE[4], ADAPTIVE[7])
+COMPILED_FAMILY = EPISODIC[0]
 
 
 def cases(scale: Scale) -> list[Case]:
     """Return the cases of this part."""
     experiments, found = trainings(), []
     for training in FAMILIES:
-        for precision in offered_precisions(experiments[training]):
-            experiment = scale.to(experiments[training], checking=True, precision=precision)
-            name = f"same bytes, {label(experiment)}, {precision}"
+        forms = {name: FORMS[name] for name in offered_forms(experiments[training])}
+        for form, changes in {**forms, **(COMPILED if training == COMPILED_FAMILY else {})}.items():
+            experiment = scale.to(experiments[training], checking=True, **changes)
+            name = f"same bytes, {label(experiment)}, {form}"
             found.append(Case("determinism", name, partial(same_bytes, scale, experiment)))
     return found
 
@@ -43,7 +47,7 @@ def same_bytes(scale: Scale, experiment: Experiment) -> Outcome:
     """Train a few steps three times, the last time stopped and resumed."""
     with tempfile.TemporaryDirectory() as folder:
         first, again, resumed = (
-            trained(scale, experiment, Path(folder) / name, name == "resumed") for name in ("first", "again", "resumed")
+            trained(scale, experiment, Path(folder) / name, name) for name in ("first", "again", "resumed")
         )
     repeated = sum(not torch.equal(one, other) for one, other in zip(first, again, strict=True))
     stopped = sum(not torch.equal(one, other) for one, other in zip(first, resumed, strict=True))
@@ -51,15 +55,16 @@ def same_bytes(scale: Scale, experiment: Experiment) -> Outcome:
     return text, repeated == stopped == 0, {"tensors": len(first), "repeated": repeated, "resumed": stopped}
 
 
-def trained(scale: Scale, experiment: Experiment, folder: Path, stopped: bool) -> list[Tensor]:
-    """Return the state of a learner after a few outer steps."""
+def trained(scale: Scale, experiment: Experiment, folder: Path, run: str) -> list[Tensor]:
+    """Return the state of a learner after a few outer steps; all runs but the first compute one step ahead."""
     outer_step, state = begin(scale, experiment, folder)
     for step in range(STEPS):
-        if stopped and step == STOP_AFTER:
+        if run == "resumed" and step == STOP_AFTER:
             state.save()
             outer_step, state = begin(scale, experiment, folder)
             assert state.resume()
-        state.progress.step_done(*outer_step.take(step))
+        ahead = run != "first" and step + 1 not in (STOP_AFTER, STEPS)
+        state.progress.step_done(*outer_step.take(step, ahead=ahead))
     return [value.detach().cpu() for value in outer_step.learner.state_dict().values()]
 
 

@@ -22,6 +22,10 @@ from fewshot.learners.base import Learner
 PARAMS = Path("params.yaml")
 SUITES = ("metaoptnet", "cxgrad", "maml_family")
 PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
+FORMS: dict[str, dict[str, Any]] = {name: {"precision": name} for name in PRECISIONS}
+COMPILED: dict[str, dict[str, Any]] = {
+    f"{name} compiled": {"precision": name, "compile": True} for name in PRECISIONS if name != "float32"
+}
 
 EPISODIC = (
     "mini_imagenet-conv4_64-ridge-metaoptnet-s0",
@@ -104,15 +108,14 @@ def label(experiment: Experiment) -> str:
     return f"{experiment.backbone.label} {experiment.learner.label}, {recipe.n_shot}-shot, {experiment.image_size} px"
 
 
-def offered_precisions(experiment: Experiment) -> Iterator[str]:
-    """Yield the precisions in which an experiment can be trained."""
-    for precision in PRECISIONS:
-        recipe = experiment.recipe.model_copy(update={"precision": precision})
+def offered_forms(experiment: Experiment) -> Iterator[str]:
+    """Yield those of `FORMS` in which an experiment can be trained."""
+    for name, changes in FORMS.items():
         try:
-            initial_learner(replace(experiment, recipe=recipe))
+            initial_learner(replace(experiment, recipe=experiment.recipe.model_copy(update=changes)))
         except ParamsError:
             continue
-        yield precision
+        yield name
 
 
 @cache

@@ -18,7 +18,7 @@ class Estimate:
 
     Attributes:
         training: its name.
-        hours: by precision.
+        hours: by form of the arithmetic.
         source: "timed" if this very step was; otherwise "scaled" from the closest one by the number of images.
     """
 
@@ -37,9 +37,7 @@ def estimates(findings: Sequence[Finding]) -> list[Estimate]:
             distances = [_distance(experiment, experiments[numbers["training"]]) for numbers in similar]
             nearest = similar[distances.index(min(distances))]["training"]
             hours = {
-                numbers["precision"]: _hours(experiment, numbers)
-                for numbers in similar
-                if numbers["training"] == nearest
+                numbers["form"]: _hours(experiment, numbers) for numbers in similar if numbers["training"] == nearest
             }
             estimated.append(Estimate(name, hours, "scaled" if any(min(distances)) else "timed"))
     return estimated

@@ -1,7 +1,7 @@
 """The outer step as the papers' programs take it, for comparison: the same network and the same number of images.
 
-Re-created as follows; what differs from the programs is said in each line.
-  * Images: four worker processes (one in a tiny run) prepare the episodes of a step, one PIL image at a time, with
+Re-created as follows:
+  * Images: four worker processes (none in a tiny run) prepare the episodes of a step, one PIL image at a time, with
     torchvision's transforms in the papers' order, stacked and sent from pinned memory.
   * Network: torch's default layout and default arithmetic (TensorFloat-32 in convolutions), not compiled.
   * Heads: the SVM by the program's QP solver qpth, if it is installed; all others ours, which take little time.
@@ -33,7 +33,7 @@ from fewshot.learners.episodic import EpisodicLearner, smoothed_cross_entropy
 from fewshot.learners.maml import MAML
 from fewshot.training.optimizer import build_optimizer
 
-WORKERS = 4
+WORKERS, TIMEOUT_S = 4, 60
 QPTH = importlib.util.find_spec("qpth") is not None
 
 
@@ -85,16 +85,15 @@ def time_original(scale: Scale, experiment: Experiment, training: str) -> Outcom
     """Time the outer steps of the re-created program."""
     split = random_store(experiment.image_size, tiny=scale.tiny).split("train")
     on_gpu = scale.device.type == "cuda"
-    loader = DataLoader(
-        Meta(experiment, split), batch_size=None, num_workers=0 if scale.tiny else WORKERS, pin_memory=on_gpu
-    )
+    workers = {} if scale.tiny else {"num_workers": WORKERS, "timeout": TIMEOUT_S}
+    loader = DataLoader(Meta(experiment, split), batch_size=None, pin_memory=on_gpu, **workers)
     learner = initial_learner(experiment).to(scale.device).train()
     learner.to(memory_format=torch.contiguous_format)
     optimizer = build_optimizer(experiment.recipe, learner, torch.device("cpu"))  # without kernels for GPUs
     batches = endless(loader)
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
 
-    def take(step: int) -> float:
+    def take() -> float:
         support, labels, query, query_labels = (value.to(scale.device) for value in next(batches))
         optimizer.zero_grad()
         if isinstance(learner, EpisodicLearner):

@@ -13,6 +13,7 @@ from benchmarks.measure import SECTIONS, table
 
 from fewshot.training.devices import describe
 
+START, END = "<!-- gpu -->", "<!-- end of gpu -->"
 TINY = "A tiny run, to see that the program works: its times say nothing."
 
 
@@ -43,12 +44,37 @@ def markdown(about: dict[str, Any], findings: Sequence[Finding]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_page(about: dict[str, Any], findings: Sequence[Finding]) -> Path:
-    """Write the page of the documentation."""
-    page = SECTIONS / "gpu.md"
+def write_documents(about: dict[str, Any], findings: Sequence[Finding], docs: Path = SECTIONS.parent) -> list[Path]:
+    """Write docs/benchmarks/gpu.md and the generated block of docs/gpus.md; return both."""
+    page, overview = docs / "benchmarks" / "gpu.md", docs / "gpus.md"
     page.write_text(markdown(about, findings), encoding="utf-8")
-    print(f"wrote {page}")
-    return page
+    before, start, rest = overview.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"error: {overview}: has no lines {START} and {END} to write between")
+    overview.write_text(f"{before}{start}\n{summary(about, findings)}\n{end}{after}", encoding="utf-8")
+    return [page, overview]
+
+
+def summary(about: dict[str, Any], findings: Sequence[Finding]) -> str:
+    """Return what docs/gpus.md shows: milliseconds per outer step and hours per training, by arithmetic."""
+    timed = [found.numbers for found in findings if found.part == "timing" and "step_s" in found.numbers]
+    forms = list(dict.fromkeys(numbers["form"] for numbers in timed))
+    steps = {(numbers["training"], numbers["form"]): numbers["step_s"] for numbers in timed}
+    hours = {estimate.training: estimate.hours for estimate in estimates(findings)}
+    rows = []
+    for training, name in {numbers["training"]: numbers["label"] for numbers in timed}.items():
+        cells = [
+            f"{1e3 * steps[training, form]:.1f}, {hours[training][form]:.2f}" if (training, form) in steps else ""
+            for form in forms
+        ]
+        rows.append([name, *cells])
+    tiny = f" {TINY}" if about["tiny"] else ""
+    return (
+        f"On one {about['device']} (torch {about['torch']}): milliseconds per outer step, and hours of the training "
+        f"with its validations, estimated from both.{tiny} All results: [benchmarks/gpu.md](benchmarks/gpu.md)."
+        "\n\n" + table(["outer step", *forms], rows)
+    )
 
 
 def _card(findings: Sequence[Finding]) -> list[str]:
@@ -68,14 +94,14 @@ def _timing(findings: Sequence[Finding]) -> list[str]:
     }
     timed = [found.numbers for found in findings if found.part == "timing" and "step_s" in found.numbers]
     header = [
-        *("outer step", "precision", "ms", "original loop, ms", "times as fast", "kernels", "launches", "waits"),
+        *("outer step", "arithmetic", "ms", "original loop, ms", "times as fast", "kernels", "launches", "waits"),
         *("busy", "peak GiB", "TFLOP/s", "share of the card's"),
     ]
     rows = [_timing_row(numbers, rates, originals) for numbers in timed]
     explained = (
         "One outer step with everything it needs, from stored images to updated weights. Waits: times the host waits "
         "for the device. Busy: share of the time in which a kernel or copy runs. The last column compares with a large "
-        "matrix product in the same precision (bfloat16 only in the backbone). The original loop is described in "
+        "matrix product in the same precision (which only the backbone uses). The original loop is described in "
         "`benchmarks/gpu/original.py`."
     )
     return [explained, table(header, rows)]
@@ -87,7 +113,7 @@ def _timing_row(numbers: dict[str, Any], rates: dict[str, float], originals: dic
     on_gpu = "kernels" in numbers
     return [
         numbers["label"],
-        numbers["precision"],
+        numbers["form"],
         f"{1e3 * numbers['step_s']:.1f}",
         "" if original is None else f"{1e3 * original:.1f}",
         "" if original is None else f"{original / numbers['step_s']:.2f}",
@@ -100,7 +126,7 @@ def _timing_row(numbers: dict[str, Any], rates: dict[str, float], originals: dic
 
 def _hours(findings: Sequence[Finding]) -> list[str]:
     found = {estimate.training: estimate for estimate in estimates(findings)}
-    precisions = list(dict.fromkeys(name for estimate in found.values() for name in estimate.hours))
+    forms = list(dict.fromkeys(name for estimate in found.values() for name in estimate.hours))
     explained = (
         "Estimated from the steps above: all steps of a training and its validations, on one card of this kind, "
         "without downloads and the test. *Scaled*: from the step of a training with the same backbone and image size, "
@@ -111,13 +137,11 @@ def _hours(findings: Sequence[Finding]) -> list[str]:
         rows = []
         for name in names:
             if name in found:
-                hours = [f"{found[name].hours[key]:.2f}" if key in found[name].hours else "" for key in precisions]
+                hours = [f"{found[name].hours[key]:.2f}" if key in found[name].hours else "" for key in forms]
                 rows.append([name, *hours, found[name].source])
             else:
-                rows.append([name, *[""] * len(precisions), "not timed"])
-        paragraphs.append(
-            f"**{suite}**\n\n" + table(["training", *(f"{name}, h" for name in precisions), "step"], rows)
-        )
+                rows.append([name, *[""] * len(forms), "not timed"])
+        paragraphs.append(f"**{suite}**\n\n" + table(["training", *(f"{name}, h" for name in forms), "step"], rows))
     return paragraphs
 
 

@@ -4,10 +4,11 @@ Times are wall times of `OuterStep.take`, which draws, gathers, copies and augme
 gradients, and updates the weights: everything but checkpoints and validation, which is timed on its own.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from benchmarks.gpu.families import (
     ADAPTIVE,
+    COMPILED,
     EPISODIC,
-    PRECISIONS,
+    FORMS,
     Scale,
     drawn_batch,
     label,
-    offered_precisions,
+    offered_forms,
     random_store,
     trainings,
 )
@@ -39,51 +41,68 @@ from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup
 
 WARM_UP, FEWEST, MOST, SECONDS = 3, 3, 50, 2.5
+COMPILED_FAMILIES = (EPISODIC[4], EPISODIC[6])
 ADAPTED_EPISODES = 64  # of a validation by learners that adapt to each episode; scaled to the recipe's number
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 
 
 def cases(scale: Scale) -> list[Case]:
-    """Return the cases of this part, those in float32 first."""
-    experiments, found = trainings(), []
-    families = [(training, list(offered_precisions(experiments[training]))) for training in (*EPISODIC, *ADAPTIVE)]
-    for precision in PRECISIONS:
-        for training, offered in families:
-            if precision in offered:
-                experiment = scale.to(experiments[training], precision=precision)
-                name = f"{label(experiment)}, {precision}"
-                found.append(Case("timing", name, partial(time_training, scale, experiment, training)))
+    """Return the cases of this part: float32 first, compiled ones, which take longest to start, last."""
+    experiments = trainings()
+    offered = {training: list(offered_forms(experiments[training])) for training in (*EPISODIC, *ADAPTIVE)}
+    wanted = [
+        (training, form, changes)
+        for form, changes in FORMS.items()
+        for training in offered
+        if form in offered[training]
+    ]
+    wanted += [(training, form, changes) for form, changes in COMPILED.items() for training in COMPILED_FAMILIES]
+    found = []
+    for training, form, changes in wanted:
+        experiment = scale.to(experiments[training], **changes)
+        found.append(
+            Case("timing", f"{label(experiment)}, {form}", partial(time_training, scale, experiment, training, form))
+        )
     return found
 
 
-def time_training(scale: Scale, experiment: Experiment, training: str) -> Outcome:
+def time_training(scale: Scale, experiment: Experiment, training: str, form: str) -> Outcome:
     """Time the outer steps and the validation of one training."""
-    store = random_store(experiment.image_size, tiny=scale.tiny)
     reproducible_arithmetic(experiment.recipe.precision)
+    if experiment.recipe.compile:
+        torch.compiler.reset()  # or it gives up compiling after a few shapes
+    store = random_store(experiment.image_size, tiny=scale.tiny)
     learner = initial_learner(experiment).to(scale.device)
+    numbers: dict[str, Any] = {
+        "training": training,
+        "label": label(experiment),
+        "form": form,
+        "precision": experiment.recipe.precision,
+        "images": images_per_step(experiment),
+        "flop": count_flop(scale, experiment, store.split("train")),
+    }
     outer_step = OuterStep(experiment, store.split("train"), learner, ProcessGroup(device=scale.device))
     if scale.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(scale.device)
-    seconds = median_seconds(scale, outer_step.take)
-    numbers: dict[str, Any] = {
-        "training": training,
-        "label": label(experiment),
-        "precision": experiment.recipe.precision,
-        "step_s": seconds,
-        "images": images_per_step(experiment),
-        "flop": count_flop(scale, experiment, learner, store.split("train")),
-    }
+    steps = itertools.count()
+
+    def take(ahead: bool = True) -> None:
+        outer_step.take(next(steps), ahead=ahead)  # as within an epoch of a training
+
+    seconds = median_seconds(scale, take)
+    numbers["step_s"] = seconds
     text = f"{1e3 * seconds:.1f} ms per step, {numbers['flop'] / seconds / 1e12:.3g} TFLOP/s"
     if scale.device.type == "cuda":
         numbers["peak_bytes"] = torch.cuda.max_memory_allocated(scale.device)
-        activity = watch(scale, lambda: outer_step.take(MOST + WARM_UP))
+        activity = watch(scale, take)
         numbers |= {**vars(activity), "busy": activity.busy_s / seconds}
         text += (
             f", {activity.kernels} kernels by {activity.launches} launches, {activity.waits} waits, "
             f"busy {activity.busy_s / seconds:.0%}, peak {numbers['peak_bytes'] / 2**30:.1f} GiB"
         )
+    take(ahead=False)  # as at the end of an epoch
     numbers |= time_validation(scale, experiment, store, learner)
     if "validation_s" in numbers:
         text += f"; validation {numbers['validation_s']:.2f} s"
@@ -96,32 +115,32 @@ def images_per_step(experiment: Experiment) -> int:
     return recipe.meta_batch * recipe.n_way * (recipe.n_shot + recipe.n_query)
 
 
-def median_seconds(scale: Scale, take: Callable[[int], object]) -> float:
-    """Return the median time of a step, seconds, after a few to warm up."""
+def median_seconds(scale: Scale, take: Callable[[], object]) -> float:
+    """Return the median time of a step, which ends by reading its loss, seconds, after a few to warm up."""
     times: list[float] = []
     step = 0
     while step < WARM_UP + FEWEST or (step < WARM_UP + MOST and sum(times) < SECONDS and not scale.tiny):
         start = time.perf_counter()
-        take(step)
-        scale.synchronize()
+        take()
         if step >= WARM_UP:
             times.append(time.perf_counter() - start)
         step += 1
     return statistics.median(times)
 
 
-def count_flop(scale: Scale, experiment: Experiment, learner: Learner, split: SplitStore) -> int:
+def count_flop(scale: Scale, experiment: Experiment, split: SplitStore) -> int:
     """Return the floating-point operations of loss and gradients of an outer step: convolutions and matrix products.
 
     Counted on as many episodes as one backward pass takes, and scaled to the meta-batch.
     """
-    at_once = learner.episodes_per_backward or experiment.recipe.meta_batch
+    recipe = experiment.recipe.model_copy(update={"compile": False})
+    learner = initial_learner(replace(experiment, recipe=recipe)).to(scale.device)
+    at_once = learner.episodes_per_backward or recipe.meta_batch
     raw = next(drawn_batch(experiment, split, 0).chunks(at_once))
     batch = preprocessing(experiment)(raw.to(scale.device), training=True)
     with FlopCounter() as counter:
         learner.train().loss(batch, 0).loss.backward()
-    learner.zero_grad(set_to_none=True)
-    return counter.flop * experiment.recipe.meta_batch // len(batch)
+    return counter.flop * recipe.meta_batch // len(batch)
 
 
 class FlopCounter(TorchDispatchMode):
@@ -132,7 +151,7 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operation."""
         result = function(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(function._overloadpacket)) is not None:
+        if (formula := flop_registry.get(getattr(function, "_overloadpacket", None))) is not None:
             self.flop += formula(*args, **(kwargs or {}), out_val=result)
         return result
 

@@ -19,6 +19,7 @@ from fewshot.experiments.params import schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.progress import accept_any_encoding
+from fewshot.sharing.bundle_script import positive
 from fewshot.training.stop_signals import EXIT_STOPPED
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
@@ -195,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     bundling.add_argument("--python-version", default="3.12", help="of the other machine (default: %(default)s)")
     bundling.add_argument("--platform", type=_names, metavar="TAG,...", help="of its wheels (default: Linux, x86-64)")
     bundling.add_argument("--wheels", type=_names, metavar="NAME,...", help="packages to bring, or none")
-    bundling.add_argument("--part-mb", type=float, default=58.0, help="largest part, 10^6 bytes (default: %(default)s)")
+    bundling.add_argument(
+        "--part-mb", type=positive(float), default=58.0, help="largest part, 10^6 bytes (default: %(default)s)"
+    )
     unbundling = stage("unbundle", _unbundle, "Take the results of a bundle that another machine computed.")
     unbundling.add_argument("folder", type=Path, help="where run.py wrote them")
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")

@@ -11,6 +11,7 @@ from benchmarks.gpu.agreement import CPU, compare
 from benchmarks.gpu.families import ADAPTIVE, EPISODIC, Scale, trainings
 from benchmarks.gpu.findings import Case, Finding, run_cases
 from benchmarks.gpu.hours import estimates
+from benchmarks.gpu.tables import write_documents
 from benchmarks.gpu.timing import FlopCounter, covered
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_products_are_counted_with_their_backward_pass():
 
 
 def test_hours_are_steps_and_validations():
-    numbers = {"training": MINI, "precision": "float32", "step_s": 0.06, "images": 440, "validation_s": 60.0}
+    numbers = {"training": MINI, "form": "float32", "step_s": 0.06, "images": 440, "validation_s": 60.0}
     found = {estimate.training: estimate for estimate in estimates([Finding("timing", "", "", None, numbers)])}
     assert found[MINI].hours == {"float32": pytest.approx((60_000 * 0.06 + 60 * 60) / 3600)}
     assert (found[MINI].source, found[PROTOTYPE].source) == ("timed", "scaled")
@@ -83,7 +84,57 @@ def test_hours_are_steps_and_validations():
 
 def test_every_training_can_be_estimated_from_the_timed_ones():
     timed = [
-        Finding("timing", "", "", None, {"training": name, "precision": "float32", "step_s": 1.0, "images": 1})
+        Finding("timing", "", "", None, {"training": name, "form": "float32", "step_s": 1.0, "images": 1})
         for name in (*EPISODIC, *ADAPTIVE)
     ]
     assert {estimate.training for estimate in estimates(timed)} == trainings().keys()
+
+
+@pytest.fixture
+def docs(tmp_path):
+    """Return a folder of documents with an empty block."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "gpus.md").write_text("Before.\n<!-- gpu -->\nold\n<!-- end of gpu -->\nAfter.\n")
+    return tmp_path
+
+
+TIMED = Finding(
+    "timing",
+    "",
+    "",
+    None,
+    {
+        "training": MINI,
+        "label": "conv4",
+        "form": "tf32",
+        "precision": "tf32",
+        "step_s": 0.06,
+        "images": 440,
+        "flop": 6e12,
+    },
+)
+ABOUT = {"device": "a card", "torch": "2", "tiny": False}
+
+
+def test_documents_show_what_was_timed(docs):
+    write_documents(ABOUT, [TIMED], docs)
+    write_documents(ABOUT, [TIMED], docs)
+    text = (docs / "gpus.md").read_text()
+    assert text.startswith("Before.\n<!-- gpu -->\nOn one a card (torch 2)")
+    assert text.endswith("| conv4 | 60.0, 1.00 |\n<!-- end of gpu -->\nAfter.\n")
+    assert "| conv4 | tf32 | 60.0 |" in (docs / "benchmarks" / "gpu.md").read_text()
+
+
+def test_a_document_without_a_block_is_refused(docs):
+    (docs / "gpus.md").write_text("Nothing.\n")
+    with pytest.raises(SystemExit, match=r"gpus.md: has no lines <!-- gpu -->"):
+        write_documents(ABOUT, [TIMED], docs)
+
+
+def test_share_of_the_card_is_that_of_the_same_precision(docs):
+    card = [
+        Finding("card", "", "", None, {"precision": name, "flop_per_s": rate})
+        for name, rate in (("float32", 5e13), ("tf32", 4e14))
+    ]
+    write_documents(ABOUT, [*card, TIMED], docs)
+    assert "| 100 | 25% |" in (docs / "benchmarks" / "gpu.md").read_text()

@@ -22,14 +22,15 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 CONTENTS = "bundle.json"
 CHUNK = 2**20
 GRACE_S = 90.0  # for a stopped training to finish its step and save its state
+STOPPED = 130  # exit status of a command that was asked to stop
 NOT_SENT = ("checkpoint-previous.pt",)
 
 
@@ -38,10 +39,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--into", type=Path, default=Path("fewshot-work"), help="working folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("fewshot-results"), help="gets the results, in parts")
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop in good order after this time")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (see train.jobs_per_gpu)")
+    parser.add_argument("--minutes", type=positive(float), default=60.0, help="stop in good order after this time")
+    parser.add_argument("--jobs", type=positive(int), default=1, help="trainings at a time (see train.jobs_per_gpu)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only trainings with this text in their name")
-    parser.add_argument("--part-mb", type=float, default=15.0, help="largest part of the results, 10^6 bytes")
+    parser.add_argument("--part-mb", type=positive(float), default=15.0, help="largest part of the results, 10^6 bytes")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     folder = Path(__file__).resolve().parent
@@ -57,6 +58,19 @@ def main() -> None:
         list(workers.map(work.run_chain, chains))
     work.timer.cancel()
     pack_results(project, bundle["suite"], chains, options.out, int(1e6 * options.part_mb))
+    sys.exit(1 if work.failed else 0)
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Return a reader of numbers above 0, for argparse."""
+
+    def read(text: str) -> float:
+        if (number := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not allowed: give a number above 0")
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it in its message about text that is no number
+    return read
 
 
 def receive(bundle: dict[str, Any], folder: Path, project: Path) -> list[str]:
@@ -74,19 +88,35 @@ def receive(bundle: dict[str, Any], folder: Path, project: Path) -> list[str]:
     missing = [part["name"] for part in bundle["parts"] if not (received / part["name"]).is_file()]
     if not missing:
         extract_parts(received, bundle["parts"], project)
-        install_missing(project / "wheels", project / "site")
+        install_missing(project / "wheels", project / "site", bundle["python"])
         unpack_stores(project, bundle["stores"])
         unpacked.write_text(bundle["sha256"])
         shutil.rmtree(project / "received")
     return missing
 
 
-def install_missing(wheels: Path, site: Path) -> None:
-    """Unpack the wheels of packages that this Python does not have."""
+def install_missing(wheels: Path, site: Path, python: str) -> None:
+    """Unpack the wheels of packages that this Python does not have.
+
+    Args:
+        wheels: folder of the wheels.
+        site: folder to unpack them to.
+        python: version of Python that the wheels are for.
+
+    Raises:
+        Refused: if this is another version.
+    """
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
     for wheel in sorted(wheels.glob("*.whl")):
+        name = wheel.name.partition("-")[0].replace("_", "-")
         try:
-            importlib.metadata.version(wheel.name.partition("-")[0].replace("_", "-"))
+            importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
+            if own != python:
+                raise Refused(
+                    f"error: Python {own} lacks {name}, and the bundle's packages are for Python {python}; make it "
+                    f"with --python-version {own}"
+                ) from None
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
 
@@ -118,7 +148,7 @@ class Work:
     def __init__(self, project: Path, suite: str, deadline: float) -> None:
         self.project, self.suite = project, suite
         self.running: set[subprocess.Popen[bytes]] = set()
-        self.stopped = threading.Event()
+        self.stopped, self.failed = threading.Event(), False
         self.timer = threading.Timer(max(0.0, deadline - time.monotonic()), self.stop)
         self.timer.daemon = True
         self.timer.start()
@@ -151,6 +181,7 @@ class Work:
                 process.terminate()
             status = self._wait(process)
             self.running.discard(process)
+        self.failed |= status not in (0, STOPPED)
         last = log.read_bytes().decode(errors="replace").replace("\r", "\n").rstrip().rpartition("\n")[2]
         print(f"{command[0]} {command[1]}: {time.monotonic() - started:.0f} s, exit {status}: {last}", flush=True)
         return status
@@ -174,33 +205,26 @@ def named(job: Sequence[str]) -> list[str]:
 
 
 def pack_results(project: Path, suite: str, chains: Sequence[dict[str, Any]], out: Path, part_bytes: int) -> None:
-    """Write results, and checkpoints of what is unfinished, in parts that `fewshot unbundle` reads."""
-    folders = [Path("train") / chain["train"][1] for chain in chains]
-    folders += [Path("evaluate") / job[1] for chain in chains for job in chain["evaluate"]]
-    files = [
-        file
-        for folder in dict.fromkeys(folders)
-        for file in job_files(project / "cache" / folder)
-    ]  # fmt: skip
-    finished = sum((project / "cache" / folder / "result").is_dir() for folder in dict.fromkeys(folders))
-    if not files:
-        print("nothing to pack: no training has saved a state yet")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("results-*.part"):
-        old.unlink()
-    contents = write_parts([(file, file.relative_to(project / "cache")) for file in files], out, "results", part_bytes)
-    (out / "results.json").write_text(json.dumps({"suite": suite, **contents}, indent=1))
-    print(f"{finished} of {len(dict.fromkeys(folders))} jobs finished; {len(contents['parts'])} parts in {out}")
+    """Write results, and apart from them checkpoints of what is unfinished, in parts that `fewshot unbundle` reads."""
+    keys = [("train", chain["train"][1]) for chain in chains]
+    keys += [("evaluate", job[1]) for chain in chains for job in chain["evaluate"]]
+    entries = [project / "cache" / stage / key for stage, key in dict.fromkeys(keys)]
+    finished = [entry for entry in entries if (entry / "result").is_dir()]
+    kinds = {"results": finished, "checkpoints": [entry for entry in entries if entry not in finished]}
+    archives = {}
+    for kind, chosen in kinds.items():
+        files = [(file, file.relative_to(project / "cache")) for entry in chosen for file in job_files(entry)]
+        archives[kind] = write_parts(files, out, kind, part_bytes)
+    (out / "results.json").write_text(json.dumps({"suite": suite, "archives": archives}, indent=1))
+    said = "".join(f"; {len(archive['parts'])} parts of {kind}" for kind, archive in archives.items())
+    print(f"{len(finished)} of {len(entries)} jobs finished{said} in {out}")
 
 
-def job_files(folder: Path) -> list[Path]:
-    """Return the files to send of a job: its result, or what it needs to resume."""
-    parts = ("result",) if (folder / "result").is_dir() else ("checkpoints",)
-    found = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return [file for file in found if file.name not in NOT_SENT] + [
-        file for file in (folder / "names.txt",) if found and file.is_file()
-    ]
+def job_files(entry: Path) -> list[Path]:
+    """Return the files to send of a job's entry in the cache: its result, or what it needs to resume."""
+    kind = "result" if (entry / "result").is_dir() else "checkpoints"
+    found = [file for file in sorted((entry / kind).rglob("*")) if file.is_file() and file.name not in NOT_SENT]
+    return [*found, *(file for file in (entry / "names.txt",) if found and file.is_file())]
 
 
 def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, part_bytes: int) -> dict[str, Any]:
@@ -208,29 +232,31 @@ def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, par
 
     Args:
         files: each with its name in the archive.
-        folder: gets `<name>-<number>.part`.
+        folder: created; gets `<name>-<number>.part` instead of those that are there.
         name: of the parts.
         part_bytes: largest size of a part.
 
     Returns:
         The SHA-256 of the archive, and name, size and SHA-256 of each part.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{name}-*.part"):
+        old.unlink()
     archive = folder / f".{name}.tar"
     with tarfile.open(archive, "w") as opened:
         for file, arcname in files:
             opened.add(file, arcname.as_posix())
-    parts, whole = [], hashlib.sha256()
+    parts: list[dict[str, Any]] = []
+    whole, total = hashlib.sha256(), archive.stat().st_size
     with archive.open("rb") as source:
-        while head := source.read(CHUNK):
-            part, digest, size = folder / f"{name}-{len(parts) + 1}.part", hashlib.sha256(), 0
+        while (start := source.tell()) < total:
+            part, digest = folder / f"{name}-{len(parts) + 1}.part", hashlib.sha256()
             with part.open("wb") as target:
-                while head:
-                    for hashed in (digest, whole):
-                        hashed.update(head)
-                    target.write(head)
-                    size += len(head)
-                    head = source.read(min(CHUNK, part_bytes - size)) if size < part_bytes else b""
-            parts.append({"name": part.name, "bytes": size, "sha256": digest.hexdigest()})
+                while chunk := source.read(min(CHUNK, start + part_bytes - source.tell())):
+                    digest.update(chunk)
+                    whole.update(chunk)
+                    target.write(chunk)
+            parts.append({"name": part.name, "bytes": source.tell() - start, "sha256": digest.hexdigest()})
     archive.unlink()
     return {"sha256": whole.hexdigest(), "parts": parts}
 
@@ -253,7 +279,7 @@ def extract_parts(folder: Path, parts: Sequence[dict[str, Any]], into: Path) -> 
     Raises:
         Refused: at anything else.
     """
-    with tarfile.open(fileobj=_Joined(folder, parts), mode="r|") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], _Joined(folder, parts)), mode="r|") as archive:
         for member in archive:
             name, content = PurePosixPath(member.name), archive.extractfile(member) if member.isreg() else None
             if content is None or name.is_absolute() or ".." in name.parts:

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fewshot import paths
 from fewshot.digests import RECORDED
@@ -28,7 +29,7 @@ WHEELS = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
     *("safetensors", "filelock", "tqdm", "pyyaml", "requests"),
 )
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
+PLATFORMS = tuple(f"manylinux{version}_x86_64" for version in ("_2_28", "_2_27", "_2_17", "2014", "1"))
 SCRIPT = "run.py"
 
 
@@ -56,7 +57,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         plan: of the suite.
         names: its experiments to run; all if empty.
         params: the parameter file.
-        out: folder for the parts, `bundle.json` and `run.py`; replaced.
+        out: folder for the parts, `bundle.json` and `run.py`.
         target: the machine.
 
     Raises:
@@ -64,29 +65,24 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         FewshotError: if the wheels cannot be downloaded.
     """
     evaluations = [job for name in names for job in _named(plan, name)] or list(plan.evaluate)
-    trainings = {job.train.key: job.train for job in evaluations}
-    for job in trainings.values():
+    trainings = list({job.train.key: job.train for job in evaluations}.values())
+    for job in trainings:
         if job.experiment.weights is not None:
             raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
-    prepared = {job.name: job for job in (*_data_of(trainings.values()), *_data_of(evaluations))}
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         stage = Path(scratch)
+        _add_wheels(stage / "wheels", pinned, target)
         _add_source(stage, params)
+        jobs: list[TrainJob | EvaluateJob] = [*trainings, *evaluations]
+        prepared = {job.prepare.name: job.prepare for job in jobs}
         stores = [_add_data(stage, job) for job in prepared.values()]
         _add_recorded(stage, plan)
-        _add_finished(stage, [*trainings.values(), *evaluations])
-        _add_wheels(stage / "wheels", target)
+        _add_finished(stage, jobs)
         files = [(file, file.relative_to(stage)) for file in sorted(stage.rglob("*")) if file.is_file()]
         contents = bundle_script.write_parts(files, out, "bundle", target.part_bytes)
-    chains = [
-        {
-            "train": [job.name, job.key],
-            "evaluate": [[e.name, e.key, e.target] for e in evaluations if e.train.key == job.key],
-        }
-        for job in trainings.values()
-    ]
+    chains = [_chain(job, evaluations) for job in trainings]
     record = {"suite": plan.suite, "python": target.python_version, "stores": stores, "chains": chains, **contents}
     write_json(out / bundle_script.CONTENTS, record)
     shutil.copyfile(bundle_script.__file__, out / SCRIPT)
@@ -97,48 +93,61 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
     )
 
 
+def _chain(training: TrainJob, evaluations: Sequence[EvaluateJob]) -> dict[str, list[Any]]:
+    """Return a training and the evaluations that follow it, as the script reads them."""
+    following = [job for job in evaluations if job.train.key == training.key]
+    return {
+        "train": [training.name, training.key],
+        "evaluate": [[job.name, job.key, job.target] for job in following],
+    }
+
+
 def take_results(plan: Plan, folder: Path) -> str:
     """Take results of a bundle into `cache/` and those of the plan into `results/`; return a summary.
+
+    Checkpoints, which are large, may have been left behind.
 
     Raises:
         DataError: if a file is missing or damaged, or a result does not belong to its key.
     """
-    contents = read_json(folder / "results.json", advice="copy all files that run.py wrote")
-    for part in contents["parts"]:
-        if not (folder / part["name"]).is_file():
-            raise DataError(f"{folder / part['name']}: missing; copy all files that run.py wrote")
-    counts = {"results": 0, "checkpoints": 0}
+    archives = read_json(folder / "results.json", advice="copy all files that run.py wrote")["archives"]
+    counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in archives.items()}
+    ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
+    return (
+        f"{folder}: took {counts.get('results', 0)} results and {counts.get('checkpoints', 0)} checkpoints; "
+        f"suite {plan.suite}: {ready} of {len(plan.train) + len(plan.evaluate)} trainings and evaluations are finished"
+    )
+
+
+def _take_archive(folder: Path, kind: str, parts: Sequence[dict[str, Any]]) -> int:
+    """Take the results or checkpoints of an archive into `cache/`; return how many were new."""
+    missing = [part["name"] for part in parts if not (folder / part["name"]).is_file()]
+    if kind == "checkpoints" and len(missing) == len(parts):
+        return 0
+    if missing:
+        raise DataError(f"{folder / missing[0]}: missing; copy all files that run.py wrote")
+    adopt = adopt_result if kind == "results" else adopt_checkpoints
     paths.CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE) as scratch:
         try:
-            for part in contents["parts"]:
+            for part in parts:
                 bundle_script.check_part(folder, part)
-            bundle_script.extract_parts(folder, contents["parts"], Path(scratch))
+            bundle_script.extract_parts(folder, parts, Path(scratch))
         except bundle_script.Refused as error:
             raise DataError(str(error).removeprefix("error: ")) from None
-        for entry in sorted(Path(scratch).glob("*/*")):
-            stage, key = entry.parent.name, entry.name
-            if stage not in paths.JOB_STAGES or not re.fullmatch(r"[0-9a-f]+", key):
-                raise DataError(f"{folder}: contains {quoted(f'{stage}/{key}')}, which is no result")
-            taken = adopt_result(entry, stage, key) if (entry / "result").is_dir() else None
-            counts["results"] += bool(taken)
-            counts["checkpoints"] += taken is None and adopt_checkpoints(entry, stage, key)
-    ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
-    total = len(plan.train) + len(plan.evaluate)
-    return (
-        f"{folder}: took {counts['results']} results and {counts['checkpoints']} checkpoints; "
-        f"suite {plan.suite}: {ready} of {total} trainings and evaluations are finished"
-    )
+        entries = sorted(Path(scratch).glob("*/*"))
+        for entry in entries:
+            if entry.parent.name not in ("train", "evaluate") or not re.fullmatch(r"[0-9a-f]+", entry.name):
+                raise DataError(
+                    f"{folder}: contains {quoted(entry.relative_to(scratch).as_posix())}, which is no result"
+                )
+        return sum(adopt(entry, entry.parent.name, entry.name) for entry in entries)
 
 
 def _named(plan: Plan, name: str) -> tuple[EvaluateJob, ...]:
     """Return the evaluations of an experiment."""
     plan.find("evaluate", name)
     return plan.of_experiment(name)
-
-
-def _data_of(jobs: Collection[TrainJob | EvaluateJob]) -> list[PrepareJob]:
-    return [job.prepare for job in jobs]
 
 
 def _add_source(stage: Path, params: Path) -> None:
@@ -176,11 +185,10 @@ def _add_finished(stage: Path, jobs: Sequence[TrainJob | EvaluateJob]) -> None:
             shutil.copyfile(file, stage / file)
 
 
-def _add_wheels(folder: Path, target: Target) -> None:
+def _add_wheels(folder: Path, pinned: Sequence[str], target: Target) -> None:
     """Download the wheels that a machine with torch may lack."""
-    if not target.wheels:
+    if not pinned:
         return
-    pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
     options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python_version]
     options += [option for platform in target.platforms for option in ("--platform", platform)]
     command = [
@@ -197,8 +205,8 @@ def _add_wheels(folder: Path, target: Target) -> None:
     done = subprocess.run([*command, *pinned], capture_output=True, text=True)
     if done.returncode != 0:
         raise FewshotError(
-            f"the wheels for Python {target.python_version} cannot be downloaded: {done.stderr.strip()[-500:]}; "
-            "give others with --wheels, or none with --wheels none"
+            f"the wheels for Python {target.python_version} cannot be downloaded: "
+            f"{'; '.join(done.stderr.strip().splitlines()[-3:])}; give others with --wheels, or none with --wheels none"
         )
 
 
