@@ -11,11 +11,12 @@ from fewshot.errors import DataError
 from fewshot.experiments.params import Report
 from fewshot.report import stats
 from fewshot.report.contents import read_contents
+from fewshot.report.difference import difference
 from fewshot.report.expected import write_expected_of
 from fewshot.report.expected_episodes import correct_predictions, paired_accuracies
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.report.published import Published, read_expected_file
-from fewshot.report.verdict import difference, judge_rows
+from fewshot.report.verdict import judge_rows
 
 SOURCE = {"title": "glyphs evidence", "version": "1", "address": ""}
 SEEDS = 8

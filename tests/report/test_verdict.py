@@ -13,10 +13,12 @@ from fewshot.files import read_json, write_json
 from fewshot.learners import LEARNERS
 from fewshot.report import stats
 from fewshot.report.contents import Cell, counterpart
+from fewshot.report.difference import difference
+from fewshot.report.matching import solver_iterations
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.report.published import PUBLISHED_FILE, Protocol, Published, published_numbers
 from fewshot.report.tables import run_record
-from fewshot.report.verdict import Verdict, difference, judge_rows, solver_iterations
+from fewshot.report.verdict import Verdict, judge_rows
 
 METAOPTNET = {
     "n_shot": 15, "n_query": 6, "meta_batch": 8, "epochs": 60, "steps_per_epoch": 1000, "image_size": 84,

@@ -1,0 +1,82 @@
+"""Our number minus a published one, with its errors: over episodes, of the published number, and between runs."""
+
+import math
+
+from scipy import stats as scipy_stats
+
+from fewshot.evaluation.interval import CONFIDENCE
+from fewshot.report import stats
+from fewshot.report.expected_episodes import paired_accuracies
+from fewshot.report.measure import Row
+from fewshot.report.published import Published
+from fewshot.report.stats import ErrorPart, Estimate
+
+# The assumed deviation between training runs (`report.run_sd_pct`) is that of a typical setting; single settings
+# deviate by 0.3 to 1.0 points. It counts as an estimate with 4 degrees of freedom, widened so that even settings with
+# 1.0 points, replicated exactly, are called different in at most 5 % of suites: t(4) * 1.03 * 0.7 = 2.00 > 1.96
+# (tests/report/test_verdict_errors.py).
+ASSUMED_DEVIATION_DOF = 4
+ASSUMED_DEVIATION_FACTOR = 1.03
+
+_Z95 = float(scipy_stats.norm.ppf(0.5 + CONFIDENCE / 2))
+
+
+def difference(row: Row, number: Published, assumed_run_sd_pct: float) -> Estimate:
+    """Return ours - published, 0..1, with the errors over episodes of both and the deviation between training runs.
+
+    An expected number with stored accuracies per episode is compared episode by episode if the episodes are the same.
+    """
+    theirs = paired_accuracies(row, number)
+    if theirs is not None:
+        episodes = stats.sample_estimate(row.accuracies.mean(axis=0) - theirs)
+        return Estimate(episodes.mean, (*episodes.parts, _scatter(row, number, assumed_run_sd_pct, 1 / number.seeds)))
+    published_run = 0.0 if number.protocol.interval == "seeds" else 1.0
+    return Estimate(
+        row.estimate.mean - number.accuracy_pct / 100,
+        (
+            *stats.over_episodes(row.accuracies).parts,
+            _published_error(row, number),
+            _scatter(row, number, assumed_run_sd_pct, published_run),
+        ),
+    )
+
+
+def _scatter(row: Row, number: Published, assumed_run_sd_pct: float, published_runs: float) -> ErrorPart:
+    """Return the error of a difference due to the training runs.
+
+    Args:
+        row: ours; the mean of S runs.
+        number: the published number.
+        assumed_run_sd_pct: deviation between runs where the number gives none, percentage points.
+        published_runs: variance of the published number due to its runs, in units of that of one run; 0 if its own
+            interval covers it.
+    """
+    run = _run_deviation(row, number, assumed_run_sd_pct)
+    return ErrorPart(run.std_error * math.sqrt(1 / len(row.runs) + published_runs), run.dof)
+
+
+def _run_deviation(row: Row, number: Published, assumed_run_sd_pct: float) -> ErrorPart:
+    """Return the deviation between single training runs, from the number, our seeds and, if need be, the assumption."""
+    ours = stats.run_deviation(row.accuracies)
+    if number.run_sd_pct is not None:
+        known = ErrorPart(number.run_sd_pct / 100, max(number.seeds - 1, 1))
+        return known if ours is None else stats.pooled([known, ours])
+    assumed = ErrorPart(ASSUMED_DEVIATION_FACTOR * assumed_run_sd_pct / 100, ASSUMED_DEVIATION_DOF)
+    if ours is None:
+        return assumed
+    # An assumption is no measurement: it does not add degrees of freedom.
+    return ErrorPart(stats.pooled([assumed, ours]).std_error, max(assumed.dof, ours.dof))
+
+
+def _published_error(row: Row, number: Published) -> ErrorPart:
+    """Return the standard error behind a published interval.
+
+    An interval that is missing, unconfirmed, or over single predictions is replaced by our own error over episodes,
+    scaled to the source's number of episodes if that is known.
+    """
+    protocol = number.protocol
+    if number.ci95_pct is not None and protocol.interval in ("episodes", "seeds") and protocol.interval_confirmed:
+        return ErrorPart(number.ci95_pct / 100 / _Z95, math.inf)
+    ours = stats.over_episodes(row.accuracies).parts[0]
+    scale = math.sqrt(len(row.runs[0].accuracies) / protocol.episodes) if protocol.episodes else 1.0
+    return ErrorPart(ours.std_error * scale, ours.dof)
