@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from scipy import stats as scipy_stats
 
 from fewshot.evaluation.interval import CONFIDENCE
@@ -26,41 +27,50 @@ def difference(row: Row, number: Published, assumed_run_sd_pct: float) -> Estima
 
     An expected number with stored accuracies per episode is compared episode by episode if the episodes are the same.
     """
-    theirs = paired_accuracies(row, number)
+    run, theirs = _run_deviation(row, number, assumed_run_sd_pct), paired_accuracies(row, number)
     if theirs is not None:
-        episodes = stats.sample_estimate(row.accuracies.mean(axis=0) - theirs)
-        return Estimate(episodes.mean, (*episodes.parts, _scatter(row, number, assumed_run_sd_pct, 1 / number.seeds)))
-    published_run = 0.0 if number.protocol.interval == "seeds" else 1.0
+        return paired_gap(row.accuracies, theirs, run, number.seeds)
+    published_runs = 0.0 if number.protocol.interval == "seeds" else 1.0  # an interval over seeds covers the runs
     return Estimate(
         row.estimate.mean - number.accuracy_pct / 100,
         (
             *stats.over_episodes(row.accuracies).parts,
             _published_error(row, number),
-            _scatter(row, number, assumed_run_sd_pct, published_run),
+            _scatter(run, len(row.runs), published_runs),
         ),
     )
 
 
-def _scatter(row: Row, number: Published, assumed_run_sd_pct: float, published_runs: float) -> ErrorPart:
+def paired_gap(ours: np.ndarray, expected: np.ndarray, run: ErrorPart, expected_runs: int) -> Estimate:
+    """Return ours - expected on the same episodes, with the error over episodes and the deviation between runs.
+
+    Args:
+        ours: (S, E), 0..1: accuracies, or differences of accuracies, of S training runs.
+        expected: (E,), the mean over other training runs.
+        run: deviation of single training runs.
+        expected_runs: number of the other training runs.
+    """
+    episodes = stats.sample_estimate(ours.mean(axis=0) - expected)
+    return Estimate(episodes.mean, (*episodes.parts, _scatter(run, len(ours), 1 / expected_runs)))
+
+
+def _scatter(run: ErrorPart, runs: int, published_runs: float) -> ErrorPart:
     """Return the error of a difference due to the training runs.
 
     Args:
-        row: ours; the mean of S runs.
-        number: the published number.
-        assumed_run_sd_pct: deviation between runs where the number gives none, percentage points.
-        published_runs: variance of the published number due to its runs, in units of that of one run; 0 if its own
-            interval covers it.
+        run: deviation of single training runs.
+        runs: number of our runs.
+        published_runs: variance of the published number due to its runs, in units of that of one run.
     """
-    run = _run_deviation(row, number, assumed_run_sd_pct)
-    return ErrorPart(run.std_error * math.sqrt(1 / len(row.runs) + published_runs), run.dof)
+    return ErrorPart(run.std_error * math.sqrt(1 / runs + published_runs), run.dof)
 
 
 def _run_deviation(row: Row, number: Published, assumed_run_sd_pct: float) -> ErrorPart:
     """Return the deviation between single training runs, from the number, our seeds and, if need be, the assumption."""
-    ours = stats.run_deviation(row.accuracies)
     if number.run_sd_pct is not None:
         known = ErrorPart(number.run_sd_pct / 100, max(number.seeds - 1, 1))
-        return known if ours is None else stats.pooled([known, ours])
+        return stats.pooled_with_seeds(known, row.accuracies)
+    ours = stats.run_deviation(row.accuracies)
     assumed = ErrorPart(ASSUMED_DEVIATION_FACTOR * assumed_run_sd_pct / 100, ASSUMED_DEVIATION_DOF)
     if ours is None:
         return assumed

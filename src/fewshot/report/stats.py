@@ -175,6 +175,12 @@ def pooled(deviations: Sequence[ErrorPart]) -> ErrorPart:
     return ErrorPart(math.sqrt(sum(part.dof * part.std_error**2 for part in deviations) / dof), dof)
 
 
+def pooled_with_seeds(known: ErrorPart, accuracies: np.ndarray) -> ErrorPart:
+    """Return a known deviation between training runs, pooled with that of (S, E) if it has several seeds."""
+    ours = run_deviation(accuracies)
+    return known if ours is None else pooled([known, ours])
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p values corrected for multiple comparisons (Holm 1979), controlling the family-wise error rate.
 
