@@ -68,14 +68,19 @@ def _scatter(run: ErrorPart, runs: int, published_runs: float) -> ErrorPart:
 def _run_deviation(row: Row, number: Published, assumed_run_sd_pct: float) -> ErrorPart:
     """Return the deviation between single training runs, from the number, our seeds and, if need be, the assumption."""
     if number.run_sd_pct is not None:
-        known = ErrorPart(number.run_sd_pct / 100, max(number.seeds - 1, 1))
-        return stats.pooled_with_seeds(known, row.accuracies)
+        return measured_deviation(number.run_sd_pct, number.seeds, row.accuracies)
     ours = stats.run_deviation(row.accuracies)
     assumed = ErrorPart(ASSUMED_DEVIATION_FACTOR * assumed_run_sd_pct / 100, ASSUMED_DEVIATION_DOF)
     if ours is None:
         return assumed
     # An assumption is no measurement: it does not add degrees of freedom.
     return ErrorPart(stats.pooled([assumed, ours]).std_error, max(assumed.dof, ours.dof))
+
+
+def measured_deviation(run_sd_pct: float, seeds: int, ours: np.ndarray) -> ErrorPart:
+    """Return a deviation measured with other seeds, pooled with that of our runs, (S, E), if there are several."""
+    known, found = ErrorPart(run_sd_pct / 100, seeds - 1), stats.deviation_of_seed_means(ours)
+    return known if found is None else stats.pooled([known, found])
 
 
 def _published_error(row: Row, number: Published) -> ErrorPart:

@@ -129,7 +129,7 @@ def expected_difference(a: Row, b: Row) -> ExpectedDifference:
 
 
 def _run_sd(accuracies: np.ndarray) -> float:
-    """Return the standard deviation between training runs of (S, E), S > 1."""
-    deviation = stats.run_deviation(accuracies)
+    """Return the standard deviation between training runs on the same episodes, from (S, E), S > 1."""
+    deviation = stats.deviation_of_seed_means(accuracies)
     assert deviation is not None  # `write_expected_of` refuses single seeds
     return deviation.std_error

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from fewshot.report import stats
-from fewshot.report.difference import paired_gap
+from fewshot.report.difference import measured_deviation, paired_gap
 from fewshot.report.expected_episodes import paired_accuracies
 from fewshot.report.measure import Row
 from fewshot.report.published import EXPECTED_FILE, Published
-from fewshot.report.stats import ErrorPart, Estimate
+from fewshot.report.stats import Estimate
 from fewshot.settings import Settings
 
 
@@ -94,5 +93,5 @@ def _gap(a: Row, number_a: Published, b: Row, number_b: Published, expected: Exp
     if theirs_a is None or theirs_b is None or not a.is_paired_with(b):
         return None
     ours = a.accuracies - b.accuracies
-    known = ErrorPart(expected.run_sd_pct / 100, expected.seeds - 1)
-    return paired_gap(ours, theirs_a - theirs_b, stats.pooled_with_seeds(known, ours), expected.seeds)
+    run = measured_deviation(expected.run_sd_pct, expected.seeds, ours)
+    return paired_gap(ours, theirs_a - theirs_b, run, expected.seeds)
