@@ -79,7 +79,7 @@ def _run_deviation(row: Row, number: Published, assumed_run_sd_pct: float) -> Er
 
 def measured_deviation(run_sd_pct: float, seeds: int, ours: np.ndarray) -> ErrorPart:
     """Return a deviation measured with other seeds, pooled with that of our runs, (S, E), if there are several."""
-    known, found = ErrorPart(run_sd_pct / 100, seeds - 1), stats.deviation_of_seed_means(ours)
+    known, found = ErrorPart(run_sd_pct / 100, max(seeds - 1, 1)), stats.deviation_of_seed_means(ours)
     return known if found is None else stats.pooled([known, found])
 
 

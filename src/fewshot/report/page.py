@@ -69,7 +69,7 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         differences=difference_tables.difference_records(contents),
         expected_differences=_expected_differences(contents),
         expected_title=difference_tables.TITLE,
-        expected_columns=difference_tables.HEADER[:-1],
+        expected_columns=_expected_columns(),
         versions=_versions(contents),
     )
 
@@ -120,6 +120,12 @@ def _cell(cell: Cell) -> dict[str, Any]:
 def _verdict_class(word: Word) -> str:
     """Return the style of a verdict, "none" if nothing was decided."""
     return word if word in ("agrees", "higher", "lower") else "none"
+
+
+def _expected_columns() -> list[tuple[str, str]]:
+    """Return name and kind of each column of the differences that were expected, without the verdict."""
+    kinds = ("number" if rule == "---:" else "" for rule in difference_tables.RULE)
+    return list(zip(difference_tables.HEADER, kinds, strict=True))[:-1]
 
 
 def _expected_differences(contents: Contents) -> list[dict[str, Any]]:
