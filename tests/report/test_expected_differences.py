@@ -107,6 +107,14 @@ def test_a_head_that_changed_is_found_where_its_training_run_deviates(
     assert found.word == word
 
 
+def test_the_order_of_the_suite_decides_which_row_is_subtracted(maker: Any, expected: Expected) -> None:
+    ridge, svm = add_heads(maker, 20, 0.61, 0.50)
+    (found,), (other_way,) = judged([ridge, svm], expected), judged([svm, ridge], expected)
+    assert (found.word, other_way.word) == ("higher", "lower")
+    assert other_way.gap.mean == pytest.approx(-found.gap.mean)
+    assert other_way.expected.difference_pct == -found.expected.difference_pct
+
+
 def test_several_seeds_of_ours_are_compared_with_their_own_deviation(maker: Any, expected: Expected) -> None:
     heads = [add_heads(maker, seed, 0.6, 0.58) for seed in (20, 21, 22)]
     rows = group_rows([run for pair in heads for row in pair for run in row.runs])

@@ -40,6 +40,11 @@ class ExpectedDifference(Settings):
     run_sd_pct: float
     seeds: int
 
+    @property
+    def reversed(self) -> "ExpectedDifference":
+        """What is expected of b - a."""
+        return self.model_copy(update={"a": self.b, "b": self.a, "difference_pct": -self.difference_pct})
+
 
 @dataclass(frozen=True)
 class ComparedDifference:
@@ -73,14 +78,16 @@ def read_expected_differences(path: Path) -> tuple[ExpectedDifference, ...]:
 def compare_with_expected(
     rows: Mapping[str, tuple[Row, Published]], differences: Sequence[ExpectedDifference]
 ) -> Iterator[ComparedDifference]:
-    """Yield the expected differences whose two rows are at hand.
+    """Yield the expected differences whose two rows are at hand, the first row of the suite minus the second.
 
     Args:
-        rows: array of an expected number -> the row that is comparable with it, and the number.
+        rows: array of an expected number -> the row that is comparable with it, and the number; in the suite's order.
         differences: the expected ones.
     """
+    order = list(rows)
     for expected in differences:
         if expected.a in rows and expected.b in rows:
+            expected = expected if order.index(expected.a) < order.index(expected.b) else expected.reversed
             (a, number_a), (b, number_b) = rows[expected.a], rows[expected.b]
             gap = _gap(a, number_a, b, number_b, expected)
             if gap is not None:
