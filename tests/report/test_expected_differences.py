@@ -68,6 +68,14 @@ def test_pairs_of_one_training_and_pairs_that_deviate_together_are_written(writt
     assert pairs == [(ridge, svm_head), (ridge, "glyphs-conv4-r2d2-quick"), (svm_head, "glyphs-conv4-r2d2-quick")]
 
 
+def test_other_pairs_are_not_chosen_from_a_few_seeds(maker: Any, tmp_path: Path) -> None:
+    for seed, run in enumerate(RUN[:-1]):
+        maker.add("ridge", 0.6 + run, seed=seed, shots=(1,))
+        maker.add("r2d2", 0.6 + run, seed=seed, shots=(1,))
+    write_expected_of(maker.suite(), SOURCE, tmp_path / "expected.yaml")
+    assert read_expected_differences(tmp_path / "expected.yaml") == ()
+
+
 def test_rows_of_one_training_are_written_however_they_vary(maker: Any, tmp_path: Path) -> None:
     for seed, run in enumerate(RUN):
         add_heads(maker, seed, 0.6 + run, 0.6 - run)
