@@ -8,8 +8,8 @@ from fewshot.cli import main
 from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.reader import read_params
 from fewshot.report.coverage import NONE_PUBLISHED, planned_rows, suite_coverage
+from fewshot.report.matching import UNKNOWN_TRAINING, UNREAD, closest
 from fewshot.report.published import published_numbers
-from fewshot.report.verdict import UNKNOWN_TRAINING, UNREAD, closest
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 EXACT = "QP solver in the test"

@@ -11,11 +11,12 @@ from fewshot.errors import DataError
 from fewshot.experiments.params import Report
 from fewshot.report import stats
 from fewshot.report.contents import read_contents
+from fewshot.report.difference import difference
 from fewshot.report.expected import write_expected_of
 from fewshot.report.expected_episodes import correct_predictions, paired_accuracies
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.report.published import Published, read_expected_file
-from fewshot.report.verdict import difference, judge_rows
+from fewshot.report.verdict import judge_suite
 
 SOURCE = {"title": "glyphs evidence", "version": "1", "address": ""}
 SEEDS = 8
@@ -69,9 +70,9 @@ def test_a_run_on_other_episodes_is_compared_by_its_mean(maker: Any, numbers: tu
 
 
 def test_the_same_settings_agree_and_others_are_not_comparable(maker: Any, numbers: tuple[Published, ...]) -> None:
-    same, changed = later_run(maker), later_run(maker, recipe={"learning_rate": 0.2})
+    same, changed = later_run(maker, 0.602), later_run(maker, recipe={"learning_rate": 0.2})
     another = later_run(maker, recipe={"learning_rate": 0.2}, recipe_name="faster")
-    verdicts = judge_rows([same, changed, another], numbers, Report(margin_pct=3.0))
+    verdicts = judge_suite([same, changed, another], numbers, Report(margin_pct=3.0)).rows
     assert [verdict.word for verdict in verdicts] == ["agrees", "not comparable", "none published"]
     assert verdicts[1].reasons == ("settings differ from those of the expected number",)
     assert verdicts[1].difference is None

@@ -137,3 +137,13 @@ def test_the_binomial_interval_is_too_narrow_when_episodes_differ() -> None:
     rows = rng.binomial(75, rng.beta(16, 4, (2000, 600))) / 75
     covered = [abs(row.mean() - 0.8) <= stats.predictions_interval(row, 600 * 75) for row in rows]
     assert np.mean(covered) < 0.80
+
+
+def test_the_deviation_of_seed_means_keeps_the_noise_that_the_analysis_of_variance_removes() -> None:
+    accuracies = np.array([[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.5]])
+    deviation, without_noise = stats.deviation_of_seed_means(accuracies), stats.run_deviation(accuracies)
+    assert deviation is not None
+    assert without_noise is not None
+    assert (deviation.std_error, deviation.dof) == (pytest.approx(0.125 / np.sqrt(2)), 1)
+    assert without_noise.std_error == 0
+    assert stats.deviation_of_seed_means(accuracies[:1]) is None

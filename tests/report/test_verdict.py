@@ -13,10 +13,12 @@ from fewshot.files import read_json, write_json
 from fewshot.learners import LEARNERS
 from fewshot.report import stats
 from fewshot.report.contents import Cell, counterpart
+from fewshot.report.difference import difference
+from fewshot.report.matching import solver_iterations
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.report.published import PUBLISHED_FILE, Protocol, Published, published_numbers
 from fewshot.report.tables import run_record
-from fewshot.report.verdict import Verdict, difference, judge_rows, solver_iterations
+from fewshot.report.verdict import Verdict, judge_suite
 
 METAOPTNET = {
     "n_shot": 15, "n_query": 6, "meta_batch": 8, "epochs": 60, "steps_per_epoch": 1000, "image_size": 84,
@@ -42,7 +44,7 @@ def row_of(maker: Any, accuracy: float, shot: int = 1, seeds: int = 1, **changes
 
 def judge(row: Row, numbers: Sequence[Published] = published_numbers(), **settings: Any) -> Verdict:
     """Return the verdict on the only row of a suite."""
-    return judge_rows([row], numbers, Report(**settings))[0]
+    return judge_suite([row], numbers, Report(**settings)).rows[0]
 
 
 def table_1(accuracy_pct: float) -> Published:
@@ -92,10 +94,10 @@ def test_significance_is_corrected_over_the_comparable_rows_of_the_suite(maker: 
     number = table_1(62.64).model_copy(update={"run_sd_pct": 0.1, "seeds": 50, "ci95_pct": 0.1})
     gap = difference(row, number.model_copy(update={"accuracy_pct": 100 * row.estimate.mean}), 0.7)
     barely = number.model_copy(update={"accuracy_pct": 100 * (row.estimate.mean - 1.2 * gap.ci95)})
-    (alone,) = judge_rows([row], [barely], Report(margin_pct=0.01))
-    among_ten = judge_rows([row] * 10, [barely], Report(margin_pct=0.01))
+    (alone,) = judge_suite([row], [barely], Report(margin_pct=0.01)).rows
+    among_ten = judge_suite([row] * 10, [barely], Report(margin_pct=0.01)).rows
     other_cell = row_of(maker, 0.6, shot=3)
-    among_incomparable = judge_rows([row, *[other_cell] * 9], [barely], Report(margin_pct=0.01))
+    among_incomparable = judge_suite([row, *[other_cell] * 9], [barely], Report(margin_pct=0.01)).rows
     assert alone.word == "higher"
     assert {verdict.word for verdict in among_ten} == {"undecided"}
     assert among_incomparable[0].word == "higher"

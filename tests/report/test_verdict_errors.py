@@ -10,7 +10,7 @@ from fewshot.experiments.params import Report
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, Run
 from fewshot.report.published import Protocol, Published, Source
-from fewshot.report.verdict import judge_rows
+from fewshot.report.verdict import judge_suite
 
 EPISODES, EPISODE_SD = 400, 0.06  # an interval of 0.6 points, as with 1000 episodes in the papers
 TRAIN: dict[str, Any] = {
@@ -59,7 +59,7 @@ def words_of_suites(suites: int, cells: int, seeds: int, run_sd: float, differen
     for _ in range(suites):
         rows = [simulated_row(rng, shot, 0.6 + difference, run_sd, seeds) for shot in range(1, cells + 1)]
         numbers = [printed(rng, shot, 0.6, run_sd) for shot in range(1, cells + 1)]
-        found.append({verdict.word for verdict in judge_rows(rows, numbers, Report())})
+        found.append({verdict.word for verdict in judge_suite(rows, numbers, Report()).rows})
     return found
 
 

@@ -13,6 +13,7 @@ from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
 from fewshot.report.contents import Contents, describe_missing, read_contents
 from fewshot.report.curves import write_curves
+from fewshot.report.difference_tables import difference_records
 from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport, Summary
 from fewshot.report.latex import latex
@@ -78,7 +79,7 @@ def pictures(contents: Contents) -> Iterator[Picture]:
 def _write_tables(contents: Contents, out: Path) -> None:
     _write_records(out / "results.csv", [tables.result_record(cell) for cell in contents.cells])
     _write_records(out / "runs.csv", [tables.run_record(run) for run in contents.runs])
-    _write_records(out / "differences.csv", tables.difference_records(contents))
+    _write_records(out / "differences.csv", difference_records(contents))
     (out / "results.md").write_text(tables.markdown(contents), encoding="utf-8")
     (out / "results.tex").write_text(latex(contents), encoding="utf-8")
     write_json(out / "metrics.json", tables.metrics(contents.cells))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from fewshot.errors import DataError, printable
 from fewshot.report.compare import Comparison, Difference, compare_rows
+from fewshot.report.expected_differences import expected_differences
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.report.measure import Row, Run, group_labels, group_rows, read_runs
 from fewshot.report.published import expected_numbers, published_numbers
-from fewshot.report.verdict import Verdict, judge_rows
+from fewshot.report.verdict import DifferenceVerdict, Verdict, judge_suite
 
 MAX_LOG_LINE = 300
 
@@ -107,6 +108,7 @@ class Contents:
         runs: one per trained model, target, shot and selection.
         cells: one per group of seeds, target, shot and selection.
         comparisons: paired differences, one per family of rows.
+        expected_differences: verdicts on the differences that were expected.
         missing: entries without a result.
     """
 
@@ -114,6 +116,7 @@ class Contents:
     runs: tuple[Run, ...]
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    expected_differences: tuple[DifferenceVerdict, ...]
     missing: tuple[ReportEntry, ...]
 
     @property
@@ -159,22 +162,36 @@ def read_contents(suite: SuiteReport, *, allow_missing: bool = False) -> Content
     Raises:
         DataError: if one is missing and not `allow_missing`, or one is damaged.
     """
-    missing = tuple(entry for entry in suite.entries if not entry.exists)
-    if missing and not allow_missing:
-        raise DataError(f"results are missing or damaged; make them first:\n{describe_missing(missing)}")
-    runs = tuple(run for entry in suite.entries if entry not in missing for run in read_runs(entry))
+    missing = _missing(suite)
+    runs = read_suite_runs(suite, allow_missing=allow_missing)
     rows = group_rows(runs)
     comparisons = tuple(compare_rows(rows))
     marks = {id(row): mark for family in comparisons for row, mark in zip(family.rows, family.marks, strict=True)}
     behind = {id(row): gap for family in comparisons for row, gap in zip(family.rows, family.from_best, strict=True)}
     labels = group_labels(rows)
     numbers = (*published_numbers(), *expected_numbers())
-    verdicts = judge_rows(rows, numbers, suite.settings)
+    judgement = judge_suite(rows, numbers, suite.settings, expected_differences())
     cells = tuple(
         Cell(row, labels[row.entry.group], verdict, marks[id(row)], behind[id(row)])
-        for row, verdict in zip(rows, verdicts, strict=True)
+        for row, verdict in zip(rows, judgement.rows, strict=True)
     )
-    return Contents(suite, runs, cells, comparisons, missing)
+    return Contents(suite, runs, cells, comparisons, judgement.differences, missing)
+
+
+def read_suite_runs(suite: SuiteReport, *, allow_missing: bool = False) -> tuple[Run, ...]:
+    """Read all evaluations of a suite.
+
+    Raises:
+        DataError: if one is missing and not `allow_missing`, or one is damaged.
+    """
+    missing = _missing(suite)
+    if missing and not allow_missing:
+        raise DataError(f"results are missing or damaged; make them first:\n{describe_missing(missing)}")
+    return tuple(run for entry in suite.entries if entry not in missing for run in read_runs(entry))
+
+
+def _missing(suite: SuiteReport) -> tuple[ReportEntry, ...]:
+    return tuple(entry for entry in suite.entries if not entry.exists)
 
 
 def describe_missing(missing: Sequence[ReportEntry]) -> str:

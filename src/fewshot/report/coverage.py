@@ -3,16 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fewshot.experiments.matrix import Experiment, suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.report.inputs import ReportEntry
+from fewshot.report.matching import UNKNOWN_TRAINING, UNREAD, Departure, closest
 from fewshot.report.measure import Row, Run
 from fewshot.report.published import expected_numbers, published_numbers
-from fewshot.report.verdict import UNKNOWN_TRAINING, UNREAD, Departure, closest
 
 NONE_PUBLISHED = "none published"
 
@@ -80,31 +79,10 @@ def planned_rows(experiment: Experiment) -> Iterator[Row]:
         "changes": experiment.changes.model_dump(mode="json", exclude_defaults=True),
     }
     for target in experiment.targets:
-        entry = _entry(experiment, target.label)
+        entry = ReportEntry.of(experiment, target.label)
         for shot in experiment.shots:
             for selection in ("single", "ensemble") if has_ensemble else ("single",):
                 yield Row((Run(entry, protocol, shot, selection, np.empty(0), 0, None, ""),))
-
-
-def _entry(experiment: Experiment, target: str) -> ReportEntry:
-    nowhere = Path()
-    return ReportEntry(
-        experiment=experiment.name,
-        group=experiment.group,
-        recipe=experiment.recipe_name,
-        variant=experiment.variant,
-        dataset=experiment.dataset.label,
-        target=target,
-        backbone=experiment.backbone.label,
-        learner=experiment.learner.label,
-        seed=experiment.seed,
-        evaluation=nowhere,
-        train_dir=nowhere,
-        prepare_dir=nowhere,
-        store_dir=nowhere,
-        log=None,
-        command="",
-    )
 
 
 def coverage_table(params: Params, suite: str | None = None) -> str:

@@ -17,6 +17,11 @@ from fewshot.report.published import Published
 ADVICE = "restore expected.yaml and expected.npz, or write both again with 'fewshot expected'"
 
 
+def array_name(row: Row) -> str:
+    """Return the name of a row's array in the file."""
+    return f"{row.entry.group}/{row.entry.target}/{row.selection}/{row.shot}shot"
+
+
 def correct_predictions(row: Row) -> np.ndarray:
     """Return the correct predictions of each episode, summed over the seeds of a row, (E,), uint16."""
     per_episode = row.protocol["n_way"] * row.protocol["n_query"]

@@ -1,9 +1,16 @@
 """Input of a report, one entry per evaluated model and target as described by the plan, and the summary it returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot.backbones import BACKBONES
+from fewshot.experiments.matrix import Choice, Experiment
 from fewshot.experiments.params import Report
+from fewshot.learners import LEARNERS
+from fewshot.registry import Part
+
+NOWHERE = Path()
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,40 @@ class ReportEntry:
     command: str
     damage: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        target: str,
+        *,
+        evaluation: Path = NOWHERE,
+        train_dir: Path = NOWHERE,
+        prepare_dir: Path = NOWHERE,
+        store_dir: Path = NOWHERE,
+        log: Path | None = None,
+        command: str = "",
+        damage: str = "",
+    ) -> "ReportEntry":
+        """Return the entry of an experiment on one target; without files, it describes a planned one."""
+        return cls(
+            experiment=experiment.name,
+            group=experiment.group,
+            recipe=experiment.recipe_name,
+            variant=experiment.variant,
+            dataset=experiment.dataset.label,
+            target=target,
+            backbone=_described(experiment.backbone, BACKBONES),
+            learner=_described(experiment.learner, LEARNERS),
+            seed=experiment.seed,
+            evaluation=evaluation,
+            train_dir=train_dir,
+            prepare_dir=prepare_dir,
+            store_dir=store_dir,
+            log=log,
+            command=command,
+            damage=damage,
+        )
+
     @property
     def arrays(self) -> Path:
         """File of the per-episode arrays."""
@@ -60,6 +101,13 @@ class ReportEntry:
     def exists(self) -> bool:
         """Whether the evaluation is finished and undamaged."""
         return self.evaluation.is_file() and self.arrays.is_file() and not self.damage
+
+
+def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
+    """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
+    defaults = registry[choice.name].settings().model_dump(mode="json")  # without those recorded only if they differ
+    changed = [f"{name} {value}" for name, value in choice.settings.items() if (name, value) not in defaults.items()]
+    return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
 
 
 @dataclass(frozen=True)

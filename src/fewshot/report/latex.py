@@ -1,6 +1,9 @@
 """results.tex: the tables for a paper; they need ``\\usepackage{booktabs,amssymb}``."""
 
+from collections.abc import Sequence
+
 from fewshot.experiments.params import Report
+from fewshot.report import difference_tables
 from fewshot.report.contents import Block, Cell, Contents
 from fewshot.report.tables import versus_best_text
 
@@ -37,7 +40,8 @@ def escape(text: str) -> str:
 
 def latex(contents: Contents) -> str:
     """Return all tables of a report."""
-    return _HEAD + "\n".join(_table(block, contents.suite.settings) for block in contents.blocks)
+    tables = [_table(block, contents.suite.settings) for block in contents.blocks]
+    return _HEAD + "\n".join([*tables, *([_differences(contents)] if contents.expected_differences else [])])
 
 
 def _table(block: Block, settings: Report) -> str:
@@ -60,11 +64,24 @@ def _table(block: Block, settings: Report) -> str:
         + (_VERSUS_BEST_LEGEND if behind else "")
         + (_PUBLISHED_LEGEND % block.counterpart if block.has_published else "")
     )
+    return _environment(f"{escape(block.title)}. {legend}", columns, header, body)
+
+
+def _differences(contents: Contents) -> str:
+    """Return the table of the differences that were expected."""
+    lines = difference_tables.expected_lines(contents)
+    body = [" & ".join(map(escape, line)) + r" \\" for line in lines]
+    caption = escape(f"{difference_tables.TITLE}. {difference_tables.LEGEND}")
+    return _environment(caption, "rllrrrl", difference_tables.HEADER, body)
+
+
+def _environment(caption: str, columns: str, header: Sequence[str], body: Sequence[str]) -> str:
+    """Return a table with its caption; the lines of the body end with their line breaks."""
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            f"\\caption{{{escape(block.title)}. {legend}}}",
+            f"\\caption{{{caption}}}",
             f"\\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             " & ".join(header) + r" \\",

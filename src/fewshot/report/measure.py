@@ -129,6 +129,11 @@ class Row:
         way, episodes = self.protocol["n_way"], self.runs[0].episodes_hash
         return self.entry.dataset, self.entry.target, way, self.shot, episodes
 
+    def is_paired_with(self, other: "Row") -> bool:
+        """Whether both rows have the same training seeds and frozen episodes, in the same order."""
+        ours, theirs = ([run.entry.seed for run in row.runs] for row in (self, other))
+        return self.family == other.family and ours == theirs
+
     @cached_property
     def accuracies(self) -> np.ndarray:
         """(S, E), 0..1: seeds x episodes."""

@@ -9,12 +9,13 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from fewshot.report import stats, tables
+from fewshot.report import difference_tables, stats
 from fewshot.report.contents import Cell, Contents, counterpart
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
 from fewshot.report.style import Picture
 from fewshot.report.tables import protocol_text, published_text
+from fewshot.report.verdict import Word
 
 COLUMNS = (
     ("trained on", ""), ("tested on", ""), ("backbone", ""), ("learner", ""), ("shot", "number"),
@@ -59,13 +60,16 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         columns=[(name.format(counterpart=compared_with), kind) for name, kind in COLUMNS],
         counterpart=compared_with,
         margin=contents.suite.settings.margin_pct,
-        tested=sum(cell.verdict.is_comparable for cell in contents.cells),
+        tests=sum(cell.verdict.is_comparable for cell in contents.cells) + len(contents.expected_differences),
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
         published=[_number(number) for number in _published_for(contents)],
-        differences=tables.difference_records(contents),
+        differences=difference_tables.difference_records(contents),
+        expected_differences=_expected_differences(contents),
+        expected_title=difference_tables.TITLE,
+        expected_columns=_expected_columns(),
         versions=_versions(contents),
     )
 
@@ -102,7 +106,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
         "verdict": verdict.text,
-        "verdict_class": "none" if verdict.word in ("undecided", "not comparable", "none published") else verdict.word,
+        "verdict_class": _verdict_class(verdict.word),
         "sign": SIGNS[verdict.word],
         "reasons": verdict.reasons,
         "numbers": [_number(found) for found in ([number, *verdict.others] if number else [])],
@@ -111,6 +115,26 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "runs": [_run(run) for run in row.runs],
         "settings": _settings(cell),
     }
+
+
+def _verdict_class(word: Word) -> str:
+    """Return the style of a verdict, "none" if nothing was decided."""
+    return word if word in ("agrees", "higher", "lower") else "none"
+
+
+def _expected_columns() -> list[tuple[str, str]]:
+    """Return name and kind of each column of the differences that were expected, without the verdict."""
+    kinds = ("number" if rule == "---:" else "" for rule in difference_tables.RULE)
+    return list(zip(difference_tables.HEADER, kinds, strict=True))[:-1]
+
+
+def _expected_differences(contents: Contents) -> list[dict[str, Any]]:
+    """Return the texts of the differences that were expected."""
+    lines = difference_tables.expected_lines(contents)
+    return [
+        {"texts": texts, "word": word, "sign": SIGNS[word], "verdict_class": _verdict_class(word)}
+        for (*texts, _), word in zip(lines, (found.word for found in contents.expected_differences), strict=True)
+    ]
 
 
 def _run(run: Run) -> dict[str, Any]:

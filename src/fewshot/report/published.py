@@ -140,7 +140,7 @@ class Published(Settings):
         protocol: how it was obtained.
         training: recipe values of the source, as far as it states them; None if unknown.
         settings_hash: hash of the run's training settings, for a number of `expected.yaml`.
-        run_sd_pct: standard deviation between training runs if the source gives it, percentage points.
+        run_sd_pct: standard deviation of the means of single training runs if the source gives it, percentage points.
         seeds: training runs behind the number.
         reading: whether the settings are those the paper describes or those of the authors' program. Where they differ,
             the same number is listed once with each.

@@ -175,6 +175,16 @@ def pooled(deviations: Sequence[ErrorPart]) -> ErrorPart:
     return ErrorPart(math.sqrt(sum(part.dof * part.std_error**2 for part in deviations) / dof), dof)
 
 
+def deviation_of_seed_means(accuracies: np.ndarray) -> ErrorPart | None:
+    """Return the deviation between single training runs on *these* episodes, from (S, E); None for one seed.
+
+    Unlike `run_deviation`, it keeps the part due to how a run fares on single episodes, by which the mean of a new run
+    on the same episodes deviates too. That of `run_deviation` is zero where this part happens to explain it all.
+    """
+    means = np.atleast_2d(accuracies).mean(axis=1)
+    return ErrorPart(float(means.std(ddof=1)), len(means) - 1) if len(means) > 1 else None
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p values corrected for multiple comparisons (Holm 1979), controlling the family-wise error rate.
 

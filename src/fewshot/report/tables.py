@@ -1,18 +1,13 @@
 """The tables: records of results.csv and runs.csv, metrics.json, results.md and the text for a terminal."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from fewshot.experiments.params import Report
-from fewshot.report import stats
-from fewshot.report.contents import Block, Cell, Contents, row_name
+from fewshot.report import difference_tables, stats
+from fewshot.report.contents import Block, Cell, Contents
 from fewshot.report.measure import Row, Run
-
-
-def decimal(value: float | None, digits: int = 4) -> str:
-    """Return a fixed-point number; "" for None and nan."""
-    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+from fewshot.report.text import aligned, decimal, pipes, signed_points
 
 
 def percent(cell: Cell) -> str:
@@ -123,30 +118,6 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
-def difference_records(contents: Contents) -> list[dict[str, Any]]:
-    """Return the rows of differences.csv: every pair of rows tested on the same episodes, A minus B."""
-    return [
-        {
-            "train_dataset": a.entry.dataset,
-            "target": a.entry.target,
-            "way": a.protocol["n_way"],
-            "shot": a.shot,
-            "a": row_name(contents.labels, a),
-            "b": row_name(contents.labels, b),
-            "a_experiment": a.entry.group,
-            "b_experiment": b.entry.group,
-            "a_selection": a.selection,
-            "b_selection": b.selection,
-            "difference_pct": decimal(100 * gap.estimate.mean),
-            "ci95_pct": decimal(100 * gap.estimate.ci95),
-            "p_holm": f"{gap.p_value:.3g}",
-            "a_is": gap.word,
-            "episodes_hash": a.runs[0].episodes_hash,
-        }
-        for a, b, gap in contents.pairs
-    ]
-
-
 def metrics(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
     """Return group -> "5shot" -> accuracy and ci95, 0..1, for `dvc metrics`.
 
@@ -176,6 +147,9 @@ def markdown(contents: Contents) -> str:
     """
     parts = [f"Suite `{contents.suite.suite}`. {LEGEND}"]
     parts += [_markdown_block(block, contents.suite.settings) for block in contents.blocks]
+    if contents.expected_differences:
+        table = pipes([difference_tables.HEADER, difference_tables.RULE, *difference_tables.expected_lines(contents)])
+        parts += [f"### {difference_tables.TITLE}", table, difference_tables.LEGEND]
     if contents.missing:
         names = "\n".join(f"- `{entry.experiment}` on {entry.target}: `{entry.command}`" for entry in contents.missing)
         parts.append(f"### Missing\n\nThis table is partial. Still missing:\n\n{names}")
@@ -195,8 +169,7 @@ def _markdown_block(block: Block, settings: Report) -> str:
             cell = line.cells.get(shot)
             ours, *published = _markdown_cell(cell, notes)
             body[-1] += [ours, *[versus_best_text(cell)][:behind], *published[:compared]]
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
-    return "\n\n".join([f"### {block.title}", lines, *notes.lines])
+    return "\n\n".join([f"### {block.title}", pipes([header, rule, *body]), *notes.lines])
 
 
 def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
@@ -216,7 +189,7 @@ def versus_best_text(cell: Cell | None) -> str:
     if gap is None:
         return ""
     p_value = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.3f}"
-    return f"{100 * gap.estimate.mean:+.2f} ± {100 * gap.estimate.ci95:.2f}, {p_value}"
+    return f"{signed_points(gap.estimate)}, {p_value}"
 
 
 class Notes:
@@ -246,12 +219,15 @@ def difference_text(cell: Cell) -> str:
     A number of another network has no difference.
     """
     gap = cell.verdict.difference
-    return "" if gap is None else f"{100 * gap.mean:+.2f} ± {100 * gap.ci95:.2f}"
+    return "" if gap is None else signed_points(gap)
 
 
 def terminal(contents: Contents) -> str:
     """Return the tables for a terminal: aligned columns and one-word verdicts."""
     parts = [_terminal_block(block) for block in contents.blocks]
+    if contents.expected_differences:
+        table = aligned([difference_tables.HEADER, *difference_tables.expected_lines(contents)])
+        parts.append(f"{difference_tables.TITLE}\n{table}")
     parts.append("Accuracy in %, ± 95 % interval; * best, † not significantly worse (paired, Holm).")
     return "\n\n".join(parts)
 
@@ -265,9 +241,7 @@ def _terminal_block(block: Block) -> str:
         table.append([line.backbone, line.label])
         for shot in block.shots:
             table[-1] += _terminal_cell(line.cells.get(shot))[:width]
-    widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
-    rows = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([block.title, *rows[:1], "-" * (sum(widths) + 2 * len(widths) - 2), *rows[1:]])
+    return f"{block.title}\n{aligned(table)}"
 
 
 def _terminal_cell(cell: Cell | None) -> list[str]:

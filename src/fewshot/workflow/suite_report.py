@@ -3,12 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewshot.backbones import BACKBONES
-from fewshot.experiments.matrix import Choice
-from fewshot.learners import LEARNERS
 from fewshot.paths import log_file
 from fewshot.progress import say
-from fewshot.registry import Part
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
 from fewshot.workflow.plan import EvaluateJob, Job, Plan
@@ -49,16 +45,9 @@ def _entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEn
     experiment = job.experiment
     broken = next((read for read in (job.train, job) if damage[read.dir]), None)
     run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
-    return ReportEntry(
-        experiment=experiment.name,
-        group=experiment.group,
-        recipe=experiment.recipe_name,
-        variant=experiment.variant,
-        dataset=experiment.dataset.label,
-        target=job.target,
-        backbone=_described(experiment.backbone, BACKBONES),
-        learner=_described(experiment.learner, LEARNERS),
-        seed=experiment.seed,
+    return ReportEntry.of(
+        experiment,
+        job.target,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
         prepare_dir=job.prepare.dir,
@@ -78,10 +67,3 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
     if not job.train.outputs["weights"].exists():
         return log_file("train", job.train.name, job.train.key)
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
-
-
-def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
-    """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
-    defaults = registry[choice.name].settings().model_dump(mode="json")  # without those recorded only if they differ
-    changed = [f"{name} {value}" for name, value in choice.settings.items() if (name, value) not in defaults.items()]
-    return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
