@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def fewshot(project, capsys):
 def with_params(project):
     """Put the shipped parameters into the project."""
     (project / "params.yaml").write_text(SHIPPED.read_text(encoding="utf-8"), encoding="utf-8")
+    shutil.copytree(SHIPPED.with_name("experiments"), project / "experiments")
     return project
 
 
@@ -291,8 +293,8 @@ def test_dvc_file_that_is_not_what_dvc_writes(text, fewshot, with_params):
 def test_paths_and_settings_are_shown_escaped(fewshot, with_params):
     text = SHIPPED.read_text(encoding="utf-8").replace("prepare: {} ", 'prepare: {cub: {path: "a\\e[31mb"}} ', 1)
     text = text.replace(
-        "dataset: glyphs, learner: svm, recipe: quick_svm, variants: [as_trained, iterations_3]}",
-        "dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
+        "{dataset: glyphs, learner: prototype, recipe: untrained}",
+        "{dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
     )
     (with_params / "params.yaml").write_text(text, encoding="utf-8")
     (with_params / "a\x1b[31mb").mkdir()

@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
-from fewshot.experiments.reader import read_yaml
+from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
@@ -37,7 +37,7 @@ if workflow.is_main_process:
     STOP.watch(logger)
 
 PLAN = planned()
-config.update(read_yaml(Path("params.yaml")) | config)
+config.update(read_files(overrides=config).values)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
     move_old_entries()

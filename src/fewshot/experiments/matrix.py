@@ -257,8 +257,7 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     problems = Problems()
     _check_sections(params, problems)
     experiments: dict[str, Experiment] = {}
-    for number, matrix in enumerate(params.suites[suite]):
-        where = f"suites.{suite}[{number}]"
+    for where, matrix in params.blocks(suite):
         with problems.collected():
             _check_given_weights(matrix, where)
         with problems.collected():
@@ -287,8 +286,7 @@ def check_other_suites(params: Params, suite: str) -> None:
     with problems.collected():
         check_suite_name(params.suite, params.suites)
     for name in [name for name in params.suites if name != suite]:
-        for number, matrix in enumerate(params.suites[name]):
-            where = f"suites.{name}[{number}]"
+        for where, matrix in params.blocks(name):
             with problems.collected():
                 for row in _rows_with_all_values(matrix, where):
                     with problems.collected():

@@ -1,14 +1,20 @@
-"""Reads `params.yaml`: YAML 1.2 with plain values only, of limited size; errors name the file and the line."""
+"""Reads `params.yaml` and the files it includes: YAML 1.2 with plain values only, of limited size.
 
+Errors name the file and the line or entry.
+"""
+
+import glob
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fewshot.errors import ParamsError, locate_errors, quoted
+from fewshot.errors import ParamsError, locate_errors, quoted, quoted_key
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
 
@@ -16,6 +22,99 @@ PARAMS_FILE = Path("params.yaml")
 MAX_DIGITS = 100
 MAX_FILE_BYTES = 2**20
 MAX_VALUES = 100_000
+NAMED = ("suites", "recipes", "learners", "backbones", "prepare", "variants")
+"""Sections of named entries, which an included file may have too."""
+
+
+@dataclass(frozen=True)
+class ParamsFiles:
+    """The values of a parameter file, with the entries of the files it includes.
+
+    Attributes:
+        path: the parameter file.
+        values: plain values by section.
+        included: the files read besides it, in the order of their entries.
+        places: file of each entry that another file than `path` defines, by dotted path, such as `suites.mine`.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    included: list[Path] = field(default_factory=list)
+    places: dict[str, Path] = field(default_factory=dict)
+
+    def file_of(self, dotted: str) -> Path:
+        """Return the file that defines the entry which a dotted path, or a message that starts with one, names."""
+        entry = re.match(r"\w+\.\w+", dotted)
+        return self.places.get(entry.group(), self.path) if entry else self.path
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Prefix each line of a `ParamsError` with the file of the entry it concerns."""
+        try:
+            yield
+        except ParamsError as error:
+            lines = str(error).splitlines()
+            raise ParamsError("\n".join(f"{self.file_of(line)}: {line}" for line in lines)) from None
+
+    def parsed(self) -> Params:
+        """Return the typed parameters.
+
+        Raises:
+            ParamsError: with every problem found, each naming the file, the key, the value and what is allowed.
+        """
+        with self.located():
+            return parse_as(Params, self.values, where="")
+
+
+def read_files(path: Path = PARAMS_FILE, overrides: Mapping[str, Any] | None = None) -> ParamsFiles:
+    """Read a parameter file and those it includes.
+
+    Args:
+        path: the YAML file.
+        overrides: top-level keys to replace, as given to ``snakemake --config``.
+
+    Raises:
+        ParamsError: if a file is unreadable, not YAML of plain values, or defines what another one does.
+    """
+    files = ParamsFiles(path, {**read_yaml(path), **(overrides or {})})
+    with locate_errors(path):
+        files.included.extend(_included_files(path, files.values.get("include", ())))
+    for file in files.included:
+        values = read_yaml(file)
+        with locate_errors(file):
+            _include(files, file, values)
+    return files
+
+
+def _included_files(path: Path, patterns: Any) -> list[Path]:
+    """Return the files that match the patterns, which are relative to the folder of `path`; each once."""
+    found: dict[Path, None] = {}
+    for pattern in patterns if isinstance(patterns, (list, tuple)) else [patterns]:
+        if not isinstance(pattern, str) or not pattern or "\0" in pattern:
+            raise ParamsError(f"include: {quoted(pattern)} is not allowed: give paths or patterns of files")
+        matched = [path.parent / name for name in sorted(glob.glob(pattern, root_dir=path.parent))]
+        if not matched and not glob.has_magic(pattern):
+            raise ParamsError(f"include: {quoted(pattern)} is not a file; correct the path, relative to {path.name}")
+        found.update(dict.fromkeys(matched))
+    return list(found)
+
+
+def _include(files: ParamsFiles, file: Path, values: dict[str, Any]) -> None:
+    """Add the entries of an included file."""
+    for section, entries in values.items():
+        if section not in NAMED:
+            raise ParamsError(
+                f"{quoted_key(section)}: an included file has only {', '.join(NAMED)}; set this in {files.path}"
+            )
+        if not isinstance(entries, dict):
+            raise ParamsError(f"{section}: {quoted(entries)} is not allowed: it should be a section of named entries")
+        known = files.values.setdefault(section, {})
+        for name, entry in entries.items():
+            dotted = f"{section}.{name}"
+            if name in known:
+                raise ParamsError(f"{quoted_key(dotted)}: also in {files.file_of(dotted)}; rename one of them")
+            known[name] = entry
+            files.places[dotted] = file
 
 
 def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = None) -> Params:
@@ -28,9 +127,7 @@ def read_params(path: Path = PARAMS_FILE, overrides: dict[str, Any] | None = Non
     Raises:
         ParamsError: with every problem found, each naming the key, the value, what is allowed and the closest match.
     """
-    values = read_yaml(path)
-    with locate_errors(path):
-        return parse_as(Params, {**values, **(overrides or {})}, where="")
+    return read_files(path, overrides).parsed()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
