@@ -16,7 +16,7 @@ from fewshot import __version__, paths
 from fewshot.digests import ALWAYS_READ, save_digests
 from fewshot.errors import FewshotError, ParamsError, printable, quoted, quoted_key
 from fewshot.experiments.params import schema_text
-from fewshot.experiments.reader import PARAMS_FILE, read_params
+from fewshot.experiments.reader import PARAMS_FILE, read_files, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.progress import accept_any_encoding
 from fewshot.training.stop_signals import EXIT_STOPPED
@@ -325,8 +325,12 @@ def _check_mirrors(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
+    from fewshot.workflow.unused import unused_changes
 
-    _show((suite_json if options.json else suite_table)(_plan(options)))
+    plan = _plan(options)
+    _show((suite_json if options.json else suite_table)(plan))
+    for line in unused_changes(plan, read_files(options.params)):
+        _show(f"note: {line}", file=sys.stderr)
 
 
 def _explain(options: argparse.Namespace) -> None:

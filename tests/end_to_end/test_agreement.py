@@ -114,6 +114,14 @@ def test_suite_in_a_file_of_its_own(recorded):
     recorded.check_table("mine")
 
 
+@pytest.mark.slow
+def test_changed_setting_without_effect_is_named(recorded):
+    assert "Note:" not in recorded.run("snakemake -n").text
+    recorded.edit("slow: {base: quick, epochs: 6}", "slow: {base: quick, epochs: 7}")
+    assert "Note: no experiment of suite tiny uses recipes.slow" in recorded.run("snakemake -n").text
+    assert "Note: no experiment of suite tiny uses recipes.slow" in recorded.repro().text
+
+
 def test_changed_user_files(recorded):
     """A changed image changes every key; DVC notices it if dvc.yaml names the folder, else `tidy` prints a warning."""
     image = next((recorded.folder / "images").rglob("*.png"))

@@ -14,6 +14,7 @@ from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
+from fewshot.workflow.unused import unused_changes
 
 
 report: "../report/workflow.rst"
@@ -37,7 +38,11 @@ if workflow.is_main_process:
     STOP.watch(logger)
 
 PLAN = planned()
-config.update(read_files(overrides=config).values)
+FILES = read_files(overrides=config)
+if workflow.is_main_process:
+    for line in unused_changes(PLAN, FILES):
+        logger.warning(f"Note: {line}")
+config.update(FILES.values)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
     move_old_entries()

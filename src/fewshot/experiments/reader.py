@@ -137,7 +137,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: if it is unreadable, not YAML, or contains anything but text keys and finite plain values.
     """
     with locate_errors(path):
-        values = _load_yaml(_read_text(path))
+        values = parse_yaml(_read_text(path))
         if not isinstance(values, dict):
             raise ParamsError(f"must consist of sections ({', '.join(Params.model_fields)}), not {quoted(values)}")
         return values
@@ -229,7 +229,12 @@ def _yaml_1_2(loader: type[_Loader]) -> None:
 _yaml_1_2(_Loader)
 
 
-def _load_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
+    """Return the plain values of a text.
+
+    Raises:
+        ParamsError: if it is not YAML of plain values.
+    """
     try:
         values = yaml.load(text, _Loader)
         _check_plain(values, (), {})

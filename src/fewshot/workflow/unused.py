@@ -1,0 +1,81 @@
+"""Changed settings that no experiment of a suite uses: the change has no effect there."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from fewshot.errors import ParamsError
+from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.params import Params
+from fewshot.experiments.reader import NAMED, ParamsFiles, parse_yaml
+from fewshot.workflow.plan import Plan
+
+SECTIONS = tuple(section for section in NAMED if section != "suites")
+
+
+def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
+    """Return a sentence per entry that was changed since the last commit and that no experiment of the suite uses.
+
+    Args:
+        plan: of the suite.
+        files: the parameter files it was made from. Those that git does not track count as unchanged.
+    """
+    used = _used_entries(plan.params, [job.experiment for job in (*plan.train, *plan.evaluate)])
+    return [
+        f"no experiment of suite {plan.suite} uses {entry}, which has changed since the last commit"
+        + _suites_that_use(plan, entry)
+        for entry in _changed_entries(files)
+        if entry not in used
+    ]
+
+
+def _used_entries(params: Params, experiments: list[Experiment]) -> set[str]:
+    """Return the entries, such as `learners.ridge`, that experiments are made of."""
+    used = set()
+    for experiment in experiments:
+        used |= {f"learners.{experiment.learner.label}", f"backbones.{experiment.backbone.label}"}
+        used |= {f"prepare.{dataset.label}" for dataset in (experiment.dataset, *experiment.targets)}
+        used |= {f"variants.{experiment.test_variant}"}
+        recipe: str | None = experiment.recipe_name
+        while recipe is not None:
+            used.add(f"recipes.{recipe}")
+            recipe = params.recipes[recipe].get("base")
+    return used
+
+
+def _suites_that_use(plan: Plan, entry: str) -> str:
+    """Return '; mine does: --config suite=mine', or '' if no suite does."""
+    for suite in plan.params.suites:
+        try:
+            experiments = suite_experiments(plan.params, suite)
+        except ParamsError:  # a file that it names may not exist yet
+            continue
+        if entry in _used_entries(plan.params, experiments):
+            return f"; {suite} does: --config suite={suite}"
+    return ""
+
+
+def _changed_entries(files: ParamsFiles) -> list[str]:
+    """Return the entries whose settings differ from those of the last commit, in the order of the files."""
+    changed = []
+    for file in (files.path, *files.included):
+        committed = _committed(file)
+        if committed is None:
+            continue
+        for section in SECTIONS:
+            entries = files.values.get(section) or {}
+            before = committed.get(section) or {}
+            here = [name for name in entries if files.file_of(f"{section}.{name}") == file]
+            changed += [f"{section}.{name}" for name in here if before.get(name) != entries[name]]
+    return changed
+
+
+def _committed(file: Path) -> dict[str, Any] | None:
+    """Return the values of a file in the last commit; None if there is no such file, commit or git, or it was not YAML."""
+    command = ["git", "show", f"HEAD:./{file.name}"]
+    try:
+        done = subprocess.run(command, cwd=file.parent, capture_output=True, encoding="utf-8", check=True)
+        values = parse_yaml(done.stdout)
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError, ParamsError):
+        return None
+    return values if isinstance(values, dict) else None
