@@ -159,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
+    creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
+    creating.add_argument("name", metavar="NAME", help="name of the new suite")
+    creating.add_argument("--like", required=True, metavar="EXPERIMENT", help="experiment of any suite to start from")
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
@@ -331,6 +334,13 @@ def _list(options: argparse.Namespace) -> None:
     _show((suite_json if options.json else suite_table)(plan))
     for line in unused_changes(plan, read_files(options.params)):
         _show(f"note: {line}", file=sys.stderr)
+
+
+def _new(options: argparse.Namespace) -> None:
+    from fewshot.experiments.new_suite import write_suite
+
+    file = write_suite(read_files(options.params), options.name, options.like)
+    _show(f"wrote {file}\nedit it, then: fewshot list --suite {options.name}")
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -273,6 +273,17 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     return list(experiments.values())
 
 
+def experiment_blocks(params: Params, suite: str) -> Iterator[tuple[dict[str, Any], Experiment]]:
+    """Yield the experiments of a suite in file order, each with the keys of a block that gives it alone."""
+    for where, matrix in params.blocks(suite):
+        given = matrix.model_dump(mode="json", exclude_unset=True)
+        for row in _combinations(matrix, where):
+            for experiment in _variants_of(params, _resolve(params, matrix, row, where), where):
+                tested = {} if experiment.test_variant == AS_TRAINED else {"variants": [experiment.test_variant]}
+                single = {key: value for key, value in given.items() if key != "variants"}
+                yield {**single, **row, **tested}, experiment
+
+
 def check_other_suites(params: Params, suite: str) -> None:
     """Check every block of the suites that are not planned, so that no mistake waits there unseen.
 

@@ -16,7 +16,8 @@ from fewshot.episodes.form import EpisodeForm
 from fewshot.learners.settings import EvaluationSettings
 from fewshot.settings import Settings
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=60)]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=60)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Shots = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 AS_TRAINED = "as_trained"

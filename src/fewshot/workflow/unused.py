@@ -71,7 +71,7 @@ def _changed_entries(files: ParamsFiles) -> list[str]:
 
 
 def _committed(file: Path) -> dict[str, Any] | None:
-    """Return the values of a file in the last commit; None if there is no such file, commit or git, or it was not YAML."""
+    """Return the values of a file in the last commit; None without such a file, commit or git, or if not YAML."""
     command = ["git", "show", f"HEAD:./{file.name}"]
     try:
         done = subprocess.run(command, cwd=file.parent, capture_output=True, encoding="utf-8", check=True)
