@@ -162,10 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
     creating.add_argument("name", metavar="NAME", help="name of the new suite")
     creating.add_argument("--like", required=True, metavar="EXPERIMENT", help="experiment of any suite to start from")
+    showing = command("show", _show_results, "Show the table of a suite, or the card of an experiment; nothing is run.")
+    showing.add_argument(
+        "name", nargs="?", metavar="suite|experiment", help="default: the table of the suite named by `suite:`"
+    )
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
     explaining.add_argument("name", metavar="experiment")
+    comparing = command("compare", _compare, "Show the paired difference of two experiments: interval and p per shot.")
+    comparing.epilog = "A name without its seed (-s0) stands for all seeds in the suite. Nothing is computed."
+    comparing.add_argument("first", metavar="A", help="experiment of any suite")
+    comparing.add_argument("second", metavar="B", help="experiment of any suite")
     pruning = command(
         "prune", _prune, "List results that no suite, branch, tag or experiment needs; --delete deletes them."
     )
@@ -334,6 +342,22 @@ def _list(options: argparse.Namespace) -> None:
     _show((suite_json if options.json else suite_table)(plan))
     for line in unused_changes(plan, read_files(options.params)):
         _show(f"note: {line}", file=sys.stderr)
+
+
+def _show_results(options: argparse.Namespace) -> None:
+    from fewshot.workflow.show import show
+
+    plan, name = _plan(options), options.name
+    if name in plan.params.suites:
+        options.suite = name
+        plan, name = _plan(options), None
+    _show(show(plan, name))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from fewshot.workflow.compare import compare_experiments
+
+    _show(compare_experiments(_plan(options), options.first, options.second))
 
 
 def _new(options: argparse.Namespace) -> None:

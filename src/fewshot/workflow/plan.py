@@ -7,7 +7,7 @@ nor pandas.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -377,6 +377,14 @@ def load_plan(
 def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:
     """Plan the jobs of a suite; see `load_plan`."""
     return plan_experiments(params, suite, suite_experiments(params, suite), results)
+
+
+def plans_of_file(plan: Plan) -> Iterator[Plan]:
+    """Yield a plan, then those of the other suites of its file."""
+    yield plan
+    for suite in plan.params.suites:
+        if suite != plan.suite:
+            yield make_plan(plan.params, suite, plan.results)
 
 
 def plan_experiments(params: Params, suite: str, experiments: Sequence[Experiment], results: Path) -> Plan:

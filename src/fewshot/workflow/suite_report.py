@@ -30,7 +30,7 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 def suite_report(plan: Plan) -> SuiteReport:
     """Return the inputs of the report."""
     damage = {job.dir: _damage(job) for stage in READ for job in plan.jobs(stage)}
-    entries = tuple(_entry(plan, job, damage) for job in plan.evaluate)
+    entries = tuple(report_entry(plan, job, damage) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
@@ -45,9 +45,16 @@ def _damage(job: Job) -> str:
     return describe_damage(job, read) if read else ""
 
 
-def _entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEntry:
+def report_entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEntry:
+    """Return the entry of one evaluation.
+
+    Args:
+        plan: the suite.
+        job: one of its evaluations.
+        damage: what is wrong with the result of a job, by its folder, if anything is.
+    """
     experiment = job.experiment
-    broken = next((read for read in (job.train, job) if damage[read.dir]), None)
+    broken = next((read for read in (job.train, job) if damage.get(read.dir)), None)
     run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
     return ReportEntry(
         experiment=experiment.name,
@@ -56,8 +63,8 @@ def _entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEn
         variant=experiment.variant,
         dataset=experiment.dataset.label,
         target=job.target,
-        backbone=_described(experiment.backbone, BACKBONES),
-        learner=_described(experiment.learner, LEARNERS),
+        backbone=described_backbone(experiment.backbone),
+        learner=described_learner(experiment.learner),
         seed=experiment.seed,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
@@ -80,8 +87,17 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
 
 
-def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
+def described_backbone(choice: Choice) -> str:
     """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
+    return _described(choice, BACKBONES)
+
+
+def described_learner(choice: Choice) -> str:
+    """Return the registered name and every setting that differs from its default: "maml (inner_steps 2)"."""
+    return _described(choice, LEARNERS)
+
+
+def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
     defaults = registry[choice.name].settings().model_dump(mode="json")  # without those recorded only if they differ
     changed = [f"{name} {value}" for name, value in choice.settings.items() if (name, value) not in defaults.items()]
     return f"{choice.name} ({', '.join(changed)})" if changed else choice.name
