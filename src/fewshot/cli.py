@@ -29,6 +29,8 @@ SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
 Command = Callable[[argparse.Namespace], None]
 
 EXIT_USER_ERROR = 2
+PROJECT_VARIABLE = "FEWSHOT_PROJECT"
+PROJECT_HELP = f"project to work in (default: this folder, or ${PROJECT_VARIABLE} if it has no {PARAMS_FILE})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accept_any_encoding()
     try:
         options = _parser().parse_args(arguments)
+        _enter_project(options)
         if getattr(options, "verify", False):
             os.environ[ALWAYS_READ] = "1"
         options.run(options)
@@ -53,6 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _exit("", EXIT_STOPPED)
     except OSError as error:  # the disk is full, a folder is read-only, a file is in the way of a folder
         _exit(f"error: {_explained(error)}", EXIT_USER_ERROR)
+
+
+def _enter_project(options: argparse.Namespace) -> None:
+    """Work in the given project; paths on the command line stay relative to the folder of the caller.
+
+    Raises:
+        ParamsError: if the folder is not a project.
+    """
+    variable = None if PARAMS_FILE.is_file() else os.environ.get(PROJECT_VARIABLE)
+    folder = options.project or (Path(variable) if variable else None)
+    if folder is None:
+        return
+    if not (folder / PARAMS_FILE).is_file():
+        source = "--project" if options.project else PROJECT_VARIABLE
+        raise ParamsError(f"{source}: {quoted(str(folder))} has no {PARAMS_FILE}; give the folder of a project")
+    for name, value in vars(options).items():
+        is_default = value is PARAMS_FILE or value is paths.RESULTS
+        if isinstance(value, Path) and not is_default:
+            setattr(options, name, value.absolute())
+    os.chdir(folder)
 
 
 def _show(text: str, file: TextIO | None = None) -> None:
@@ -84,12 +107,14 @@ def _exit(text: str, status: int) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fewshot", description=__doc__.split("\n")[0])
+    parser.add_argument("--project", type=Path, metavar="DIR", help=PROJECT_HELP)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("--suite", help="suite in params.yaml (default: the one named by `suite:`)")
+        added.add_argument("--project", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=PROJECT_HELP)
+        added.add_argument("--suite", metavar="SUITE", help="default: the one named by `suite:` in params.yaml")
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
@@ -200,6 +225,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evidence.add_argument("--take", action="store_true", help="first copy the suite's tables to docs/evidence")
     evidence.add_argument("--check", action="store_true", help="fail if a document shows a different table")
+    completing = command(
+        "completion", _completion, "Print the completion script of a shell, or the names it completes."
+    )
+    completing.add_argument("what", choices=("bash", "zsh", "experiments", "suites", "datasets"))
+    completing.epilog = 'For example in ~/.bashrc:  eval "$(fewshot completion bash)"'
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
     schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is out of date")
     schema.add_argument("--write", action="store_true", help=f"write {SCHEMA_FILE}")
@@ -377,7 +407,10 @@ def _prune(options: argparse.Namespace) -> None:
     from fewshot.workflow import prune
 
     move_old_entries()
-    plans = prune.suite_plans(read_params(options.params), options.suite)
+    files = read_files(options.params)
+    params = files.parsed()
+    with files.located():
+        plans = prune.suite_plans(params, options.suite)
     needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
     unneeded = prune.find_unneeded(plans, needed)
     if options.delete:
@@ -414,7 +447,10 @@ def _expected(options: argparse.Namespace) -> None:
 def _coverage(options: argparse.Namespace) -> None:
     from fewshot.report.coverage import coverage_table
 
-    print(coverage_table(read_params(options.params), options.suite))
+    files = read_files(options.params)
+    params = files.parsed()
+    with files.located():
+        print(coverage_table(params, options.suite))
 
 
 def _evidence(options: argparse.Namespace) -> None:
@@ -425,6 +461,15 @@ def _evidence(options: argparse.Namespace) -> None:
     changed = ", ".join(map(str, update_documents(check=options.check, params=options.params)))
     if changed and options.check:
         raise FewshotError(f"{changed}: tables differ from docs/evidence or params.yaml; run 'fewshot evidence'")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from fewshot.workflow import completion
+
+    if options.what in completion.SHELLS:
+        print(completion.completion_script(_parser(), options.what))
+    else:
+        print("\n".join(completion.names_of(read_params(options.params), options.what)))
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -173,3 +173,10 @@ def test_mistake_in_a_named_block_gives_its_name(tiny_params) -> None:
     values["suites"]["tiny"] = {"mine": {**values["suites"]["tiny"][0], "sede": 3}}
     with pytest.raises(ParamsError, match=r"suites\.tiny\.mine: unknown key 'sede'; .* Did you mean 'seed'\?"):
         suite_experiments(parse_as(Params, values, where=""), "tiny")
+
+
+def test_number_written_in_two_ways_is_one_value(first) -> None:
+    with pytest.raises(
+        ParamsError, match=r"suites\.tiny\[0\]\.learner\.ridge: 1\.0 and 1 are the same value; remove one"
+    ):
+        first(learner="ridge", **{"learner.ridge": [1.0, 1]})

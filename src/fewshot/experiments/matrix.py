@@ -354,8 +354,15 @@ def _axes(matrix: Matrix, where: str) -> dict[str, list[Any]]:
     for key, values in axes.items():
         if not values:
             problems.add(f"{where}.{key}: the list is empty; give at least one value")
+        for first, second in itertools.combinations(values, 2):
+            if _is_number(first) and _is_number(second) and first == second and type(first) is not type(second):
+                problems.add(f"{where}.{key}: {first} and {second} are the same value; remove one")
     problems.raise_all()
     return axes
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_override(key: str, value: Any, where: str) -> None:

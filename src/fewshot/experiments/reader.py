@@ -150,7 +150,7 @@ def _read_text(path: Path) -> str:
             raise ParamsError(f"{size} bytes; more than {MAX_FILE_BYTES} cannot be a parameter file")
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ParamsError(f"cannot be read: {error.strerror}; run from the project folder") from None
+        raise ParamsError(f"cannot be read: {error.strerror}; run from the project folder or give --project") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"not UTF-8 text at byte {error.start}; save it as UTF-8") from None
 
