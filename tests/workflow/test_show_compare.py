@@ -110,12 +110,12 @@ def test_card_of_an_experiment(fewshot):
     shown = fewshot("show", f"{RIDGE}-s1")
     [job] = load_plan().of_experiment(f"{RIDGE}-s1")
     assert shown.startswith(
-        f"experiment {RIDGE}-s1 of suite tiny\n\ndata set    shapes\nbackbone    conv4 (filters 4)\n"
+        f"experiment {RIDGE}-s1 of suite tiny\n\ndataset     shapes\nbackbone    conv4 (filters 4)\n"
     )
     assert f"training    {job.train.key}, made, " in shown
     assert f"evaluation  {job.key} on shapes, made\n            results/evaluate/{RIDGE}-s1/{job.key}\n" in shown
     for shot in (1, 2):
-        [accuracy] = re.findall(rf"^shapes  3    {shot}     single  ([\d.]+) ± [\d.]+ %  ", shown, re.MULTILINE)
+        [accuracy] = re.findall(rf"^shapes  3    {shot}     single     ([\d.]+) ± [\d.]+ %  ", shown, re.MULTILINE)
         assert float(accuracy) == pytest.approx(100 * accuracies(f"{RIDGE}-s1", shot).mean(), abs=0.006)
 
 
@@ -169,7 +169,7 @@ def test_name_without_seed_stands_for_all_its_seeds(fewshot):
     shown = fewshot("compare", RIDGE, f"{PROTOTYPE}-s0")
     assert f"A  {RIDGE} (2 seeds)\nB  {PROTOTYPE}-s0 (seed 0)\n" in shown
     mean = 50 * sum(accuracies(f"{RIDGE}-s{seed}", 1).mean() for seed in (0, 1))
-    assert f"single  {mean:.2f} ± " in shown
+    assert f"single     {mean:.2f} ± " in shown
     assert "interval over episodes and seeds" in shown
 
 

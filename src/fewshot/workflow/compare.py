@@ -14,11 +14,11 @@ from fewshot.workflow.plan import EvaluateJob, Plan, plans_of_file
 from fewshot.workflow.results import intact_result
 from fewshot.workflow.suite_report import report_entry
 
-HEADER = ("target", "way", "shot", "model", "A", "B", "A - B", "p", "A is")
+HEADER = ("target", "way", "shot", "selection", "A", "B", "A - B", "p", "A is")
 
 
 def compare_experiments(plan: Plan, first: str, second: str) -> str:
-    """Return a table of the differences first - second, a line per target, shot and model.
+    """Return a table of the differences first - second, a line per target, shot and selection.
 
     Args:
         plan: of the suite that is searched first; the others of its file follow.

@@ -38,7 +38,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
             action.complete = {name: _function(kinds) for name in SHELLS}  # type: ignore[attr-defined]
         elif action.type is Path:
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
-    script: str = shtab.complete(parser, shell, preamble={name: _functions(name) for name in SHELLS})
+    script: str = shtab.complete(parser, shell, preamble=_functions(shell))
     return script
 
 

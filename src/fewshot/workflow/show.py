@@ -6,7 +6,7 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.matrix import Choice, Experiment
 from fewshot.experiments.params import AS_TRAINED
 from fewshot.files import read_json
 from fewshot.workflow.listing import STATE_WORDS, aligned, job_state
@@ -15,7 +15,7 @@ from fewshot.workflow.results import intact_result
 from fewshot.workflow.suite_report import described_backbone, described_learner
 from fewshot.workflow.tables_state import tables_are_current
 
-HEADER = ("target", "way", "shot", "model", "accuracy", "published", "verdict", "source")
+HEADER = ("target", "way", "shot", "selection", "accuracy", "published", "verdict", "source")
 
 
 def show(plan: Plan, name: str | None) -> str:
@@ -99,13 +99,18 @@ def _parts(experiment: Experiment) -> list[tuple[str, str]]:
     how = f"{steps}, {form}, {optimizer}" if recipe.epochs else "no training"
     variant = experiment.test_variant
     return [
-        ("data set", experiment.dataset.label),
-        ("backbone", described_backbone(experiment.backbone)),
-        ("learner", described_learner(experiment.learner)),
+        ("dataset", experiment.dataset.label),
+        ("backbone", _with_label(experiment.backbone, described_backbone(experiment.backbone))),
+        ("learner", _with_label(experiment.learner, described_learner(experiment.learner))),
         ("recipe", f"{experiment.recipe_name}: {how}"),
         *([] if variant == AS_TRAINED else [("variant", variant)]),
         ("seed", str(experiment.seed)),
     ]
+
+
+def _with_label(choice: Choice, described: str) -> str:
+    """Return 'conv4 (filters 32)', or 'maml_quick: maml (inner_steps 2)' of an entry with a name of its own."""
+    return described if choice.label == choice.name else f"{choice.label}: {described}"
 
 
 def _training(job: TrainJob) -> list[tuple[str, str]]:
@@ -142,7 +147,7 @@ def _numbers(job: EvaluateJob, verdicts: dict[tuple[str, ...], dict[str, str]]) 
     if (folder := intact_result(job)) is None:
         return []
     record = read_json(folder / f"{job.target}.json")
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for result in record["results"]:
         shot, selection = str(result["shot"]), result["selection"]
         accuracy = f"{100 * result['accuracy']:.2f} ± {100 * result['ci95']:.2f} %"
@@ -153,7 +158,7 @@ def _numbers(job: EvaluateJob, verdicts: dict[tuple[str, ...], dict[str, str]]) 
 
 
 def _verdicts(plan: Plan) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the rows of a suite's table by experiment without seed, target, shot and model; {} unless up to date."""
+    """Return the rows of a suite's table, if that is up to date, by experiment without seed, target, shot, selection."""
     folder = _tables_dir(plan)
     if folder is None or not tables_are_current(plan, folder):
         return {}

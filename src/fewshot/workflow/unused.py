@@ -20,7 +20,8 @@ def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
         plan: of the suite.
         files: the parameter files it was made from. Those that git does not track count as unchanged.
     """
-    used = _used_entries(plan.params, [job.experiment for job in (*plan.train, *plan.evaluate)])
+    trained, tested = [job.experiment for job in plan.train], [job.experiment for job in plan.evaluate]
+    used = _used_entries(plan.params, trained + tested)
     return [
         f"no experiment of suite {plan.suite} uses {entry}, which has changed since the last commit"
         + _suites_that_use(plan, entry)
