@@ -158,7 +158,7 @@ def _numbers(job: EvaluateJob, verdicts: dict[tuple[str, ...], dict[str, str]]) 
 
 
 def _verdicts(plan: Plan) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the rows of a suite's table, if that is up to date, by experiment without seed, target, shot, selection."""
+    """Return the rows of an up-to-date table by experiment without seed, target, shot and selection; else {}."""
     folder = _tables_dir(plan)
     if folder is None or not tables_are_current(plan, folder):
         return {}
