@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from fewshot.experiments.reader import read_yaml
+from fewshot.experiments.plain_yaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "params.yaml"

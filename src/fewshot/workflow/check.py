@@ -6,7 +6,8 @@ from pathlib import Path
 from fewshot.errors import FewshotError, Problems
 from fewshot.experiments.matrix import check_suite_name
 from fewshot.experiments.params import Params
-from fewshot.experiments.reader import MAX_VALUES, read_files
+from fewshot.experiments.plain_yaml import MAX_VALUES
+from fewshot.experiments.reader import read_files
 from fewshot.paths import JOB_STAGES
 from fewshot.settings import parse_as
 from fewshot.workflow.plan import Plan, make_plan

@@ -7,7 +7,8 @@ from typing import Any
 from fewshot.errors import ParamsError
 from fewshot.experiments.matrix import Experiment, suite_experiments
 from fewshot.experiments.params import Params
-from fewshot.experiments.reader import NAMED, ParamsFiles, parse_yaml
+from fewshot.experiments.plain_yaml import parse_yaml
+from fewshot.experiments.reader import NAMED, ParamsFiles
 from fewshot.workflow.plan import Plan
 
 SECTIONS = tuple(section for section in NAMED if section != "suites")
