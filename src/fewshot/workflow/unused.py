@@ -1,6 +1,7 @@
 """Changed settings that no experiment of a suite uses: the change has no effect there."""
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
     """
     trained, tested = [job.experiment for job in plan.train], [job.experiment for job in plan.evaluate]
     used = _used_entries(plan.params, trained + tested)
+    unused = [entry for entry in _changed_entries(files) if entry not in used]
+    used_by = _entries_by_suite(plan.params) if unused else {}
     return [
         f"no experiment of suite {plan.suite} uses {entry}, which has changed since the last commit"
-        + _suites_that_use(plan, entry)
-        for entry in _changed_entries(files)
-        if entry not in used
+        + next((f"; {suite} does: --config suite={suite}" for suite in used_by if entry in used_by[suite]), "")
+        for entry in unused
     ]
 
 
@@ -45,16 +47,13 @@ def _used_entries(params: Params, experiments: list[Experiment]) -> set[str]:
     return used
 
 
-def _suites_that_use(plan: Plan, entry: str) -> str:
-    """Return '; mine does: --config suite=mine', or '' if no suite does."""
-    for suite in plan.params.suites:
-        try:
-            experiments = suite_experiments(plan.params, suite)
-        except ParamsError:  # a file that it names may not exist yet
-            continue
-        if entry in _used_entries(plan.params, experiments):
-            return f"; {suite} does: --config suite={suite}"
-    return ""
+def _entries_by_suite(params: Params) -> dict[str, set[str]]:
+    """Return the entries that each suite uses."""
+    used = {}
+    for suite in params.suites:
+        with suppress(ParamsError):  # a file that it names may not exist yet
+            used[suite] = _used_entries(params, suite_experiments(params, suite))
+    return used
 
 
 def _changed_entries(files: ParamsFiles) -> list[str]:
