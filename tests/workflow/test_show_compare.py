@@ -113,6 +113,7 @@ def test_card_of_an_experiment(fewshot):
         f"experiment {RIDGE}-s1 of suite tiny\n\ndataset     shapes\nbackbone    conv4 (filters 4)\n"
     )
     assert f"training    {job.train.key}, made, " in shown
+    assert shown.count("none published") == 2
     assert f"evaluation  {job.key} on shapes, made\n            results/evaluate/{RIDGE}-s1/{job.key}\n" in shown
     for shot in (1, 2):
         [accuracy] = re.findall(rf"^shapes  3    {shot}     single     ([\d.]+) ± [\d.]+ %  ", shown, re.MULTILINE)

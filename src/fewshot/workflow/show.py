@@ -72,18 +72,15 @@ def show_experiment(plan: Plan, jobs: tuple[EvaluateJob, ...]) -> str:
     facts = [*_parts(experiment), *_training(train), *(fact for job in jobs for fact in _state(job))]
     verdicts = _verdicts(plan)
     numbers = [line for job in jobs for line in _numbers(job, verdicts)]
+    columns = len(HEADER) if verdicts else HEADER.index("published")
     return "\n".join(
         [
             f"experiment {experiment.name} of suite {plan.suite}",
             "",
             *aligned(facts),
             "",
-            *([*aligned([HEADER, *numbers]), ""] if numbers else []),
-            *(
-                ["published, verdict: of the table of the suite, over all its seeds", ""]
-                if numbers and verdicts
-                else []
-            ),
+            *([*aligned([line[:columns] for line in (HEADER, *numbers)]), ""] if numbers else []),
+            *([f"published, verdict: from 'fewshot show {plan.suite}', over all seeds", ""] if verdicts else []),
             f"settings and keys: fewshot explain {experiment.name} --suite {plan.suite}",
             f"run it:            snakemake --cores all {experiment.name} --config suite={plan.suite}",
         ]
