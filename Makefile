@@ -4,12 +4,15 @@ VENV   ?= .venv
 CORES  ?= all
 # TORCH=cpu installs torch without its CUDA libraries (5.6 GB less), from torch's own index of CPU builds.
 TORCH  ?= default
+# Python of the machine that a bundle is for, and the folder to write.
+PYTHON_VERSION ?= 3.12
+BUNDLE ?= bundle
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow test-clusters cloud check format bench lock
+.PHONY: run test test-slow test-clusters cloud check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -40,6 +43,14 @@ check: $(READY)
 
 bench: $(READY)
 	python -m benchmarks
+
+# Checks and timings on a GPU, six minutes; on a machine with only torch: PYTHONPATH=src python -m benchmarks.gpu
+bench-gpu: $(READY)
+	python -m benchmarks.gpu
+
+# Experiments for a machine without network: `make bundle SUITE=cxgrad`; see docs/gpus.md.
+bundle: $(READY)
+	fewshot bundle $(if $(SUITE),--suite $(SUITE)) --python-version $(PYTHON_VERSION) --out $(BUNDLE)
 
 format: $(READY)
 	ruff format src tests benchmarks

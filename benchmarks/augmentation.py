@@ -11,9 +11,9 @@ from benchmarks.measure import table, take_turns, write_section
 from PIL import Image
 
 from fewshot.episodes.batch import EpisodeBatch
-from fewshot.images.augment_batched import augment_batch, normalize_batch
+from fewshot.images.augment_batched import augment_batch
 from fewshot.images.augment_draws import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SATURATION, Draws, draw_augmentations
-from fewshot.images.preprocess import Preprocess
+from fewshot.images.preprocess import Preprocess, normalization_table
 
 MEAN, STD, JITTER = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276), 0.4
 ADJUST = {BRIGHTNESS: TF.adjust_brightness, CONTRAST: TF.adjust_contrast, SATURATION: TF.adjust_saturation}
@@ -56,14 +56,16 @@ def measure(size: int, crop_padding: int, n_images: int) -> list[str]:
         ]
     )
 
+    levels = torch.from_numpy(normalization_table(MEAN, STD))
+
     def draws() -> Draws:
         return draw_augmentations(
             0, "query", np.zeros(1, np.int64), n_images, crop_padding=crop_padding, jitter=JITTER, flip=True
         )
 
     def batched() -> torch.Tensor:
-        levels = augment_batch(torch.from_numpy(stored), draws(), crop_padding, jitter=True)
-        return normalize_batch(levels, MEAN, STD)
+        table = draws().table(np.arange(n_images), crop_padding)
+        return augment_batch(torch.from_numpy(stored), torch.from_numpy(table), jitter=True, levels=levels)
 
     seconds = take_turns(
         {

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 
 _collected: ContextVar[list[Tensor] | None] = ContextVar("collected", default=None)

@@ -230,6 +230,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     completing.add_argument("what", choices=("bash", "zsh", "experiments", "suites", "datasets"))
     completing.epilog = 'For example in ~/.bashrc:  eval "$(fewshot completion bash)"'
+    bundling = command("bundle", _bundle, "Pack experiments of a suite for a machine without network: docs/gpus.md.")
+    bundling.add_argument("names", nargs="*", metavar="experiment", help="default: all of the suite")
+    bundling.add_argument("--out", type=Path, default=Path("bundle"), metavar="DIR", help="default: %(default)s")
+    bundling.add_argument("--python-version", default="3.12", help="of the other machine (default: %(default)s)")
+    bundling.add_argument("--platform", type=_names, metavar="TAG,...", help="of its wheels (default: Linux, x86-64)")
+    bundling.add_argument("--wheels", type=_names, metavar="NAME,...", help="packages to bring, or none")
+    bundling.add_argument("--part-mb", type=float, default=58.0, help="largest part, 10^6 bytes (default: %(default)s)")
+    unbundling = stage("unbundle", _unbundle, "Take the results of a bundle that another machine computed.")
+    unbundling.add_argument("folder", type=Path, help="where run.py wrote them")
     schema = command("schema", _schema, "Print the JSON schema of params.yaml.")
     schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is out of date")
     schema.add_argument("--write", action="store_true", help=f"write {SCHEMA_FILE}")
@@ -470,6 +479,24 @@ def _completion(options: argparse.Namespace) -> None:
         print(completion.completion_script(_parser(), options.what))
     else:
         print("\n".join(completion.names_of(read_params(options.params), options.what)))
+
+
+def _bundle(options: argparse.Namespace) -> None:
+    plan = _plan(options)
+    _import_jobs(plan)
+    from fewshot.workflow.bundle import PLATFORMS, WHEELS, Target, make_bundle
+
+    wheels = WHEELS if options.wheels is None else tuple(name for name in options.wheels if name != "none")
+    target = Target(options.python_version, options.platform or PLATFORMS, wheels, int(1e6 * options.part_mb))
+    _show(make_bundle(plan, options.names, options.params, options.out, target))
+
+
+def _unbundle(options: argparse.Namespace) -> None:
+    plan = _plan(options)
+    _import_jobs(plan)
+    from fewshot.workflow.bundle import take_results
+
+    _show(take_results(plan, options.folder))
 
 
 def _schema(options: argparse.Namespace) -> None:

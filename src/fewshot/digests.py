@@ -18,6 +18,7 @@ from fewshot.paths import CACHE, PACKAGE_DIR
 
 KEY_LENGTH = 12
 SAVED_DIGESTS = CACHE / "digests.json"
+RECORDED = Path("data/recorded.json")  # in a bundle: what keys depend on and the other machine does not have
 ALWAYS_READ = "FEWSHOT_VERIFY"  # environment variable; if set, saved digests are not used
 
 
@@ -46,6 +47,8 @@ def path_digest(path: Path) -> str:
         if path.is_file():
             return _file_digest(path, *_stamp(path))
         if not path.is_dir():
+            if (found := recorded("files").get(str(path))) is not None:
+                return found
             raise DataError(f"{path}: no such file or folder; correct the path in params.yaml or put the file there")
         from fewshot.folders import list_folder  # only here, so that no job without a folder depends on its code
 
@@ -56,6 +59,23 @@ def path_digest(path: Path) -> str:
             f"{str(error.filename or path)[:200]}: cannot be read: {error.strerror}; "
             "correct the path in params.yaml, or the permissions"
         ) from None
+
+
+def recorded(what: str) -> dict[str, str]:
+    """Return what keys depend on and was left on the machine that made a bundle; {} unless this is from a bundle.
+
+    Args:
+        what: "files": digests by path as in params.yaml; "packages": versions by name.
+    """
+    return _read_recorded().get(what, {})
+
+
+@cache
+def _read_recorded() -> dict[str, dict[str, str]]:
+    try:
+        return dict(json.loads(RECORDED.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
 
 
 def file_digest(path: Path, start: int = 0) -> str:

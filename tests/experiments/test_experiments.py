@@ -104,7 +104,7 @@ def test_weights_that_are_not_a_file_are_refused(first, path) -> None:
     ("block", "message"),
     [
         ({"backbone": "conv4"}, r"learner 'maml' adapts the weights of its backbone and needs conv4_maml"),
-        ({"backbone": "conv4_maml", "precision": "bfloat16"}, r"runs in float32 only"),
+        ({"backbone": "conv4_maml", "precision": "bfloat16"}, r"does not run in precision"),
         ({"backbone": "conv4_maml", "label_smoothing": 0.1}, r"no label smoothing"),
         ({"backbone": "conv4_maml", "joint_forward": True}, r"cannot embed support and query in one call"),
         ({"backbone": "conv4_maml", "learner.batch_norm": "per_query", "image_size": 8}, r"needs 2 or more pixels"),

@@ -9,7 +9,7 @@ from PIL import Image
 from fewshot.images.augment_batched import augment_batch, normalize_batch
 from fewshot.images.augment_draws import draw_augmentations
 from fewshot.images.augment_kernel import augment_images
-from fewshot.images.preprocess import Preprocess
+from fewshot.images.preprocess import Preprocess, normalization_table
 
 MEAN, STD = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276)
 LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))  # the identity table
@@ -32,7 +32,8 @@ def test_batched_form_equals_kernel(images, size, crop_padding, jitter):
     stored = images(60, size)
     draws = draw_augmentations(1, "support", np.arange(4), 15, crop_padding=crop_padding, jitter=jitter, flip=True)
 
-    augmented = augment_batch(torch.from_numpy(stored), draws, crop_padding, jitter > 0)
+    table = draws.table(np.arange(60), crop_padding)
+    augmented = augment_batch(torch.from_numpy(stored), torch.from_numpy(table), jitter > 0, torch.from_numpy(LEVELS))
 
     np.testing.assert_array_equal(augmented, augment_images(stored, draws, crop_padding, jitter > 0, LEVELS))
 
@@ -70,7 +71,8 @@ def test_test_images_equal_torchvision(images):
 
     expected = [TF.normalize(TF.to_tensor(Image.fromarray(image)), MEAN, STD) for image in stored]
     assert torch.equal(prepared, torch.stack(expected))
-    assert torch.equal(normalize_batch(torch.from_numpy(stored), MEAN, STD).permute(0, 3, 1, 2), prepared)
+    levels = torch.from_numpy(normalization_table(MEAN, STD))
+    assert torch.equal(normalize_batch(torch.from_numpy(stored), levels).permute(0, 3, 1, 2), prepared)
 
 
 @pytest.mark.parametrize("size", [28, 84])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewshot.learners import ADAPTIVE_LEARNERS
-from fewshot.learners.inner_loop import split_tasks
+from fewshot.learners.inner_loop import split_tasks, starting_weights
 
 SECOND_ORDER = [name for name in ADAPTIVE_LEARNERS if name != "fomaml"]
 SLICE = ("support_images", "support_labels", "query_images", "query_labels", "episode_ids")
@@ -50,8 +50,9 @@ def test_gradients_of_cxgrad_equal_finite_differences(small_learner, random_batc
     """The first context is a constant to the outer loop, so it is fixed while the weights change."""
     learner, batch = small_learner("cxgrad", context_size=6, inner_learning_rate=0.01), random_batch()
     task = next(split_tasks(batch))
-    context = learner.initial_weights(task)["context"].detach().requires_grad_()
-    learner.initial_weights = lambda task, second_order: learner.learned_weights() | {"context": context}
+    context = starting_weights(learner, task)["context"]
+    learner.initial_weights = lambda task: learner.learned_weights() | {"context": context}
+    learner.moved_at_start = lambda fast: []
     gradients = outer_gradients(learner, batch)
 
     assert_slopes(learner, batch, gradients, gradients)

@@ -12,7 +12,7 @@ from fewshot.errors import NumericalError, ParamsError
 from fewshot.learners import ADAPTIVE_LEARNERS, build_learner
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.diagnostics import linear_cka
-from fewshot.learners.inner_loop import adapt_detached, split_tasks
+from fewshot.learners.inner_loop import adapt_detached, split_tasks, starting_weights
 from fewshot.learners.settings import EvaluationSettings
 
 
@@ -46,7 +46,7 @@ def test_batch_norm_weights_are_not_adapted(name, small_learner):
 def test_cxgrad_scales_gradients_but_not_the_loss(small_learner, random_batch):
     """Gradient norm after rescaling times gamma equals gradient norm before times ||W||, up to batch norm's epsilon."""
     learner, task = small_learner("cxgrad"), next(split_tasks(random_batch()))
-    plain = learner.initial_weights(task)
+    plain = starting_weights(learner, task)
     scaled = learner.rescale(plain)
     losses, norms = [], []
     for fast in (plain, scaled):
@@ -71,7 +71,7 @@ def test_cxgrad_trains_the_enabled_parts_of_mamlpp(small_learner, random_batch, 
 def test_alfa_attenuation_shrinks_the_initial_weights(small_learner, random_batch):
     learner, task = small_learner("alfa", attenuate=True), next(split_tasks(random_batch()))
     learned = dict(learner.network.named_parameters())
-    for name, weight in learner.initial_weights(task).items():
+    for name, weight in starting_weights(learner, task).items():
         factor = (weight / learned[name]).detach().flatten()
         assert name.endswith("bias") or (0 < factor[0] < 1 and torch.allclose(factor, factor[0].expand_as(factor)))
 
@@ -273,14 +273,15 @@ def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_
         ("cxgrad", {"inner_steps": 5}),
     ],
 )
-@pytest.mark.parametrize("n_shot", [1, 8])
-def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, small_learner, random_batch):
+@pytest.mark.parametrize(("n_shot", "at_once"), [(1, False), (8, False), (1, True), (8, True)])
+def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, at_once, small_learner, random_batch):
     learner = small_learner(name, filters=16, image_size=32, **settings).float()
-    batch = random_batch(n_shot=n_shot, n_query=5, image_size=32, dtype=torch.float32)
+    learner.tasks_at_once, n_episodes = at_once, 3 if at_once else 1
+    batch = random_batch(n_episodes, n_shot=n_shot, n_query=5, image_size=32, dtype=torch.float32)
     optimizer_states = 2 * sum(parameter.nbytes for parameter in learner.parameters())
 
     measured = peak_bytes(lambda: learner.loss(batch, 0).loss.backward()) + 2 * optimizer_states
-    estimate = learner.estimate_step_bytes(n_shot=n_shot, n_query=5, episodes=1)
+    estimate = learner.estimate_step_bytes(n_shot=n_shot, n_query=5, episodes=n_episodes)
 
     assert 0.5 < estimate / measured < 2
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from fewshot.experiments import build
-from fewshot.images.augment_draws import Draws
 from fewshot.images.preprocess import Preprocess
 
 # Operations that only describe memory: no kernel runs.
@@ -35,6 +35,9 @@ FREE = {
     *("select", "slice", "split", "split_with_sizes", "squeeze", "sym_size", "t", "transpose", "unbind", "unflatten"),
     *("unfold", "unsqueeze", "view"),
 }
+# Operations that change the shape of a tensor in place: that of the wrapper must follow.
+RESHAPED = {"squeeze_", "unsqueeze_"}
+FREE |= RESHAPED
 # Kernels of operations that need several, as counted in CUDA builds of torch; all others need one.
 KERNELS = {
     "_cholesky_solve_helper": 4,
@@ -223,6 +226,9 @@ class PretendGPU:
         if name not in FREE:
             self.counts.operations[name] += 1
             self.counts.launches += KERNELS.get(name.replace("_overrideable", ""), 1)
+        if name in RESHAPED:
+            with torch._C._DisableTorchDispatch():
+                function(*args, **kwargs)
         if name.endswith("_") and not name.endswith("__") and isinstance(args[0], PretendTensor):
             return args[0]
         if "out" in kwargs:
@@ -303,8 +309,12 @@ class Float64Preprocess(Preprocess):
         """Return test images in float64."""
         return super().images(images).double()
 
-    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        return super()._augmented(images, draws).double()
+    def augmented(self, stored: Tensor, table: Tensor) -> Tensor:
+        """Return augmented images in float64."""
+        return super().augmented(stored, table).double()
+
+    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        return super()._episodes(images, role, ids, training).double()
 
 
 @pytest.fixture

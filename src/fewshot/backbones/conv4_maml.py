@@ -10,6 +10,7 @@ Details the papers leave open, and where each choice comes from:
 Shapes: N images, C x H x W, F filters, K inner steps, d features.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.pooled_moments import pooled_moments
 from fewshot.backbones.settings import CONV4_MAML_STAGES, Conv4MAMLSettings
+from fewshot.backbones.side_by_side import is_vectorized, side_by_side
+from fewshot.backbones.twice_differentiable import batch_norm, convolve
 from fewshot.settings import parse_as
 
 Statistics = Literal["running", "batch", "image"] | int
@@ -55,7 +58,10 @@ class BatchNorm(nn.Module):
                 "batch": those of all N maps; "image": of each map alone; an integer n: of the first n maps.
             inner_step: which weight and bias to use, if there are several.
         """
-        weight, bias = self.of_step(inner_step)
+        return self.normalize(maps, *self.of_step(inner_step), statistics)
+
+    def normalize(self, maps: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics) -> Tensor:
+        """Normalise maps (N, C, H, W) with a weight and bias, (C,) each."""
         if statistics == "image":
             return F.instance_norm(maps, weight=weight, bias=bias, eps=BATCH_NORM_EPSILON)
         if isinstance(statistics, int):
@@ -85,11 +91,17 @@ def _normalize(maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bia
     return maps * scale[:, None, None] + (bias - mean * scale)[:, None, None]
 
 
+def runs_on_cpu(maps: Tensor) -> bool:
+    """Return whether maps of one task are on the CPU, or stand for such (`meta`)."""
+    return maps.device.type in ("cpu", "meta") and not is_vectorized(maps)
+
+
 class Stage(nn.Module):
     """3x3 convolution, batch norm, leaky ReLU and, unless the convolution is strided, a 2x2 max-pool.
 
     Pooling precedes the leaky ReLU, and on the CPU, with batch statistics, also the normalisation: the same values and
-    gradients from a quarter of the pixels (see `pooled_moments`).
+    gradients from a quarter of the pixels (see `pooled_moments`). On accelerators, and for many tasks at once, the
+    operations are those of `twice_differentiable`.
     """
 
     def __init__(
@@ -107,11 +119,36 @@ class Stage(nn.Module):
 
     def forward(self, maps: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
         """Return maps of half the side of maps (N, C, H, W)."""
+        if not runs_on_cpu(maps):
+            own = [parameter for parameter in (self.convolution.weight, self.convolution.bias) if parameter is not None]
+            compute = partial(self.compute, statistics=statistics)
+            return side_by_side(compute, maps, *self.norm.of_step(inner_step), *own)
         maps = self.convolution(maps)
-        if self.max_pool and statistics == "batch" and maps.device.type == "cpu":
+        if self.max_pool and statistics == "batch":
             return F.leaky_relu(self.norm.pooled(maps, inner_step), self.leaky_slope)
-        maps = self.norm(maps, statistics, inner_step)
+        return self.activate(self.norm(maps, statistics, inner_step))
+
+    def activate(self, maps: Tensor) -> Tensor:
+        """Return the leaky ReLU of the pooled maps."""
         return F.leaky_relu(F.max_pool2d(maps, 2) if self.max_pool else maps, self.leaky_slope)
+
+    def compute(
+        self,
+        n_tasks: int,
+        maps: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        statistics: Statistics,
+    ) -> Tensor:
+        """Return the maps of T tasks, (N, T * F, h, w), from maps (N, T * C, H, W); see `side_by_side`."""
+        maps = convolve(maps, weight, self.convolution.stride[0], groups=n_tasks)
+        maps = maps if bias is None else maps + bias[:, None, None]
+        if statistics == "batch":
+            return self.activate(batch_norm(maps, norm_weight, norm_bias, BATCH_NORM_EPSILON))
+        return self.activate(self.norm.normalize(maps, norm_weight, norm_bias, statistics))
 
 
 class Conv4MAML(Backbone):
@@ -159,7 +196,7 @@ class Conv4MAML(Backbone):
     def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
         """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""
         self.check(images)
-        maps = images.contiguous(memory_format=torch.channels_last)
+        maps = images.contiguous(memory_format=torch.channels_last) if runs_on_cpu(images) else images
         for stage in self.stages:
             maps = stage(maps, statistics, inner_step)
         return maps.mean((2, 3)) if self.pools_globally else maps.reshape(len(maps), -1)

@@ -9,7 +9,7 @@ Departures from the MetaOptNet release:
 Shapes: N images, C channels, f side of the map, b side of a dropped square, g = f - b + 1 positions of a square.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from fewshot.errors import ParamsError
 
 DropBlockMode = Literal["ramp", "off", "as_released"]
 FORWARDS_PER_STEP = 2  # support and query
+Share = TypeVar("Share", float, Tensor)
 
 
 class DropBlock(nn.Module):
@@ -28,6 +29,8 @@ class DropBlock(nn.Module):
     ``max(1 - rate * n / (2 * ramp_steps), 1 - rate)``. In outer step t (from 0), the calls have n = 2 t + 1 (support)
     and n = 2 t + 2 (query); if both are embedded in one call, there is only the first. With gradient accumulation, each
     chunk restarts at 2 t + 1.
+
+    On an accelerator the rate is computed on the device, so that one recorded step (a CUDA graph) serves all steps.
 
     Args:
         map_size: f.
@@ -51,21 +54,30 @@ class DropBlock(nn.Module):
             ramp_steps,
             mode,
         )
-        self._forwards = 0
+        self._step = self._calls = 0
+        self._forwards: Tensor
+        self.register_buffer("_forwards", torch.zeros(()), persistent=False)  # made before this step; on the device
 
     def set_step(self, step: int) -> None:
         """Number the next forward calls according to the global outer step `step`."""
-        self._forwards = FORWARDS_PER_STEP * step
+        self._calls = 0
+        if step != self._step:
+            self._step = step
+            self._forwards.fill_(FORWARDS_PER_STEP * step)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map (N, C, f, f) with squares set to zero and the rest scaled by 1 / (fraction kept)."""
         if not self.training or self.mode == "off" or self.rate == 0:
             return x
-        self._forwards += 1
-        keep = keep_share(self._forwards, self.rate, self.ramp_steps)
+        self._calls += 1
         places = self.map_size - self.block_size + 1
         seeds = torch.empty(*x.shape[:2], places, places, device=x.device).to(memory_format=torch.channels_last)
-        seeds.bernoulli_(seed_probability(keep, self.block_size, self.map_size))
+        if x.device.type == "cpu":
+            keep = keep_share(FORWARDS_PER_STEP * self._step + self._calls, self.rate, self.ramp_steps)
+            seeds.bernoulli_(seed_probability(keep, self.block_size, self.map_size))
+        else:
+            keep_on_device = keep_share_on_device(self._forwards + self._calls, self.rate, self.ramp_steps)
+            seeds = seeds.uniform_().lt(seed_probability(keep_on_device, self.block_size, self.map_size)).to(seeds)
         dilate = released_squares if self.mode == "as_released" else full_squares
         kept = 1 - dilate(seeds, self.block_size)
         return x * (kept / kept.mean().clamp_min(1 / kept.numel())).to(x.dtype)
@@ -76,7 +88,12 @@ def keep_share(forwards: int, rate: float, ramp_steps: int) -> float:
     return max(1 - rate * forwards / (FORWARDS_PER_STEP * ramp_steps), 1 - rate)
 
 
-def seed_probability(keep: float, block_size: int, map_size: int) -> float:
+def keep_share_on_device(forwards: Tensor, rate: float, ramp_steps: int) -> Tensor:
+    """Return `keep_share` for a number of calls that is on a device, scalar."""
+    return (1 - forwards * (rate / (FORWARDS_PER_STEP * ramp_steps))).clamp_min(1 - rate)
+
+
+def seed_probability(keep: Share, block_size: int, map_size: int) -> Share:
     """Return gamma, the probability that a square starts at a position, such that about 1 - keep of the map is dropped.
 
     Source: Ghiasi et al. 2018, equation 1.
@@ -104,7 +121,7 @@ def released_squares(seeds: Tensor, block_size: int) -> Tensor:
     places, centre = seeds.shape[-1], (block_size - 1) // 2
     flat = seeds.reshape(-1).long()
     number = (flat.cumsum(0) - 1).reshape(seeds.shape)
-    stride = torch.gcd(flat.sum(), torch.tensor(block_size**2, device=seeds.device))
+    stride = torch.gcd(flat.sum(), torch.full_like(flat[:1], block_size**2)[0])
     dropped = seeds.new_zeros(*seeds.shape[:2], places + block_size - 1, places + block_size - 1)
     for offset in range(block_size**2):
         row, column = divmod(offset, block_size)

@@ -80,7 +80,7 @@ def evaluate(
     Returns:
         The rows of "results" in the evaluation file, and the arrays stored next to it (named in docs/protocol.md).
     """
-    reproducible_arithmetic()
+    reproducible_arithmetic(experiment.recipe.precision)
     preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
     for selection, models in learners.items():

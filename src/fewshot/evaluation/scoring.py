@@ -17,7 +17,8 @@ from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 
 IMAGES_PER_FORWARD = 256
-EMBEDDING_BYTES = 2**30
+EMBEDDING_BYTES = 2**30  # embeddings held at once on a CPU
+LARGEST_SHARE = 0.25  # of an accelerator's free memory, for a table that would otherwise be computed or sent again
 CLASSIFY_BYTES = 2**26
 ADAPT_EPISODES = 16
 
@@ -88,6 +89,17 @@ def embed_rows(
     return torch.cat(parts)
 
 
+def embedding_bytes(device: torch.device) -> int:
+    """Return how many bytes of embeddings to hold at once: with room for a whole split, each image is embedded once."""
+    free = free_memory(device)
+    return EMBEDDING_BYTES if free is None else max(EMBEDDING_BYTES, int(LARGEST_SHARE * free))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the free memory of a GPU in bytes; None for other devices."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 Classify = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(support (T, S, d), labels (T, S), query (T, Q, d), M) -> scores (T, Q, M)."""
 
@@ -152,7 +164,7 @@ class _Models:
 
     def _block(self, episodes: EpisodeIndices) -> int:
         """Return the number of episodes whose embeddings are held at once."""
-        limit = EMBEDDING_BYTES // (4 * self.learners[0].embedding_size * len(self.learners))
+        limit = embedding_bytes(self.device) // (4 * self.learners[0].embedding_size * len(self.learners))
         return len(episodes) if len(self.split) <= limit else max(1, limit // episodes.images[0].size)
 
 

@@ -157,6 +157,7 @@ class Experiment:
             steps_per_epoch=recipe.steps_per_epoch,
             label_smoothing=recipe.label_smoothing,
             precision=recipe.precision,
+            compile=recipe.compile,
             joint_forward=recipe.joint_forward,
         )
 

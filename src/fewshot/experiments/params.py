@@ -79,7 +79,14 @@ class Recipe(Settings):
         "cifar", description="mean and standard deviation of pixels"
     )
     augmentation: Augmentation = Field(Augmentation(), description="random augmentation of training images")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the backbone")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="tf32: convolutions on GPUs round what they multiply to TensorFloat-32; bfloat16: autocast of the "
+        "backbone",
+    )
+    compile: bool = Field(
+        False, description="on GPUs, compile the backbone's training pass (torch.compile): faster, other rounding"
+    )
     joint_forward: bool = Field(False, description="embed support and query in one call (one batch-norm statistic)")
     episodes_per_backward: PositiveInt | None = Field(
         None, description="episodes per backward pass; fewer need less memory; null: chosen by the learner"

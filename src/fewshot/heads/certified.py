@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fewshot.checks import holds
 from fewshot.errors import NumericalError
 from fewshot.heads import CertifiedSettings
 from fewshot.heads.base import Head
@@ -36,7 +37,7 @@ class CertifiedHead(Head):
         """
         if not self.training:
             self._certificates.append((kkt_residual.cpu().numpy(), converged.cpu().numpy()))
-        elif not (self.allow_unconverged or bool(converged.all())):
+        elif not (self.allow_unconverged or holds(converged)):
             raise NumericalError(
                 f"the solver did not converge for {int((~converged).sum())} of {len(converged)} episodes (largest "
                 f"relative KKT residual {float(kkt_residual.max()):.2g}): embeddings are very large or not finite; "

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from fewshot.checks import holds
 from fewshot.errors import NumericalError
 from fewshot.heads.kernel_scores import Adjoint
+from fewshot.solvers.cholesky import solve_factorised
 
 
 def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_scale: float) -> tuple[Tensor, Adjoint]:
@@ -28,7 +30,7 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
         matrix = kernel.clone()
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if info.any():
+    if not holds(info == 0):
         raise NumericalError(
             f"the support kernel + {ridge} I of an episode cannot be factorised: the embeddings are not finite or too "
             f"large (largest kernel entry {kernel.abs().max().item():.3g})"
@@ -37,6 +39,6 @@ def ridge_fit(kernel: Tensor, labels: Tensor, n_way: int, ridge: float, target_s
     targets.scatter_(2, labels.unsqueeze(2), target_scale)
 
     def adjoint(gradient: Tensor) -> Tensor:
-        return torch.cholesky_solve(gradient.double(), factor)
+        return solve_factorised(factor, gradient.double())
 
-    return torch.cholesky_solve(targets, factor), adjoint
+    return solve_factorised(factor, targets), adjoint

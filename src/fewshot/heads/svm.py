@@ -46,6 +46,11 @@ class SvmHead(CertifiedHead):
         """Whether training continues if the solver did not converge; always true for solvers stopped by design."""
         return self.settings.allow_unconverged or self.settings.solver != "exact"
 
+    @property
+    def recordable(self) -> bool:
+        """Whether the solver is this project's; qpth reads values on the host."""
+        return self.settings.solver != "qpth"
+
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
         if self.settings.solver == "qpth":

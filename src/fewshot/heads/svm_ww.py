@@ -31,6 +31,11 @@ class SvmWwHead(CertifiedHead):
 
     settings: SvmWwSettings
 
+    @property
+    def recordable(self) -> bool:
+        """False: the solver reads on the host how many problems are unsolved."""
+        return False
+
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
         members = torch.nn.functional.one_hot(support_labels, n_way).double()

@@ -16,6 +16,8 @@ from fewshot.episodes.philox import philox_block, stream_key
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 JITTER_ORDERS = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], np.int64)
 
+TABLE_COLUMNS = 8
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -37,6 +39,27 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.top)
+
+    def table(self, rows: np.ndarray, crop_padding: int) -> np.ndarray:
+        """Return everything that determines the augmented images, as accelerators take it, (N, TABLE_COLUMNS) int32.
+
+        Columns: row of the image, first row and first column of the crop in the image (negative: in the border),
+        whether to flip, row of `JITTER_ORDERS`, and the bits of the three factors (float32).
+
+        Args:
+            rows: (N,) number of each image in the split's array.
+            crop_padding: width of the black border, pixels.
+        """
+        table = np.empty((len(self), TABLE_COLUMNS), np.int32)
+        table[:, 0], table[:, 1], table[:, 2] = rows, self.top - crop_padding, self.left - crop_padding
+        table[:, 3], table[:, 4], table[:, 5:] = self.flip, self.order, self.factors.view(np.int32)
+        return table
+
+
+def no_augmentation(n: int) -> Draws:
+    """Return draws that leave N images as they are if they are cropped without padding and not jittered."""
+    zeros = np.zeros(n, np.int64)
+    return Draws(zeros, zeros, np.ones((n, 3), np.float32), zeros, np.zeros(n, bool))
 
 
 def draw_augmentations(

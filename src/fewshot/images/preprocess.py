@@ -3,8 +3,9 @@
 Shapes: T episodes, S support images, Q query images in all, N images, C x H x W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import DataError
 from fewshot.images.augment_batched import augment_batch, normalize_batch
-from fewshot.images.augment_draws import Draws, draw_augmentations
+from fewshot.images.augment_draws import Draws, draw_augmentations, no_augmentation
 from fewshot.images.augment_kernel import augment_images, normalize_images
 
 
@@ -49,7 +50,8 @@ class Preprocess:
         self.image_size = image_size
         self.crop_padding, self.jitter, self.flip, self.seed = crop_padding, jitter, flip, seed
         self.mean, self.std = tuple(mean), tuple(std)
-        self._table = _normalisation_table(mean, std)
+        self._table = normalization_table(mean, std)
+        self._tables: dict[torch.device, Tensor] = {}
 
     @property
     def augments(self) -> bool:
@@ -75,33 +77,43 @@ class Preprocess:
 
     def images(self, images: Tensor | np.ndarray) -> Tensor:
         """Return test images (N, H, W, C) uint8 as float32 (N, C, H, W), channels last in memory."""
-        stored = self._resized(images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)))
+        stored = self.resized(images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)))
         if stored.device.type == "cpu":
             floats = torch.from_numpy(normalize_images(stored.numpy(), self._table))
         else:
-            floats = normalize_batch(stored, self.mean, self.std)
+            floats = normalize_batch(stored, self._table_on(stored.device))
         return floats.permute(0, 3, 1, 2)
 
-    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
-        """Preprocess the support or query images (T, n, C, h, w) of a batch."""
-        stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
-        if not (training and self.augments):
-            return self.images(stored).unflatten(0, shape)
-        draws = draw_augmentations(
-            self.seed, role, ids, shape[1], crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
-        )
-        return self._augmented(self._resized(stored), draws).permute(0, 3, 1, 2).unflatten(0, shape)
+    def table(self, role: str, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return what determines the augmented training images of some episodes, (T * n, TABLE_COLUMNS) int32.
 
-    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        """Augment and normalise images (N, H, W, C): on the CPU in one pass, elsewhere with batched operations."""
-        if images.device.type == "cpu":
-            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
-            return torch.from_numpy(floats)
-        levels = augment_batch(images, draws, self.crop_padding, self.jitter > 0)
-        return normalize_batch(levels, self.mean, self.std)
+        Args:
+            role: "support" or "query".
+            ids: (T,) int64, ids of the episodes.
+            rows: (T, n) number of each image in the array given to `augmented`.
+        """
+        draws = self._draws(role, ids, rows.shape[1]) if self.augments else no_augmentation(rows.size)
+        return draws.table(rows.reshape(-1), self.crop_padding if self.augments else 0)
 
-    def _resized(self, images: Tensor) -> Tensor:
-        """Check images (N, h, w, C) and resize them to the backbone's input size."""
+    def augmented(self, stored: Tensor, table: Tensor) -> Tensor:
+        """Augment and normalise images on an accelerator.
+
+        Args:
+            stored: (R, image_size, image_size, C) uint8.
+            table: (N, TABLE_COLUMNS) int32, on the same device, as returned by `table`.
+
+        Returns:
+            (N, C, H, W) float32, channels last in memory.
+        """
+        augment = _augmentation_for(stored.device.type)
+        return augment(stored, table, self.jitter > 0, self._table_on(stored.device)).permute(0, 3, 1, 2)
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Check images (N, h, w, C) and resize them to the backbone's input size.
+
+        Raises:
+            DataError: if the images are not uint8 with three channels.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise DataError(
                 f"images must be uint8 with 3 channels, but are {images.dtype} of shape {tuple(images.shape)}"
@@ -109,12 +121,51 @@ class Preprocess:
         size = self.image_size
         if images.shape[1:3] == (size, size):
             return images
-        pictures = (Image.fromarray(image) for image in images.cpu().numpy())
-        resized = [np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures]
-        return torch.from_numpy(np.stack(resized)).to(images.device)
+        return torch.from_numpy(resize(images.cpu().numpy(), size)).to(images.device)
+
+    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        """Preprocess the support or query images (T, n, C, h, w) of a batch."""
+        stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
+        if not (training and self.augments):
+            return self.images(stored).unflatten(0, shape)
+        images = self.resized(stored)
+        if images.device.type == "cpu":
+            draws = self._draws(role, ids, shape[1])
+            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
+            prepared = torch.from_numpy(floats).permute(0, 3, 1, 2)
+        else:
+            table = self.table(role, ids, np.arange(len(images)).reshape(shape))
+            prepared = self.augmented(images, torch.from_numpy(table).to(images.device))
+        return prepared.unflatten(0, shape)
+
+    def _draws(self, role: str, ids: np.ndarray, n_images: int) -> Draws:
+        return draw_augmentations(
+            self.seed, role, ids, n_images, crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
+        )
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        """Return the normalised value for each channel and level on a device, copied there once."""
+        if device not in self._tables:
+            self._tables[device] = torch.from_numpy(self._table).to(device)
+        return self._tables[device]
 
 
-def _normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Return images (N, h, w, 3) uint8 as (N, size, size, 3), resized as by PIL (bicubic)."""
+    pictures = (Image.fromarray(image) for image in images)
+    return np.stack([np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures])
+
+
+def _augmentation_for(device_type: str) -> Callable[[Tensor, Tensor, bool, Tensor], Tensor]:
+    """Return the form of augmentation for an accelerator: one Triton kernel on NVIDIA GPUs, else torch operations."""
+    if device_type == "cuda" and find_spec("triton") is not None:
+        from fewshot.images.augment_triton import augment_on_gpu  # loads triton, which CPU builds of torch lack
+
+        return augment_on_gpu
+    return augment_batch
+
+
+def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Return the normalised value for each channel and level, (3, 256) float32, rounded as in torchvision."""
     levels = torch.arange(256, dtype=torch.float32) / 255
     return ((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).numpy()

@@ -21,12 +21,11 @@ The last rate and decay of each tensor, which are never used, are omitted.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.context import DEFAULT_CONTEXT
-from fewshot.learners.inner_loop import FastWeights, Task, leaves
+from fewshot.learners.inner_loop import FastWeights
 from fewshot.learners.maml import MAML
 from fewshot.learners.settings import ALFASettings
 
@@ -34,6 +33,7 @@ from fewshot.learners.settings import ALFASettings
 class ALFA(MAML):
     """Adaptive learning of hyperparameters for fast adaptation; same arguments as `MAML`."""
 
+    start_in_second_order = True
     settings_type = ALFASettings
     settings: ALFASettings
 
@@ -63,17 +63,15 @@ class ALFA(MAML):
         """Return the weights to adapt: those of `MAML`, or copies of the initial ones with `random_initialization`."""
         if not self.settings.random_initialization:
             return super().learned_weights()
-        return leaves({name: self.network.get_parameter(name) for name in self.adaptable})
+        return {name: self.network.get_parameter(name).detach() for name in self.adaptable}
 
-    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
-        """Return the learned weights, attenuated if `attenuate` is set."""
-        fast = super().initial_weights(task, second_order)
-        if self.attenuator is None:
-            return fast
-        loss = F.cross_entropy(self.support_logits(task, fast, 0), task.support_labels)
-        gradients = dict(
-            zip(fast, torch.autograd.grad(loss, list(fast.values()), create_graph=second_order), strict=True)
-        )
+    def moved_at_start(self, fast: FastWeights) -> list[str]:
+        """Return all names if `attenuate` is set."""
+        return [] if self.attenuator is None else list(fast)
+
+    def move_start(self, fast: FastWeights, gradients: FastWeights) -> FastWeights:
+        """Return the attenuated initial weights."""
+        assert self.attenuator is not None
         factors = dict(zip(self.adaptable, self.attenuator(self._means(gradients)), strict=True))
         return {name: factors[name] * weight for name, weight in fast.items()}
 

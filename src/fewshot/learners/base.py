@@ -3,7 +3,8 @@
 Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W, d features.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,12 +25,10 @@ class LossOutput:
     Attributes:
         loss: scalar, mean over the episodes of the batch; carries the graph.
         accuracy: scalar 0..1, mean over all query images, detached.
-        metrics: further detached scalars for the history, by name.
     """
 
     loss: Tensor
     accuracy: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Learner(nn.Module):
@@ -39,13 +38,30 @@ class Learner(nn.Module):
         caches_embeddings: true if an image's embedding does not depend on its episode; evaluation then embeds each
             image once (`embed`) and classifies from stored embeddings (`classify`).
         batch_norm: the statistics that normalise test images: "running", "transductive", "support" or "per_query".
-        episodes_per_backward: number of episodes of a meta-batch differentiated at once; None means all.
-            Learners that keep an inner-loop graph set it to 1, so that memory does not grow with the meta-batch.
     """
 
     caches_embeddings: ClassVar[bool] = False
     batch_norm: str = "running"
-    episodes_per_backward: int | None = None
+
+    @property
+    def episodes_per_backward(self) -> int | None:
+        """Number of episodes of a meta-batch differentiated at once; None means all."""
+        return None
+
+    @property
+    def recordable(self) -> bool:
+        """Whether an outer step queues the same operations every time, without reading values on the host.
+
+        Such a step can be recorded on a GPU and replayed; `set_step` and `phase` are all that may depend on the step.
+        """
+        return False
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) for schedules such as DropBlock's, before its loss is computed."""
+
+    def phase(self, step: int) -> Hashable:
+        """Return on what of the outer step, apart from `set_step`, the operations of the loss depend."""
+        return None
 
     @property
     def embedding_size(self) -> int:

@@ -19,7 +19,9 @@ class LearnerContext:
         steps_per_epoch: outer steps per epoch, used only by schedules in epochs (`first_order_epochs`,
             `multi_step_loss_epochs`) to compute the epoch from the global step; the default is that of MAML++.
         label_smoothing: epsilon of the training loss, 0 <= epsilon < 1.
-        precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64.
+        precision: "bfloat16" runs the backbone under autocast; heads stay in float32, solvers in float64. "tf32" is
+            float32 here: it is a setting of the whole process (`fewshot.experiments.precision`).
+        compile: on GPUs, compile the backbone's training pass with `torch.compile`.
         joint_forward: embed support and query in one call (shared batch-norm statistics) instead of two.
     """
 
@@ -27,7 +29,8 @@ class LearnerContext:
     image_size: int = 84
     steps_per_epoch: int = 500
     label_smoothing: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False
     joint_forward: bool = False
 
 
@@ -75,10 +78,15 @@ def check_cxgrad(
 
 def check_context(name: str, context: LearnerContext) -> None:
     """Raise `ParamsError` if the context requires something that no gradient-based learner supports."""
-    if context.precision != "float32":
+    if context.precision == "bfloat16":
         raise ParamsError(
-            f"learner {name!r} runs in float32 only, not precision {context.precision!r}: rounding would alter the "
-            f"inner steps; set precision: float32 in its recipe"
+            f"learner {name!r} does not run in precision 'bfloat16': rounding would alter the inner steps; set "
+            "precision: float32 (or tf32) in its recipe"
+        )
+    if context.compile:
+        raise ParamsError(
+            f"learner {name!r} differentiates its backbone twice, which torch.compile does not support; set compile: "
+            "false in its recipe"
         )
     if context.label_smoothing:
         raise ParamsError(

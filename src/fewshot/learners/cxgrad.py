@@ -18,7 +18,6 @@ Details the paper leaves open, from the released code:
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,17 +60,22 @@ class CxGrad(MAMLPlusPlus):
         check_no_bias("CxGrad", backbone.bias)
         super().check_backbone(backbone)
 
-    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
-        """Return the learned weights and, if `contextual`, a context that has taken one step on the support loss."""
-        fast = super().initial_weights(task, second_order)
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the learned weights and, if `contextual`, a context of zeros."""
+        fast = super().initial_weights(task)
         if not any(name in fast for name in self.convolutions):
             raise ParamsError("CxGrad has no convolution to adapt: all are frozen; set requires_grad for one or more")
         if not self.settings.contextual:
             return fast
-        start = task.support_images.new_zeros(self.settings.context_size, requires_grad=True)
-        loss = F.cross_entropy(self.support_logits(task, self.rescale(fast | {CONTEXT: start}), 0), task.support_labels)
-        (gradient,) = torch.autograd.grad(loss, start)
-        return fast | {CONTEXT: self._move_context(start, gradient).detach().requires_grad_()}
+        return fast | {CONTEXT: task.support_images.new_zeros(self.settings.context_size)}
+
+    def moved_at_start(self, fast: FastWeights) -> list[str]:
+        """Return the context, if any: it takes one step on the support loss at the initial weights."""
+        return [CONTEXT] if self.settings.contextual else []
+
+    def move_start(self, fast: FastWeights, gradients: FastWeights) -> FastWeights:
+        """Return the initial weights and the context after its first step, which has no graph."""
+        return fast | {CONTEXT: self._move_context(fast[CONTEXT].detach(), gradients[CONTEXT])}
 
     def gammas(self, fast: FastWeights) -> Tensor:
         """Return the norm to which each convolution is scaled, (4,)."""
@@ -93,11 +97,6 @@ class CxGrad(MAMLPlusPlus):
         if not self.settings.contextual:
             return weights
         return weights | {CONTEXT: self._move_context(fast[CONTEXT], gradients[CONTEXT])}
-
-    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
-        """Return the scalars of MAML++ and the gamma of each convolution at the last inner step."""
-        gammas = self.gammas(last.used).detach()
-        return super().describe(epoch, last) | {f"gamma_{layer}": gamma for layer, gamma in enumerate(gammas, start=1)}
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
         """Return the gamma of each convolution, (4,)."""

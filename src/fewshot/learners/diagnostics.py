@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewshot.learners.inner_loop import FastWeights, InnerLoopMethod, InnerStep, Task, adapt_detached
+from fewshot.learners.inner_loop import FastWeights, InnerLoopMethod, InnerStep, Task, adapt_detached, starting_weights
 
 
 class DiagnosableMethod(InnerLoopMethod, Protocol):
@@ -48,7 +48,7 @@ def diagnose_task(learner: DiagnosableMethod, task: Task, n_steps: int) -> dict[
     with torch.no_grad():
         task = learner.prepare(task)
     with torch.enable_grad():
-        start = learner.initial_weights(task)
+        start = starting_weights(learner, task)
     with torch.no_grad():
         before, first_logits = _stage_features(learner, task, start, 0)
     accuracies = [_accuracy(first_logits, task)]

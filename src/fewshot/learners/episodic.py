@@ -10,7 +10,7 @@ Details the papers leave open, and where each choice comes from:
 Shapes: T episodes, M ways, S support images, Q query images in all, d features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class EpisodicLearner(Learner):
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.head = head
         self.context = context
+        self._compiled: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def build(
@@ -86,10 +87,19 @@ class EpisodicLearner(Learner):
         """Number of features: the backbone's `embedding_size`, or determined by embedding blank images."""
         return embedding_size(self.backbone, self.context.image_size)
 
-    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
-        """Return the label-smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+    @property
+    def recordable(self) -> bool:
+        """Whether backbone and head are this project's, and the head needs no values on the host."""
+        return isinstance(self.backbone, Backbone) and isinstance(self.head, Head) and self.head.recordable
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) of the backbone."""
         if isinstance(self.backbone, Backbone):
             self.backbone.set_step(step)
+
+    def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
+        """Return the label-smoothed cross-entropy over all query images at global outer step `step` (from 0)."""
+        self.set_step(step)
         support, query = self._embed_both(batch.support_images, batch.query_images)
         logits = self.classify(support, batch.support_labels, query, batch.n_way)
         loss = smoothed_cross_entropy(logits, batch.query_labels, self.context.label_smoothing)
@@ -106,9 +116,18 @@ class EpisodicLearner(Learner):
         """Return embeddings (N, d) of preprocessed images (N, C, H, W), in their dtype."""
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.context.precision == "bfloat16"):
-            embeddings = self.backbone(images)
+            embeddings = self._compiled_backbone()(images) if self._compiles(images) else self.backbone(images)
         check_embeddings(embeddings)
         return embeddings.to(images.dtype)
+
+    def _compiles(self, images: Tensor) -> bool:
+        return self.context.compile and self.training and images.is_cuda
+
+    def _compiled_backbone(self) -> Callable[[Tensor], Tensor]:
+        """Return the backbone's forward pass, compiled on first use for each number of images."""
+        if self._compiled is None:
+            self._compiled = torch.compile(self.backbone.forward, dynamic=False)
+        return self._compiled
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S) and embeddings (T, Q, d)."""

@@ -7,18 +7,18 @@ Details the paper leaves open, decided as in the released code of MAML++ and CxG
   * All weights are adapted except those of batch norm, which are learned in the outer loop only.
   * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); in the other
     modes, predictions do not depend on other queries.
-  * Each task is differentiated separately (`episodes_per_backward`), so memory does not grow with the meta-batch.
+  * On a CPU, tasks are adapted one by one, and each is differentiated separately (`episodes_per_backward`), so memory
+    does not grow with the meta-batch. On other devices, all tasks are adapted at once (`tasks_at_once`).
 
 Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,9 +30,20 @@ from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
 from fewshot.learners.context import DEFAULT_CONTEXT, check_context, check_inner_loop_changes, check_per_query
 from fewshot.learners.diagnostics import diagnose_task
-from fewshot.learners.inner_loop import FastWeights, InnerStep, Task, adapt, adapt_detached, split_tasks
+from fewshot.learners.inner_loop import (
+    FastWeights,
+    InnerLoopMethod,
+    InnerStep,
+    Task,
+    adapt,
+    adapt_detached,
+    split_tasks,
+    stacked_tasks,
+    task_losses,
+)
 from fewshot.learners.memory import map_bytes
 from fewshot.learners.settings import EvaluationSettings, FOMAMLSettings, MAMLSettings
+from fewshot.learners.tasks_at_once import TasksAtOnce, VectorizableMethod
 from fewshot.settings import parse_as
 
 
@@ -83,6 +94,10 @@ class MAML(Learner):
     Any module can be the backbone. Unless it is a `Conv4MAML`, its batch-norm layers lose their running statistics and
     always use those of the batch (`batch_norm: transductive`), in evaluation too.
 
+    Attributes:
+        tasks_at_once: whether to adapt all tasks of a batch at once, with the same results up to rounding; None: on
+            devices other than the CPU, with the backbone Conv4MAML.
+
     Args:
         backbone: (N, C, H, W) -> (N, d); d is its `embedding_size` or determined by embedding blank images.
         context: the number of ways and the image size, see `LearnerContext`.
@@ -111,7 +126,8 @@ class MAML(Learner):
     torch.Size([4, 6, 2])
     """
 
-    episodes_per_backward = 1
+    tasks_at_once: bool | None = None
+    start_in_second_order = False
     settings_type: ClassVar[type[MAMLSettings]] = MAMLSettings
     settings: MAMLSettings
 
@@ -193,14 +209,20 @@ class MAML(Learner):
         """Compute once whatever all inner steps of a task share."""
         return task
 
-    def initial_weights(self, task: Task, second_order: bool = False) -> FastWeights:
-        """Return the weights from which the inner loop starts: the learned ones.
-
-        Args:
-            task: the task to adapt to.
-            second_order: keep the graph of any gradient that the weights depend on.
-        """
+    def initial_weights(self, task: Task) -> FastWeights:
+        """Return the weights from which the inner loop starts: the learned ones."""
         return self.learned_weights()
+
+    def moved_at_start(self, fast: FastWeights) -> list[str]:
+        """Return the names of the initial weights whose support gradient `move_start` needs: none.
+
+        The graph of these gradients is kept in second order if `start_in_second_order` is set.
+        """
+        return []
+
+    def move_start(self, fast: FastWeights, gradients: FastWeights) -> FastWeights:
+        """Return the initial weights after a change that depends on the support gradient: no change."""
+        return fast
 
     def rescale(self, fast: FastWeights) -> FastWeights:
         """Return the weights at which to compute the next support loss: the fast weights, unchanged."""
@@ -213,10 +235,6 @@ class MAML(Learner):
     def query_importance(self, epoch: int) -> list[float]:
         """Return the weight of the query loss after each inner step, (K,): all on the last step."""
         return [0.0] * (self.settings.inner_steps - 1) + [1.0]
-
-    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
-        """Return scalars for the training history, from the last inner step of a task."""
-        return {"support_loss": last.loss}
 
     def diagnose_step(self, step: InnerStep) -> dict[str, np.ndarray]:
         """Return the arrays that the method adds to `diagnostics.diagnose_task` for one inner step."""
@@ -266,15 +284,36 @@ class MAML(Learner):
         """Return whether this epoch (from 0) differentiates through the inner gradients."""
         return self.settings.second_order and epoch >= self.settings.first_order_epochs
 
+    @property
+    def adapts_at_once(self) -> bool:
+        """Whether all tasks of a batch are adapted at once; see `tasks_at_once`."""
+        if self.tasks_at_once is not None:
+            return self.tasks_at_once
+        return isinstance(self.network.backbone, Conv4MAML) and self.network.head.weight.device.type != "cpu"
+
+    @property
+    def episodes_per_backward(self) -> int | None:
+        """All (None) if tasks are adapted at once and their graphs kept; otherwise 1, which needs least memory."""
+        return None if self.adapts_at_once and not self.settings.checkpoint_inner_steps else 1
+
     def adapt(self, task: Task, epoch: int) -> Iterator[InnerStep]:
         """Yield the inner steps of a training task."""
-        return adapt(
-            self,
-            self.prepare(task),
-            self.settings.inner_steps,
-            second_order=self.second_order(epoch),
-            recompute=self.settings.checkpoint_inner_steps,
-        )
+        return self._adapt(self, self.prepare(task), epoch)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the backbone is this project's, and no inner step is computed again in the backward pass."""
+        return isinstance(self.network.backbone, Conv4MAML) and not self.settings.checkpoint_inner_steps
+
+    def set_step(self, step: int) -> None:
+        """Set the global outer step (from 0) of the backbone."""
+        if isinstance(self.network.backbone, Backbone):
+            self.network.backbone.set_step(step)
+
+    def phase(self, step: int) -> Hashable:
+        """Return the order of the inner gradients and the weights of the query losses, which change with the epoch."""
+        epoch = step // self.context.steps_per_epoch
+        return self.second_order(epoch), tuple(self.query_importance(epoch))
 
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the mean query cross-entropy after adaptation at global outer step `step` (from 0).
@@ -284,40 +323,54 @@ class MAML(Learner):
             ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
-        if isinstance(self.network.backbone, Backbone):
-            self.network.backbone.set_step(step)
+        self.set_step(step)
         epoch = step // self.context.steps_per_epoch
         importance = self.query_importance(epoch)
-        total, hits, metrics = batch.query_images.new_zeros(()), [], []
-        for task in split_tasks(batch):
-            for inner in self.adapt(task, epoch):
+        total, hits = batch.query_images.new_zeros(()), []
+        for method, task in self._tasks(batch):
+            for inner in self._adapt(method, method.prepare(task), epoch):
                 if importance[inner.index] == 0:
                     continue
-                logits = self.query_logits(task, inner.updated, inner.index)
-                loss = F.cross_entropy(logits, task.query_labels)
-                total = total + importance[inner.index] * loss
-            hits.append((logits.detach().argmax(1) == task.query_labels).float().mean())
-            metrics.append(self.describe(epoch, inner))
-        means = {name: torch.stack([of_task[name] for of_task in metrics]).mean() for name in metrics[0]}
-        return LossOutput(total / len(batch), torch.stack(hits).mean(), means)
+                logits = method.query_logits(task, inner.updated, inner.index)
+                total = total + importance[inner.index] * task_losses(logits, task.query_labels).sum()
+            hits.append((logits.detach().argmax(-1) == task.query_labels).float().mean(-1))
+        return LossOutput(total / len(batch), torch.stack(hits).mean())
 
     def logits(self, batch: EpisodeBatch) -> Tensor:
-        """Return the scores of the query images, (T, Q, M), after adaptation, one task at a time and without a graph.
+        """Return the scores of the query images, (T, Q, M), after adaptation, without a graph.
 
         Raises:
             NumericalError: if a support loss is not finite.
             ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
-        return torch.stack([self._adapted_logits(task) for task in split_tasks(batch)])
+        scores = [self._adapted_logits(method, task) for method, task in self._tasks(batch)]
+        return torch.stack(scores).view((*batch.query_labels.shape, batch.n_way))
 
-    def _adapted_logits(self, task: Task) -> Tensor:
+    def _tasks(self, batch: EpisodeBatch) -> Iterator[tuple[VectorizableMethod, Task]]:
+        """Yield the tasks of a batch, each with the methods for it, or all at once with theirs."""
+        if self.adapts_at_once:
+            yield TasksAtOnce(self), stacked_tasks(batch)
+            return
+        for task in split_tasks(batch):
+            yield self, task
+
+    def _adapt(self, method: InnerLoopMethod, task: Task, epoch: int) -> Iterator[InnerStep]:
+        return adapt(
+            method,
+            task,
+            self.settings.inner_steps,
+            second_order=self.second_order(epoch),
+            recompute=self.settings.checkpoint_inner_steps,
+        )
+
+    def _adapted_logits(self, method: VectorizableMethod, task: Task) -> Tensor:
         with torch.no_grad():
-            task = self.prepare(task)
-        for inner in adapt_detached(self, task, self.evaluation_steps):
+            task = method.prepare(task)
+        for inner in adapt_detached(method, task, self.evaluation_steps):
             last = inner
         with torch.no_grad():
-            return self.query_logits(task, last.updated, last.index)
+            return method.query_logits(task, last.updated, last.index)
 
     def for_evaluation(self, changes: EvaluationSettings) -> Self:
         """Return this learner, sharing its weights, with another number of inner steps or batch norm in evaluation."""
@@ -344,7 +397,8 @@ class MAML(Learner):
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
         """Return the memory an outer step needs, excluding the program itself, bytes (within a factor of 2).
 
-        Counts the feature maps that autograd keeps, and the weights with their gradients and two Adam states.
+        Counts the feature maps that autograd keeps, and the weights with their gradients and two Adam states. The
+        operations that treat all tasks at once keep half as much again (measured).
 
         Args:
             n_shot: support images per class.
@@ -356,7 +410,9 @@ class MAML(Learner):
         query_passes = sum(weight > 0 for weight in self.query_importance(0))
         per_query_pass = n_query + n_shot * (self.batch_norm == "support")
         images = episodes * self.context.n_way * (query_passes * per_query_pass + self.support_passes() * n_shot)
-        return round(images * per_image) + 4 * sum(parameter.nbytes for parameter in self.parameters())
+        return round(images * per_image * (1.5 if self.adapts_at_once else 1)) + 4 * sum(
+            parameter.nbytes for parameter in self.parameters()
+        )
 
     def support_passes(self) -> float:
         """Return how many copies of the support set's maps are kept at once.

@@ -14,11 +14,11 @@ The released code has one more rate per tensor than there are steps; it is never
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewshot.learners.base import LearnerContext
 from fewshot.learners.context import DEFAULT_CONTEXT
-from fewshot.learners.inner_loop import FastWeights, InnerStep
+from fewshot.learners.inner_loop import FastWeights
 from fewshot.learners.maml import MAML
 from fewshot.learners.settings import MAMLPlusPlusSettings
 
@@ -76,10 +76,3 @@ class MAMLPlusPlus(MAML):
         bound = self.settings.clamp_outer_gradient
         if bound is not None:
             nn.utils.clip_grad_value_(self.network.parameters(), bound)
-
-    def describe(self, epoch: int, last: InnerStep) -> dict[str, Tensor]:
-        """Return the support loss and, if several query losses contribute, their weights."""
-        if not self.settings.multi_step_loss_epochs:
-            return super().describe(epoch, last)
-        weights = enumerate(self.query_importance(epoch), start=1)
-        return super().describe(epoch, last) | {f"query_loss_weight_{step}": torch.tensor(w) for step, w in weights}

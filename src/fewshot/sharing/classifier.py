@@ -94,12 +94,15 @@ class Classifier:
         return [classes[best] for best in self.scores(support, labels, query).argmax(1).tolist()]
 
     @torch.no_grad()
-    @as_evaluated()
     def scores(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> Tensor:
         """Return the scores of the query images, (query images, classes) float32; larger is more likely.
 
         The columns are the distinct labels in sorted order; arguments and errors as in `classify`.
         """
+        with as_evaluated(self.experiment.recipe.precision):
+            return self._scores(support, labels, query)
+
+    def _scores(self, support: Sequence[Any], labels: Sequence[Hashable], query: Sequence[Any]) -> Tensor:
         classes = self._classes(support, labels)
         targets = torch.tensor([[classes.index(label) for label in _plain(labels)]], device=self.device)
         images = {"support": self._prepared(support, "support"), "query": self._prepared(query, "query")}

@@ -24,6 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewshot.checks import holds
+
 from . import pivoting_numba, pivoting_torch
 from .fallback import solve_again
 from .problem import Problem
@@ -99,7 +101,7 @@ def solve(
     """Solve without recording a graph or validating the problem; see `crammer_singer`."""
     back_end = choose_backend(backend, problem.kernel)
     pivots = back_end.pivot(problem, max_rounds)
-    if not bool(pivots.solved.all()):
+    if not holds(torch.as_tensor(pivots.solved)):
         if not bool(torch.isfinite(problem.kernel).all()):
             raise FloatingPointError("kernel has non-finite entries; allowed: finite numbers")
         pivots = solve_again(back_end.pivot, pivots, problem, max_rounds)

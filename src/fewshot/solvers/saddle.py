@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cholesky import solve_factorised
+
 PACK_FROM = 40
 """Fewest samples at which packing the free entries pays off on the CPU (measured; below, indexing costs too much)."""
 
@@ -29,7 +31,7 @@ class SaddleFactors(NamedTuple):
         """Return x (T, M, S) and nu (T, S) for r = `right` (T, M, S) and c = `row_sums` (T, S), zero if None."""
         product = (self.blocks @ right.unsqueeze(3)).squeeze(3)
         total = product.sum(1) if row_sums is None else product.sum(1) - row_sums
-        nu = torch.cholesky_solve(total.unsqueeze(2), self.schur)
+        nu = solve_factorised(self.schur, total.unsqueeze(2))
         return product - (self.blocks @ nu.unsqueeze(1)).squeeze(3), nu.squeeze(2)
 
     def adjoint(self, gradient: Tensor) -> Tensor:

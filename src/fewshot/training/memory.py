@@ -65,14 +65,14 @@ def _advice_for_evaluation(experiment: Experiment) -> str:
     more = ", or set train.jobs_per_gpu: 1" if torch.cuda.is_available() else ", or run fewer jobs at once (--cores)"
     half = f"train with recipes.{experiment.recipe_name}.precision: bfloat16 (learners with a head), "
     lower = "lower evaluate.shots, evaluate.n_query or backbone.filters"
-    return f"{half if experiment.recipe.precision == 'float32' else ''}{lower}{more}"
+    return f"{half if experiment.recipe.precision != 'bfloat16' else ''}{lower}{more}"
 
 
 def _advice(experiment: Experiment) -> str:
     """Return which settings reduce the memory of a step; only learners with a head run in bfloat16."""
     recipe, section = experiment.recipe, f"recipes.{experiment.recipe_name}"
     precision = (
-        f"set {section}.precision: bfloat16 (learners with a head), or " if recipe.precision == "float32" else ""
+        f"set {section}.precision: bfloat16 (learners with a head), or " if recipe.precision != "bfloat16" else ""
     )
     return (
         f"{precision}lower {section}.episodes_per_backward (1 needs least; batch-norm statistics then cover fewer "

@@ -3,19 +3,25 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.batch import EpisodeBatch, gather_batch
-from fewshot.episodes.draw import draw_episodes
+from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.errors import NumericalError
 from fewshot.experiments.build import preprocessing, torch_seed
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.params import Recipe
+from fewshot.images.resized import at_size
 from fewshot.learners.base import Learner
+from fewshot.training.device_inputs import DeviceInputs
+from fewshot.training.optimizer import Update, build_optimizer
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
+from fewshot.training.queued import QueuedGradients
 
 
 class OuterStep:
@@ -32,9 +38,12 @@ class OuterStep:
         self, experiment: Experiment, split: SplitStore, learner: Learner, processes: ProcessGroup = SINGLE_PROCESS
     ) -> None:
         self.experiment, self.recipe = experiment, experiment.recipe
-        self.split, self.learner, self.processes = split, learner, processes
+        self.split = replace(split, images=at_size(split.images, experiment.image_size))
+        self.learner, self.processes = learner, processes
         self.preprocess = preprocessing(experiment)
-        self.optimizer = build_optimizer(self.recipe, learner)
+        self.optimizer = build_optimizer(self.recipe, learner, processes.device)
+        self._update = Update(self.optimizer, learner, processes.device)
+        self._queued: QueuedGradients | None = None
 
     def take(self, step: int) -> tuple[float, float]:
         """Take outer step `step` (from 0); return its mean loss and accuracy (0..1) over the meta-batch.
@@ -42,44 +51,46 @@ class OuterStep:
         Raises:
             NumericalError: if a loss is not finite.
         """
-        torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
-        self._set_learning_rate(step)
-        own = self.processes.share(self.recipe.meta_batch)
-        batch = training_batch(self.experiment, self.split, step, own)
+        self._seed(step)
+        self._update.set_rate(self.recipe.learning_rate * rate_multiplier(self.recipe, step))
         self.learner.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        weights, reported = [], []
-        for chunk in batch.chunks(self.episodes_at_once):
-            weight = len(chunk) / self.recipe.meta_batch
-            with self.divergence(step):
-                output = self.learner.loss(self.preprocess(chunk.to(self.processes.device), training=True), step)
-            (output.loss * weight).backward()
-            weights.append(weight)
-            reported.append(torch.stack([output.loss.detach(), output.accuracy]))
-        # Read once, when all chunks have been queued: each read makes the host wait for the device.
-        values = torch.stack(reported).tolist()
-        loss, accuracy = (
-            sum(w * v for w, v in zip(weights, column, strict=True)) for column in zip(*values, strict=True)
-        )
+        with self.divergence(step):
+            values = self._on_cpu(step) if self.processes.device.type == "cpu" else self._on_accelerator(step)
+        loss, accuracy = self._weighted_sums(values)
         self.processes.sum_gradients(self.learner)
         loss, accuracy = self.processes.sum(loss, accuracy)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", step)
-        self.learner.limit_gradients()
-        self.optimizer.step()
+        self._update.apply(recorded=self._queued is not None and self._queued.replayed)
         self.processes.average_statistics(self.learner)
         return loss, accuracy
+
+    def _on_cpu(self, step: int) -> list[list[float]]:
+        """Compute the gradients of a step; return loss and accuracy of each chunk of episodes."""
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = training_batch(self.experiment, self.split, step, self._own)
+        chunks = (self.preprocess(chunk, training=True) for chunk in batch.chunks(self.episodes_at_once))
+        values: list[list[float]] = torch.stack([self._differentiate(chunk, step) for chunk in chunks]).tolist()
+        return values
+
+    def _on_accelerator(self, step: int) -> list[list[float]]:
+        """Do the same while the device is waited for only once."""
+        if self._queued is None:
+            self._queued = self._new_queue()
+        self._draw(self._queued.inputs, step)
+        self._queued.queue(step)
+        self._draw(self._queued.inputs, step + 1)  # while the device computes
+        return self._queued.read(step, lambda: self._seed(step))
 
     @property
     def episodes_at_once(self) -> int:
         """Episodes differentiated by one backward pass."""
-        in_this_process = self.recipe.meta_batch // self.processes.size
-        return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or in_this_process
+        return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or len(self._own)
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return self._update.rate
 
     def estimate_bytes(self) -> int | None:
         """Return roughly how much memory a step needs, bytes; None if the learner has no estimate."""
@@ -105,9 +116,48 @@ class OuterStep:
         except NumericalError as error:
             raise self._diverged(str(error), steps_done) from None
 
-    def _set_learning_rate(self, step: int) -> None:
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = self.recipe.learning_rate * rate_multiplier(self.recipe, step)
+    @property
+    def _own(self) -> range:
+        """The episodes of a meta-batch that this process computes."""
+        return self.processes.share(self.recipe.meta_batch)
+
+    def _seed(self, step: int) -> None:
+        """Seed dropout: a step draws the same numbers whenever it is computed."""
+        torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
+
+    def _differentiate(self, chunk: EpisodeBatch, step: int) -> Tensor:
+        """Add the gradients of some episodes; return their mean loss and accuracy, (2,)."""
+        output = self.learner.loss(chunk, step)
+        (output.loss * (len(chunk) / self.recipe.meta_batch)).backward()
+        return torch.stack([output.loss.detach(), output.accuracy])
+
+    def _weighted_sums(self, values: list[list[float]]) -> tuple[float, float]:
+        """Return the share of this process in loss and accuracy of the meta-batch, from those of its chunks."""
+        own, at_once = len(self._own), self.episodes_at_once
+        weights = [min(at_once, own - start) / self.recipe.meta_batch for start in range(0, own, at_once)]
+        loss, accuracy = (
+            sum(w * v for w, v in zip(weights, column, strict=True)) for column in zip(*values, strict=True)
+        )
+        return loss, accuracy
+
+    def _new_queue(self) -> QueuedGradients:
+        recipe = self.recipe
+        inputs = DeviceInputs(
+            self.split,
+            self.preprocess,
+            self.processes.device,
+            episodes=len(self._own),
+            n_way=recipe.n_way,
+            n_shot=recipe.n_shot,
+            n_query=recipe.n_query,
+        )
+        alone = self.processes.size == 1
+        return QueuedGradients(self.learner, inputs, self._differentiate, chunk=self.episodes_at_once, record=alone)
+
+    def _draw(self, inputs: DeviceInputs, step: int) -> None:
+        """Draw the episodes of a step on the host unless they are."""
+        if not inputs.is_drawn(step):
+            inputs.draw(step, training_episodes(self.experiment, self.split, step, self._own))
 
     def _diverged(self, what: str, steps_done: int) -> NumericalError:
         return NumericalError(
@@ -117,6 +167,14 @@ class OuterStep:
 
 
 def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> EpisodeBatch:
+    """Return the episodes of an outer step with their images; arguments as `training_episodes`."""
+    episodes = training_episodes(experiment, split, step, share)
+    return gather_batch(split.images, split.class_starts, episodes, experiment.recipe.n_shot)
+
+
+def training_episodes(
+    experiment: Experiment, split: SplitStore, step: int, share: range | None = None
+) -> EpisodeIndices:
     """Return the episodes of an outer step: those with index `step * meta_batch + i`.
 
     Args:
@@ -127,22 +185,7 @@ def training_batch(experiment: Experiment, split: SplitStore, step: int, share: 
     """
     recipe = experiment.recipe
     indices = step * recipe.meta_batch + np.arange(recipe.meta_batch)[slice(None) if share is None else list(share)]
-    episodes = draw_episodes(experiment.seed, recipe.train_split, indices, recipe.form, split.class_sizes)
-    return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
-
-
-def build_optimizer(recipe: Recipe, learner: Learner) -> torch.optim.Optimizer:
-    """Return the outer optimiser over all parameters of a learner."""
-    parameters = list(learner.parameters())
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+    return draw_episodes(experiment.seed, recipe.train_split, indices, recipe.form, split.class_sizes)
 
 
 def rate_multiplier(recipe: Recipe, step: int) -> float:

@@ -51,7 +51,7 @@ def train(
         DataError: if a split has too few classes or images for the episodes; names the settings to lower.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
-    reproducible_arithmetic()
+    reproducible_arithmetic(experiment.recipe.precision)
     own = [draw for _, draw in experiment.draws() if draw.use != "evaluation"]
     check_draws(experiment.dataset.label, store, own)
     learner = initial_learner(experiment).to(processes.device)

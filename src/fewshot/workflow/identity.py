@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewshot.digests import KEY_LENGTH
+from fewshot.digests import KEY_LENGTH, recorded
 from fewshot.paths import PACKAGE_DIR
 
 PACKAGE = "fewshot"
@@ -172,5 +172,6 @@ def _has_docstring(node: ast.AST) -> bool:
 
 @cache
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed versions of the packages that determine the pixels."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    """Return the versions of the packages that determine the pixels: those installed, or recorded in a bundle."""
+    known = recorded("packages")
+    return {name: known[name] if name in known else importlib.metadata.version(name) for name in packages}

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from fewshot import paths
-from fewshot.digests import file_digest, has_digest, save_digests, sha256_of
+from fewshot.digests import digest, file_digest, has_digest, save_digests, sha256_of
 from fewshot.errors import DataError, ResourceError
 from fewshot.files import DISK_FULL, write_atomic, write_json
 from fewshot.progress import say
@@ -28,6 +28,7 @@ from fewshot.workflow.plan import Job
 HASHES = "sha256.json"
 IDENTITY = "identity.json"
 RESULT = "result"
+CHECKPOINTS = "checkpoints"
 NAMES = "names.txt"
 
 
@@ -60,7 +61,7 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
                 _copy_result(kept, target)
                 return "restored"
             _set_aside(kept)
-            partial, checkpoints = cache / "partial", cache / "checkpoints"
+            partial, checkpoints = cache / "partial", cache / CHECKPOINTS
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             checkpoints.mkdir(exist_ok=True)
@@ -70,6 +71,47 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
             _copy_result(kept, target)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return "made"
+
+
+def adopt_result(entry: Path, stage: str, key: str) -> bool:
+    """Take a result that was computed elsewhere into the cache.
+
+    Args:
+        entry: its entry in the cache of the other machine.
+        stage: train or evaluate.
+        key: of the job.
+
+    Returns:
+        False if the cache has it already.
+
+    Raises:
+        DataError: if the result is damaged or does not belong to the key.
+    """
+    result, kept = entry / RESULT, paths.CACHE / stage / key
+    if not _is_intact(result):
+        raise DataError(f"{stage}/{key}: damaged (sha256 differs); copy the results again")
+    identity = json.loads((result / IDENTITY).read_text(encoding="utf-8"))
+    if digest(identity) != key or identity["stage"] != stage:
+        raise DataError(f"{stage}/{key}: the result belongs to another key; make the bundle and the results again")
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in names_in(entry):
+        add_name(kept, name)
+    with _job_lock(kept / ".lock"):
+        if _is_intact(kept / RESULT):
+            return False
+        _copy_to_cache(result, kept / RESULT)
+    return True
+
+
+def adopt_checkpoints(entry: Path, stage: str, key: str) -> bool:
+    """Take the checkpoints of a job that another machine has not finished; return False if it is finished here."""
+    kept = paths.CACHE / stage / key
+    kept.mkdir(parents=True, exist_ok=True)
+    with _job_lock(kept / ".lock"):
+        if _is_intact(kept / RESULT):
+            return False
+        _copy_to_cache(entry / CHECKPOINTS, kept / CHECKPOINTS)
+    return True
 
 
 def require_result(job: Job, *, suite: str, reads: Collection[str] | None = None) -> None:

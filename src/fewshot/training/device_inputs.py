@@ -1,0 +1,110 @@
+"""What an accelerator needs from the host for an outer step: one table of images, drawn a step ahead.
+
+The split stays on the device, resized once, if it fits; otherwise the images of a step are copied with its table.
+
+Shapes: T episodes of this process, S support images, Q query images in all, N = T * (S + Q), C x H x W.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot.datasets.store import SplitStore
+from fewshot.episodes.batch import EpisodeBatch
+from fewshot.episodes.draw import EpisodeIndices, class_labels
+from fewshot.evaluation.scoring import LARGEST_SHARE, free_memory
+from fewshot.images.augment_draws import TABLE_COLUMNS
+from fewshot.images.preprocess import Preprocess
+from fewshot.images.resized import at_size
+
+
+class DeviceInputs:
+    """Preprocessed episodes of one outer step after the other, on an accelerator.
+
+    All tensors that a step reads stay at the same place, so that a recorded step can be replayed.
+
+    Args:
+        split: the training classes.
+        preprocess: of the training images.
+        device: where to compute.
+        episodes: T.
+        n_way: classes per episode.
+        n_shot: support images per class.
+        n_query: query images per class.
+    """
+
+    def __init__(
+        self,
+        split: SplitStore,
+        preprocess: Preprocess,
+        device: torch.device,
+        *,
+        episodes: int,
+        n_way: int,
+        n_shot: int,
+        n_query: int,
+    ) -> None:
+        self.split, self.preprocess, self.device = split, preprocess, device
+        self.episodes, self.n_way, self.n_shot = episodes, n_way, n_shot
+        self.n_support, self.n_images = episodes * n_way * n_shot, episodes * n_way * (n_shot + n_query)
+        self.labels = [
+            torch.from_numpy(class_labels(n_way, per_class)).to(device).expand(episodes, -1)
+            for per_class in (n_shot, n_query)
+        ]
+        self.images = at_size(split.images, preprocess.image_size)
+        free = free_memory(device)
+        self.resident = free is None or math.prod(self.images.shape) <= LARGEST_SHARE * free
+        shape = (self.n_images, *self.images.shape[1:])
+        self.stored = (
+            _copied(self.images[:], device) if self.resident else torch.empty(shape, dtype=torch.uint8).to(device)
+        )
+        self.table = torch.zeros(self.n_images, TABLE_COLUMNS, dtype=torch.int32).to(device)
+        # Two of each on the host: while one is copied, the next is filled.
+        self._tables = [self._on_host((self.n_images, TABLE_COLUMNS), torch.int32) for _ in range(2)]
+        self._gathered = [] if self.resident else [self._on_host(shape, torch.uint8) for _ in range(2)]
+        self._ids = [torch.zeros(episodes, dtype=torch.int64) for _ in range(2)]
+        self._drawn: list[int | None] = [None, None]
+
+    def draw(self, step: int, episodes: EpisodeIndices) -> None:
+        """Draw the episodes of a step on the host, without touching the device."""
+        place = step % 2
+        support, query = episodes.rows(self.split.class_starts, self.n_shot)
+        rows = np.concatenate([support.reshape(-1), query.reshape(-1)])
+        if not self.resident:
+            self._gathered[place].numpy()[:] = self.images[rows]
+            rows = np.arange(self.n_images)
+        parts = (rows[: self.n_support].reshape(support.shape), rows[self.n_support :].reshape(query.shape))
+        tables = [
+            self.preprocess.table(role, episodes.ids, part)
+            for role, part in zip(("support", "query"), parts, strict=True)
+        ]
+        np.concatenate(tables, out=self._tables[place].numpy())
+        self._ids[place] = torch.from_numpy(episodes.ids)
+        self._drawn[place] = step
+
+    def is_drawn(self, step: int) -> bool:
+        """Return whether `draw` was called for a step and not yet for the one after the next."""
+        return self._drawn[step % 2] == step
+
+    def copy(self, step: int) -> None:
+        """Queue the copies of a drawn step to the device."""
+        place = step % 2
+        self.table.copy_(self._tables[place], non_blocking=True)
+        if not self.resident:
+            self.stored.copy_(self._gathered[place], non_blocking=True)
+
+    def batch(self, step: int) -> EpisodeBatch:
+        """Return the episodes of the copied step, augmented and normalised."""
+        images = self.preprocess.augmented(self.stored, self.table)
+        support, query = (part.unflatten(0, (self.episodes, -1)) for part in images.tensor_split([self.n_support]))
+        return EpisodeBatch(support, self.labels[0], query, self.labels[1], self._ids[step % 2], self.n_way)
+
+    def _on_host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return host memory from which copies do not make the host wait."""
+        return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+
+
+def _copied(images: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(images)).to(device)

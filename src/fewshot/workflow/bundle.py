@@ -1,0 +1,213 @@
+"""Experiments for a machine without network, and their results back: `fewshot bundle` and `fewshot unbundle`.
+
+A bundle holds the source, `params.yaml`, the prepared data sets, wheels and the script `sharing.bundle_script`. Keys
+depend on source, settings and data, not on the machine, so its results are those that the workflow here asks for.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot import paths
+from fewshot.digests import RECORDED
+from fewshot.errors import DataError, FewshotError, ParamsError, quoted
+from fewshot.experiments.reader import read_files
+from fewshot.files import read_json, write_json
+from fewshot.sharing import bundle_script
+from fewshot.sharing.image_sheets import pack_store
+from fewshot.workflow.jobs import open_prepared, prepare_job
+from fewshot.workflow.plan import EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.workflow.results import adopt_checkpoints, adopt_result, restore_result
+
+LOCK_FILE = Path("requirements.lock")
+WHEELS = (
+    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
+    *("safetensors", "filelock", "tqdm", "pyyaml", "requests"),
+)
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
+SCRIPT = "run.py"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine that a bundle is for.
+
+    Attributes:
+        python_version: such as "3.12".
+        platforms: tags of wheels it can use.
+        wheels: packages to bring; those that the machine has are not used.
+        part_bytes: largest size of a part.
+    """
+
+    python_version: str = "3.12"
+    platforms: tuple[str, ...] = PLATFORMS
+    wheels: tuple[str, ...] = WHEELS
+    part_bytes: int = 58_000_000
+
+
+def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, target: Target) -> str:
+    """Write a bundle; return a summary.
+
+    Args:
+        plan: of the suite.
+        names: its experiments to run; all if empty.
+        params: the parameter file.
+        out: folder for the parts, `bundle.json` and `run.py`; replaced.
+        target: the machine.
+
+    Raises:
+        ParamsError: if an experiment is unknown or starts from a weights file.
+        FewshotError: if the wheels cannot be downloaded.
+    """
+    evaluations = [job for name in names for job in _named(plan, name)] or list(plan.evaluate)
+    trainings = {job.train.key: job.train for job in evaluations}
+    for job in trainings.values():
+        if job.experiment.weights is not None:
+            raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
+    prepared = {job.name: job for job in (*_data_of(trainings.values()), *_data_of(evaluations))}
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        stage = Path(scratch)
+        _add_source(stage, params)
+        stores = [_add_data(stage, job) for job in prepared.values()]
+        _add_recorded(stage, plan)
+        _add_finished(stage, [*trainings.values(), *evaluations])
+        _add_wheels(stage / "wheels", target)
+        files = [(file, file.relative_to(stage)) for file in sorted(stage.rglob("*")) if file.is_file()]
+        contents = bundle_script.write_parts(files, out, "bundle", target.part_bytes)
+    chains = [
+        {
+            "train": [job.name, job.key],
+            "evaluate": [[e.name, e.key, e.target] for e in evaluations if e.train.key == job.key],
+        }
+        for job in trainings.values()
+    ]
+    record = {"suite": plan.suite, "python": target.python_version, "stores": stores, "chains": chains, **contents}
+    write_json(out / bundle_script.CONTENTS, record)
+    shutil.copyfile(bundle_script.__file__, out / SCRIPT)
+    size = sum(part["bytes"] for part in contents["parts"])
+    return (
+        f"{out}: {len(trainings)} trainings and {len(evaluations)} evaluations, {len(contents['parts'])} parts, "
+        f"{size / 1e6:.0f} MB; on the other machine: python {SCRIPT} --into work --minutes 60 --out results"
+    )
+
+
+def take_results(plan: Plan, folder: Path) -> str:
+    """Take results of a bundle into `cache/` and those of the plan into `results/`; return a summary.
+
+    Raises:
+        DataError: if a file is missing or damaged, or a result does not belong to its key.
+    """
+    contents = read_json(folder / "results.json", advice="copy all files that run.py wrote")
+    for part in contents["parts"]:
+        if not (folder / part["name"]).is_file():
+            raise DataError(f"{folder / part['name']}: missing; copy all files that run.py wrote")
+    counts = {"results": 0, "checkpoints": 0}
+    paths.CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.CACHE) as scratch:
+        try:
+            for part in contents["parts"]:
+                bundle_script.check_part(folder, part)
+            bundle_script.extract_parts(folder, contents["parts"], Path(scratch))
+        except bundle_script.Refused as error:
+            raise DataError(str(error).removeprefix("error: ")) from None
+        for entry in sorted(Path(scratch).glob("*/*")):
+            stage, key = entry.parent.name, entry.name
+            if stage not in paths.JOB_STAGES or not re.fullmatch(r"[0-9a-f]+", key):
+                raise DataError(f"{folder}: contains {quoted(f'{stage}/{key}')}, which is no result")
+            taken = adopt_result(entry, stage, key) if (entry / "result").is_dir() else None
+            counts["results"] += bool(taken)
+            counts["checkpoints"] += taken is None and adopt_checkpoints(entry, stage, key)
+    ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
+    total = len(plan.train) + len(plan.evaluate)
+    return (
+        f"{folder}: took {counts['results']} results and {counts['checkpoints']} checkpoints; "
+        f"suite {plan.suite}: {ready} of {total} trainings and evaluations are finished"
+    )
+
+
+def _named(plan: Plan, name: str) -> tuple[EvaluateJob, ...]:
+    """Return the evaluations of an experiment."""
+    plan.find("evaluate", name)
+    return plan.of_experiment(name)
+
+
+def _data_of(jobs: Collection[TrainJob | EvaluateJob]) -> list[PrepareJob]:
+    return [job.prepare for job in jobs]
+
+
+def _add_source(stage: Path, params: Path) -> None:
+    """Copy the package and the parameters: those of all files, as one (JSON is YAML, too)."""
+    shutil.copytree(paths.PACKAGE_DIR, stage / "src" / "fewshot", ignore=shutil.ignore_patterns("__pycache__"))
+    values = {section: value for section, value in read_files(params).values.items() if section != "include"}
+    (stage / "params.yaml").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _add_data(stage: Path, job: PrepareJob) -> list[str]:
+    """Add a prepared data set; return the folders of its sheets and of its store."""
+    prepare_job(job)
+    shutil.copytree(job.dir, stage / job.dir)
+    sheets = Path("sheets") / job.name / job.data_key
+    pack_store(open_prepared(job), stage / sheets)
+    return [sheets.as_posix(), job.store_dir.as_posix()]
+
+
+def _add_recorded(stage: Path, plan: Plan) -> None:
+    """Record what the keys depend on and stays here: files that the user gave by path, packages that draw images."""
+    files, packages = {}, {}
+    for job in plan.prepare:
+        packages.update(job.identity["data"]["packages"])
+        for setting, digest in job.identity["data"]["content"].items():
+            files[str(Path(job.dataset.settings[setting]))] = digest
+    (stage / RECORDED).parent.mkdir(parents=True, exist_ok=True)
+    write_json(stage / RECORDED, {"files": files, "packages": packages})
+
+
+def _add_finished(stage: Path, jobs: Sequence[TrainJob | EvaluateJob]) -> None:
+    """Add what is finished here already, and the checkpoints of what is not."""
+    for job in jobs:
+        restore_result(job)
+        for file in bundle_script.job_files(job.cache_dir):
+            (stage / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, stage / file)
+
+
+def _add_wheels(folder: Path, target: Target) -> None:
+    """Download the wheels that a machine with torch may lack."""
+    if not target.wheels:
+        return
+    pinned = [f"{name}=={_locked_version(name)}" for name in target.wheels]
+    options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python_version]
+    options += [option for platform in target.platforms for option in ("--platform", platform)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--disable-pip-version-check",
+        *options,
+        "-d",
+        str(folder),
+    ]
+    done = subprocess.run([*command, *pinned], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise FewshotError(
+            f"the wheels for Python {target.python_version} cannot be downloaded: {done.stderr.strip()[-500:]}; "
+            "give others with --wheels, or none with --wheels none"
+        )
+
+
+def _locked_version(name: str) -> str:
+    """Return the version of a package in the lock file."""
+    found = re.search(rf"^{re.escape(name)}==([^\s;]+)", LOCK_FILE.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ParamsError(f"--wheels: {quoted(name)} is not in {LOCK_FILE}; give names of packages listed there")
+    return found[1]
