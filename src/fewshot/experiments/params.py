@@ -85,7 +85,9 @@ class Recipe(Settings):
         "backbone",
     )
     compile: bool = Field(
-        False, description="on GPUs, compile the backbone's training pass (torch.compile): faster, other rounding"
+        False,
+        exclude_if=lambda compiled: not compiled,  # the settings of all other trainings stay as they were
+        description="on GPUs, compile the backbone's training pass (torch.compile): faster, other rounding",
     )
     joint_forward: bool = Field(False, description="embed support and query in one call (one batch-norm statistic)")
     episodes_per_backward: PositiveInt | None = Field(
