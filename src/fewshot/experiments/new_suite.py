@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from fewshot.backbones import BACKBONES
 from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import RECIPE_SECTIONS, Experiment, experiment_blocks
-from fewshot.experiments.params import NAME_PATTERN, Matrix, Params, Recipe
+from fewshot.experiments.params import NAME_PATTERN, Matrix, Params
 from fewshot.experiments.reader import ParamsFiles
 from fewshot.files import write_atomic
 from fewshot.learners import LEARNERS
@@ -105,22 +105,27 @@ def _line(key: str, value: Any, text: str) -> str:
 
 
 def _settings_of(experiment: Experiment) -> Iterator[tuple[str, Any, str]]:
-    """Yield (key in a block, value now, meaning) of every setting of an experiment."""
-    yield from _fields(Matrix, dict.fromkeys(("dataset", "backbone", "learner", "recipe")), "")
-    yield "seed", experiment.seed, "training seeds"
-    evaluate = experiment.evaluate.model_dump(mode="json")
-    protocol = {key: evaluate[key] for key in ("shots", "episodes", "variants")}
-    yield from _fields(Matrix, {**protocol, "targets": [target.label for target in experiment.targets]}, "")
-    recipe = experiment.recipe.model_dump(mode="json")
-    not_plain = ("schedule", *RECIPE_SECTIONS)  # a block has plain values only
-    yield from _fields(Recipe, {key: value for key, value in recipe.items() if key not in not_plain}, "")
+    """Yield (key in a block, value now, meaning) of every setting of an experiment that a block can change."""
+    recipe, evaluate, texts = experiment.recipe, experiment.evaluate, Matrix.model_fields
+    block = {
+        **dict.fromkeys(("dataset", "backbone", "learner", "recipe")),  # every block gives them
+        "seed": experiment.seed,
+        "shots": evaluate.shots,
+        "episodes": evaluate.episodes,
+        "variants": evaluate.variants,
+        "targets": [target.label for target in experiment.targets],
+    }
+    yield from ((key, value, texts[key].description or "") for key, value in block.items())
+    yield from _plain_fields(recipe, "")
     for section in RECIPE_SECTIONS:
-        yield from _fields(type(getattr(experiment.recipe, section)), recipe[section], f"{section}.")
-    yield from _fields(LEARNERS[experiment.learner.name].settings, experiment.learner.settings, "learner.")
-    yield from _fields(BACKBONES[experiment.backbone.name].settings, experiment.backbone.settings, "backbone.")
+        yield from _plain_fields(getattr(recipe, section), f"{section}.")
+    yield from _plain_fields(LEARNERS[experiment.learner.name].typed(experiment.learner.settings), "learner.")
+    yield from _plain_fields(BACKBONES[experiment.backbone.name].typed(experiment.backbone.settings), "backbone.")
 
 
-def _fields(model: type[BaseModel], values: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for key, value in values.items():
-        if prefix == "" or not isinstance(value, (dict, list)):
-            yield f"{prefix}{key}", value, model.model_fields[key].description or ""
+def _plain_fields(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the fields of typed settings that have plain values; a block cannot give lists and sections."""
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            yield f"{prefix}{key}", value, field.description or ""
