@@ -21,7 +21,17 @@ from pathlib import Path
 from benchmarks.measure import table, write_section
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", "src/fewshot")
+COPIED = (
+    "Snakefile",
+    "workflow",
+    "experiments",
+    "profiles",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    "src/fewshot",
+)
 COMMANDS = {
     "fewshot list": "up to date",
     "snakemake -n": "Nothing to be done",

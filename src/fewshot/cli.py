@@ -16,7 +16,7 @@ from fewshot import __version__, paths
 from fewshot.digests import ALWAYS_READ, save_digests
 from fewshot.errors import FewshotError, ParamsError, printable, quoted, quoted_key
 from fewshot.experiments.params import schema_text
-from fewshot.experiments.reader import PARAMS_FILE, read_params
+from fewshot.experiments.reader import PARAMS_FILE, read_files, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.progress import accept_any_encoding
 from fewshot.sharing.bundle_script import positive
@@ -30,6 +30,8 @@ SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
 Command = Callable[[argparse.Namespace], None]
 
 EXIT_USER_ERROR = 2
+PROJECT_VARIABLE = "FEWSHOT_PROJECT"
+PROJECT_HELP = f"project to work in (default: this folder, or ${PROJECT_VARIABLE} if it has no {PARAMS_FILE})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accept_any_encoding()
     try:
         options = _parser().parse_args(arguments)
+        _enter_project(options)
         if getattr(options, "verify", False):
             os.environ[ALWAYS_READ] = "1"
         options.run(options)
@@ -54,6 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _exit("", EXIT_STOPPED)
     except OSError as error:  # the disk is full, a folder is read-only, a file is in the way of a folder
         _exit(f"error: {_explained(error)}", EXIT_USER_ERROR)
+
+
+def _enter_project(options: argparse.Namespace) -> None:
+    """Work in the given project; paths on the command line stay relative to the folder of the caller.
+
+    Raises:
+        ParamsError: if the folder is not a project.
+    """
+    variable = None if PARAMS_FILE.is_file() else os.environ.get(PROJECT_VARIABLE)
+    folder = options.project or (Path(variable) if variable else None)
+    if folder is None:
+        return
+    if not (folder / PARAMS_FILE).is_file():
+        source = "--project" if options.project else PROJECT_VARIABLE
+        raise ParamsError(f"{source}: {quoted(str(folder))} has no {PARAMS_FILE}; give the folder of a project")
+    for name, value in vars(options).items():
+        is_default = value is PARAMS_FILE or value is paths.RESULTS
+        if isinstance(value, Path) and not is_default:
+            setattr(options, name, value.absolute())
+    os.chdir(folder)
 
 
 def _show(text: str, file: TextIO | None = None) -> None:
@@ -85,12 +108,14 @@ def _exit(text: str, status: int) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fewshot", description=__doc__.split("\n")[0])
+    parser.add_argument("--project", type=Path, metavar="DIR", help=PROJECT_HELP)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("--suite", help="suite in params.yaml (default: the one named by `suite:`)")
+        added.add_argument("--project", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=PROJECT_HELP)
+        added.add_argument("--suite", metavar="SUITE", help="default: the one named by `suite:` in params.yaml")
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
@@ -160,10 +185,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
+    creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
+    creating.add_argument("name", metavar="NAME", help="name of the new suite")
+    creating.add_argument("--like", required=True, metavar="EXPERIMENT", help="experiment of any suite to start from")
+    showing = command("show", _show_results, "Show the table of a suite, or the card of an experiment; nothing is run.")
+    showing.add_argument(
+        "name", nargs="?", metavar="suite|experiment", help="default: the table of the suite named by `suite:`"
+    )
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
     explaining.add_argument("name", metavar="experiment")
+    comparing = command("compare", _compare, "Show the paired difference of two experiments: interval and p per shot.")
+    comparing.epilog = "A name without its seed (-s0) stands for all seeds in the suite. Nothing is computed."
+    comparing.add_argument("first", metavar="A", help="experiment of any suite")
+    comparing.add_argument("second", metavar="B", help="experiment of any suite")
     pruning = command(
         "prune", _prune, "List results that no suite, branch, tag or experiment needs; --delete deletes them."
     )
@@ -190,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evidence.add_argument("--take", action="store_true", help="first copy the suite's tables to docs/evidence")
     evidence.add_argument("--check", action="store_true", help="fail if a document shows a different table")
+    completing = command(
+        "completion", _completion, "Print the completion script of a shell, or the names it completes."
+    )
+    completing.add_argument("what", choices=("bash", "zsh", "experiments", "suites", "datasets"))
+    completing.epilog = 'For example in ~/.bashrc:  eval "$(fewshot completion bash)"'
     bundling = command("bundle", _bundle, "Pack experiments of a suite for a machine without network: docs/gpus.md.")
     bundling.add_argument("names", nargs="*", metavar="experiment", help="default: all of the suite")
     bundling.add_argument("--out", type=Path, default=Path("bundle"), metavar="DIR", help="default: %(default)s")
@@ -337,8 +378,35 @@ def _check_mirrors(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
+    from fewshot.workflow.unused import unused_changes
 
-    _show((suite_json if options.json else suite_table)(_plan(options)))
+    plan = _plan(options)
+    _show((suite_json if options.json else suite_table)(plan))
+    for line in unused_changes(plan, read_files(options.params)):
+        _show(f"note: {line}", file=sys.stderr)
+
+
+def _show_results(options: argparse.Namespace) -> None:
+    from fewshot.workflow.show import show
+
+    plan, name = _plan(options), options.name
+    if name in plan.params.suites:
+        options.suite = name
+        plan, name = _plan(options), None
+    _show(show(plan, name))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from fewshot.workflow.compare import compare_experiments
+
+    _show(compare_experiments(_plan(options), options.first, options.second))
+
+
+def _new(options: argparse.Namespace) -> None:
+    from fewshot.experiments.new_suite import write_suite
+
+    file = write_suite(read_files(options.params), options.name, options.like)
+    _show(f"wrote {file}\nedit it, then: fewshot list --suite {options.name}")
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -351,7 +419,10 @@ def _prune(options: argparse.Namespace) -> None:
     from fewshot.workflow import prune
 
     move_old_entries()
-    plans = prune.suite_plans(read_params(options.params), options.suite)
+    files = read_files(options.params)
+    params = files.parsed()
+    with files.located():
+        plans = prune.suite_plans(params, options.suite)
     needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
     unneeded = prune.find_unneeded(plans, needed)
     if options.delete:
@@ -388,7 +459,10 @@ def _expected(options: argparse.Namespace) -> None:
 def _coverage(options: argparse.Namespace) -> None:
     from fewshot.report.coverage import coverage_table
 
-    print(coverage_table(read_params(options.params), options.suite))
+    files = read_files(options.params)
+    params = files.parsed()
+    with files.located():
+        print(coverage_table(params, options.suite))
 
 
 def _evidence(options: argparse.Namespace) -> None:
@@ -399,6 +473,15 @@ def _evidence(options: argparse.Namespace) -> None:
     changed = ", ".join(map(str, update_documents(check=options.check, params=options.params)))
     if changed and options.check:
         raise FewshotError(f"{changed}: tables differ from docs/evidence or params.yaml; run 'fewshot evidence'")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from fewshot.workflow import completion
+
+    if options.what in completion.SHELLS:
+        print(completion.completion_script(_parser(), options.what))
+    else:
+        print("\n".join(completion.names_of(read_params(options.params), options.what)))
 
 
 def _bundle(options: argparse.Namespace) -> None:

@@ -95,6 +95,7 @@ def _explain(model: type[BaseModel], values: Any, detail: ErrorDetails, where: s
 
 _PLAIN_WORDS = {
     "a valid array": "a list",
+    "a valid tuple": "a list",
     "a valid string": "text",
     "a valid boolean": "true or false",
     "a valid dictionary": "a section",

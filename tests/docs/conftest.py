@@ -44,6 +44,7 @@ def project_copy(tmp_path_factory):
         folder = tmp_path_factory.mktemp("copy")
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("*.egg-info"))
         shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+        shutil.copytree(ROOT / "experiments", folder / "experiments")
         return folder
 
     return make

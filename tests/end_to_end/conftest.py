@@ -23,7 +23,17 @@ from PIL import Image
 # files with timestamps, and the hashes of such files
 TIMED = ("run.json", "runtimes.csv", "sha256.json")
 ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "profiles", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+COPIED = (
+    "Snakefile",
+    "workflow",
+    "experiments",
+    "profiles",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    ".dvc/.gitignore",
+)
 
 PARAMS = """\
 suite: tiny
@@ -241,7 +251,7 @@ def _new_project(folder: Path) -> Project:
     draw_images(folder / "images")
     project = Project(folder)
     stages = project.read("dvc.yaml")
-    deps = "deps: [Snakefile, workflow/rules, src/fewshot]"
+    deps = "deps: [Snakefile, workflow/rules, experiments, src/fewshot]"
     (folder / "dvc.yaml").write_text(stages.replace(deps, deps.replace("]", ", images]"), 1), encoding="utf-8")
     project.run("git init -q -b main")
     project.commit("start")

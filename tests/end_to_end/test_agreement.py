@@ -96,6 +96,32 @@ def test_a_suite_of_other_labels_restores_what_is_finished(recorded):
     recorded.check_table("labels")
 
 
+@pytest.mark.slow
+def test_suite_in_a_file_of_its_own(recorded):
+    """Both tools notice an edit of an included file: Snakemake runs what it affects, and DVC records it."""
+    recorded.edit("suite: tiny\n", "suite: mine\ninclude: experiments/mine*.yaml\n")
+    block = "{dataset: shapes, backbone: pixels, learner: prototype, recipe: untrained}"
+    (recorded.folder / "experiments" / "mine.yaml").write_text(f"suites: {{mine: {{first: {block}}}}}\n")
+    assert recorded.repro().work == recorded.TABLE
+    assert CLEAN in recorded.run("dvc status").text
+
+    recorded.edit("recipe: untrained}", "recipe: untrained, seed: 1}", "experiments/mine.yaml")
+
+    assert "experiments" in recorded.run("dvc status").text
+    assert recorded.snakemake().work == recorded.chain("shapes-pixels-prototype-untrained-s1")
+    assert recorded.repro().work == recorded.NOTHING
+    assert CLEAN in recorded.run("dvc status").text
+    recorded.check_table("mine")
+
+
+@pytest.mark.slow
+def test_changed_setting_without_effect_is_named(recorded):
+    assert "Note:" not in recorded.run("snakemake -n").text
+    recorded.edit("slow: {base: quick, epochs: 6}", "slow: {base: quick, epochs: 7}")
+    assert "Note: no experiment of suite tiny uses recipes.slow" in recorded.run("snakemake -n").text
+    assert "Note: no experiment of suite tiny uses recipes.slow" in recorded.repro().text
+
+
 def test_changed_user_files(recorded):
     """A changed image changes every key; DVC notices it if dvc.yaml names the folder, else `tidy` prints a warning."""
     image = next((recorded.folder / "images").rglob("*.png"))

@@ -118,3 +118,65 @@ def test_incompatible_components_are_rejected_before_any_job(first, block, messa
 def test_cxgrad_rejects_convolutions_with_a_bias(first) -> None:
     with pytest.raises(ParamsError, match="set bias: false"):
         first(learner="cxgrad", backbone="conv4_maml", **{"backbone.bias": True})
+
+
+@pytest.fixture
+def schedule_of(tiny_params):
+    """Return a function that returns the schedule of a recipe, given its settings in the file and those of others."""
+
+    def schedule(given, **others):
+        values = tiny_params(recipe={"schedule": given})
+        values["recipes"] |= others
+        values["suites"]["tiny"][0]["recipe"] = next(reversed(values["recipes"]))
+        return suite_experiments(parse_as(Params, values, where=""), "tiny")[0].recipe.schedule
+
+    return schedule
+
+
+def test_both_notations_of_a_schedule_mean_the_same(schedule_of) -> None:
+    lists = {"epochs": [1, 2], "multipliers": [0.5, 0.25]}
+    assert schedule_of(lists) == schedule_of([[1, 0.5], [2, 0.25]]) == ((1, 0.5), (2, 0.25))
+
+
+def test_recipe_can_change_one_list_of_the_schedule_of_its_base(schedule_of) -> None:
+    changed = {"base": "quick", "schedule": {"multipliers": [0.5, 0.1]}}
+    assert schedule_of({"epochs": [1, 2], "multipliers": [0.5, 0.25]}, changed=changed) == ((1, 0.5), (2, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"epochs": [1, 2], "multipliers": [0.5]}, "2 epochs but 1 multipliers; give one for each epoch"),
+        ({"epochs": [1]}, "give two lists"),
+        ({"epochs": 1, "multipliers": 0.5}, "give two lists"),
+        ({"epochs": ["one"], "multipliers": [0.5]}, "valid integer"),
+        ([[1, 0.5, 2]], "at most 2 items"),
+        ("step", "should be 'cosine'"),
+    ],
+)
+def test_schedule_that_cannot_be_read_is_refused(schedule_of, schedule, message) -> None:
+    with pytest.raises(ParamsError, match=rf"recipes\.quick\.schedule.*{message}"):
+        schedule_of(schedule)
+
+
+def test_named_blocks_are_those_of_a_list(tiny_params) -> None:
+    values, named = tiny_params(), tiny_params()
+    named["suites"]["tiny"] = {"first": values["suites"]["tiny"][0]}
+
+    found = [suite_experiments(parse_as(Params, blocks, where=""), "tiny") for blocks in (values, named)]
+
+    assert found[0] == found[1]
+
+
+def test_mistake_in_a_named_block_gives_its_name(tiny_params) -> None:
+    values = tiny_params()
+    values["suites"]["tiny"] = {"mine": {**values["suites"]["tiny"][0], "sede": 3}}
+    with pytest.raises(ParamsError, match=r"suites\.tiny\.mine: unknown key 'sede'; .* Did you mean 'seed'\?"):
+        suite_experiments(parse_as(Params, values, where=""), "tiny")
+
+
+def test_number_written_in_two_ways_is_one_value(first) -> None:
+    with pytest.raises(
+        ParamsError, match=r"suites\.tiny\[0\]\.learner\.ridge: 1\.0 and 1 are the same value; remove one"
+    ):
+        first(learner="ridge", **{"learner.ridge": [1.0, 1]})

@@ -42,6 +42,7 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "experiments").mkdir()
     for name in ("workflow", "profiles", "src/fewshot"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.nbc", "*.nbi"))
     subprocess.run([BIN / "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
@@ -86,11 +87,12 @@ def test_misspelt_experiment_is_refused_by_snakemake_with_the_closest_name(check
 
 
 def test_mistake_in_another_suite_stops_snakemake(checkout):
-    wrong = SHIPPED.replace("recipe: metaoptnet_mini_trainval,", "recipe: metaoptnet_mini_trainval, shot: 1,", 1)
-    (checkout / "params.yaml").write_text(wrong, encoding="utf-8")
+    (checkout / "params.yaml").write_text(SHIPPED, encoding="utf-8")
+    wrong = "suites: {mine: [{dataset: glyphs, learner: ridge, recipe: quick, shot: 1}]}\n"
+    (checkout / "experiments" / "mine.yaml").write_text(wrong, encoding="utf-8")
 
     process = start(["snakemake", "--dry-run"], checkout)
     output = process.communicate(timeout=120)[0]
 
     assert process.returncode != 0
-    assert "suites.metaoptnet[2]: unknown key 'shot'" in output
+    assert "experiments/mine.yaml: suites.mine[0]: unknown key 'shot'" in output

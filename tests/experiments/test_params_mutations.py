@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fewshot.errors import FewshotError, ParamsError
-from fewshot.experiments.reader import read_yaml
+from fewshot.experiments.reader import read_files
 from fewshot.workflow.plan import load_plan
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -58,7 +58,7 @@ def mutate(values, chance):
 
 def structural_mutations():
     chance = random.Random(20261122)
-    shipped = read_yaml(SHIPPED)
+    shipped = read_files(SHIPPED).values
     suites = {name: shipped["suites"][name] for name in ("quickstart", "metaoptnet_ablation")}
     unused = ("cpu", "metaoptnet_tiered", "metaoptnet_cifar", "metaoptnet_fc100", "mamlpp")
     recipes = {name: recipe for name, recipe in shipped["recipes"].items() if not name.startswith(unused)}
@@ -210,14 +210,14 @@ def test_random_mutations_are_valid_or_give_one_clear_error(tmp_path):
         (("learning_rate: 1.0e-3", "learning_rate: -1.0e-3"), ("quick.learning_rate", "-0.001", "greater than 0")),
         (("learning_rate: 1.0e-3", "learning_rate:"), ("recipes.quick.learning_rate", "null")),
         (("optimizer: adam", "optimizer: adma"), ("recipes.quick.optimizer", "'adma'", "'sgd' or 'adam'")),
-        (("schedule: [[2, 0.3]", "schedule: [[9, 0.3]"), ("recipes.quick", "schedule", "increase")),
-        (("learner: [prototype, ", "learner: [prototyp, "), ("suites.quickstart[0]", "'prototyp'", "mean 'prototype'")),
-        (("recipe: quick}", "recipe: quik}"), ("suites.quickstart[0]", "'quik'", "Did you mean 'quick'?")),
-        (("dataset: glyphs", "dataset: glyph"), ("suites.quickstart[0]", "'glyph'", "Did you mean 'glyphs'?")),
-        (("recipe: quick}", "recipe: quick, sede: 3}"), ("suites.quickstart[0]", "'sede'", "Did you mean 'seed'?")),
-        (("recipe: quick}", "recipe: quick, learner.rigde: 3}"), ("suites.quickstart[0].learner", "'rigde'")),
-        (("recipe: quick}", "recipe: quick, n_way: 99}"), ("suites.quickstart[0]", "n_way 99", "71 train classes")),
-        (("recipe: quick}", "recipe: quick, n_shot: 99}"), ("suites.quickstart[0]", "n_shot 99", "has 60")),
+        (("schedule: {epochs: [2,", "schedule: {epochs: [9,"), ("recipes.quick", "schedule", "increase")),
+        (("learner: [prototype, ", "learner: [prototyp, "), ("quickstart.heads", "'prototyp'", "mean 'prototype'")),
+        (("recipe: quick}", "recipe: quik}"), ("suites.quickstart.heads", "'quik'", "Did you mean 'quick'?")),
+        (("dataset: glyphs", "dataset: glyph"), ("suites.quickstart.heads", "'glyph'", "Did you mean 'glyphs'?")),
+        (("recipe: quick}", "recipe: quick, sede: 3}"), ("suites.quickstart.heads", "'sede'", "Did you mean 'seed'?")),
+        (("recipe: quick}", "recipe: quick, learner.rigde: 3}"), ("suites.quickstart.heads.learner", "'rigde'")),
+        (("recipe: quick}", "recipe: quick, n_way: 99}"), ("suites.quickstart.heads", "n_way 99", "71 train classes")),
+        (("recipe: quick}", "recipe: quick, n_shot: 99}"), ("suites.quickstart.heads", "n_shot 99", "has 60")),
         (("suite: quickstart", "suite: quikstart"), ("suite:", "'quikstart'", "Did you mean 'quickstart'?")),
         (("untrained: {base: quick", "untrained: {base: quik"), ("recipes.untrained.base", "'quik'", "mean 'quick'")),
     ],

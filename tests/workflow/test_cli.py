@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def fewshot(project, capsys):
 def with_params(project):
     """Put the shipped parameters into the project."""
     (project / "params.yaml").write_text(SHIPPED.read_text(encoding="utf-8"), encoding="utf-8")
+    shutil.copytree(SHIPPED.with_name("experiments"), project / "experiments")
     return project
 
 
@@ -86,7 +88,8 @@ def test_missing_parameter_file(command, fewshot):
     status, out, err = fewshot(command)
 
     assert (status, out) == (2, "")
-    assert err == "error: params.yaml: cannot be read: No such file or directory; run from the project folder\n"
+    problem = "error: params.yaml: cannot be read: No such file or directory"
+    assert err == f"{problem}; run from the project folder or give --project\n"
 
 
 def test_mistake_in_the_parameter_file(fewshot, project):
@@ -291,8 +294,8 @@ def test_dvc_file_that_is_not_what_dvc_writes(text, fewshot, with_params):
 def test_paths_and_settings_are_shown_escaped(fewshot, with_params):
     text = SHIPPED.read_text(encoding="utf-8").replace("prepare: {} ", 'prepare: {cub: {path: "a\\e[31mb"}} ', 1)
     text = text.replace(
-        "dataset: glyphs, learner: svm, recipe: quick_svm, variants: [as_trained, iterations_3]}",
-        "dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
+        "{dataset: glyphs, learner: prototype, recipe: untrained}",
+        "{dataset: cub, learner: svm, recipe: quick_svm, image_size: 28}",
     )
     (with_params / "params.yaml").write_text(text, encoding="utf-8")
     (with_params / "a\x1b[31mb").mkdir()
@@ -377,3 +380,49 @@ def test_paths_that_are_not_utf8_are_shown(with_params):
     run = subprocess.run(command, capture_output=True)
 
     assert (run.returncode, run.stderr.split(b": ")[1]) == (2, b"\\udcff.yaml")
+
+
+@pytest.fixture
+def elsewhere(with_params, tmp_path_factory, monkeypatch):
+    """Put the shipped parameters into a project, and work in another folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    return with_params
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_project_may_be_given_before_or_after_the_command(fewshot, elsewhere, order):
+    given = ("--project", str(elsewhere))
+    status, out, _ = fewshot(*given, "list") if order == "before" else fewshot("list", *given)
+    assert status == 0
+    assert out.startswith("suite quickstart: ")
+
+
+def test_project_may_be_given_by_a_variable(fewshot, elsewhere, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_PROJECT", str(elsewhere))
+    assert fewshot("list")[1].startswith("suite quickstart: ")
+
+
+def test_variable_does_not_lead_out_of_a_project(fewshot, elsewhere, monkeypatch):
+    own = Path("params.yaml").absolute()
+    own.write_text((elsewhere / "params.yaml").read_text(encoding="utf-8").replace("quickstart", "own"))
+    monkeypatch.setenv("FEWSHOT_PROJECT", str(elsewhere))
+    assert fewshot("list")[1].startswith("suite own: ")
+    assert fewshot("list", "--project", str(elsewhere))[1].startswith("suite quickstart: ")
+
+
+def test_paths_are_relative_to_the_folder_of_the_caller(fewshot, elsewhere):
+    own = (elsewhere / "params.yaml").read_text(encoding="utf-8").replace("quickstart", "own")
+    Path("mine.yaml").write_text(own, encoding="utf-8")
+    assert fewshot("list", "--project", str(elsewhere), "--params", "mine.yaml")[1].startswith("suite own: ")
+
+
+@pytest.mark.parametrize("source", ["--project", "FEWSHOT_PROJECT"])
+def test_folder_that_is_no_project_is_refused(fewshot, project, monkeypatch, source):
+    monkeypatch.setenv("FEWSHOT_PROJECT", "nowhere")
+    status, _, err = fewshot("list", *(("--project", "nowhere") if source == "--project" else ()))
+    assert (status, err) == (2, f"error: {source}: 'nowhere' has no params.yaml; give the folder of a project\n")
+
+
+@pytest.mark.parametrize("command", ["coverage", "prune"])
+def test_unknown_suite_is_named_with_the_file(fewshot, with_params, command):
+    assert fewshot(command, "--suite", "typo")[2].startswith("error: params.yaml: suite")

@@ -150,7 +150,9 @@ def test_example_of_the_readme_shares_its_training_with_the_default_suite():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = readme.partition("```yaml\n")[2].partition("```")[0]
     params = read_params(ROOT / "params.yaml")
-    suites = {name: [matrix.model_dump(exclude_none=True) for matrix in suite] for name, suite in params.suites.items()}
+    suites = {
+        name: [matrix.model_dump(exclude_none=True) for _, matrix in params.blocks(name)] for name in params.suites
+    }
     values = {**params.model_dump(mode="json"), "suites": {**suites, **yaml.safe_load(block)["suites"]}}
 
     example = make_plan(parse_as(Params, json.loads(json.dumps(values)), where=""), "mine")

@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from fewshot.errors import FewshotError
-from fewshot.experiments.reader import read_yaml
+from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
@@ -14,6 +14,7 @@ from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
+from fewshot.workflow.unused import unused_changes
 
 
 report: "../report/workflow.rst"
@@ -37,7 +38,11 @@ if workflow.is_main_process:
     STOP.watch(logger)
 
 PLAN = planned()
-config.update(read_yaml(Path("params.yaml")) | config)
+FILES = read_files(overrides=config)
+if workflow.is_main_process:
+    for line in unused_changes(PLAN, FILES):
+        logger.warning(f"Note: {line}")
+config.update(FILES.values)
 validate(config, "../schemas/params.schema.json")
 if workflow.is_main_process:
     move_old_entries()

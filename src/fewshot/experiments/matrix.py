@@ -258,8 +258,7 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     problems = Problems()
     _check_sections(params, problems)
     experiments: dict[str, Experiment] = {}
-    for number, matrix in enumerate(params.suites[suite]):
-        where = f"suites.{suite}[{number}]"
+    for where, matrix in params.blocks(suite):
         with problems.collected():
             _check_given_weights(matrix, where)
         with problems.collected():
@@ -275,6 +274,17 @@ def suite_experiments(params: Params, suite: str) -> list[Experiment]:
     return list(experiments.values())
 
 
+def experiment_blocks(params: Params, suite: str) -> Iterator[tuple[dict[str, Any], Experiment]]:
+    """Yield the experiments of a suite in file order, each with the keys of a block that gives it alone."""
+    for where, matrix in params.blocks(suite):
+        given = matrix.model_dump(mode="json", exclude_unset=True)
+        for row in _combinations(matrix, where):
+            for experiment in _variants_of(params, _resolve(params, matrix, row, where), where):
+                tested = {} if experiment.test_variant == AS_TRAINED else {"variants": [experiment.test_variant]}
+                single = {key: value for key, value in given.items() if key != "variants"}
+                yield {**single, **row, **tested}, experiment
+
+
 def check_other_suites(params: Params, suite: str) -> None:
     """Check every block of the suites that are not planned, so that no mistake waits there unseen.
 
@@ -288,8 +298,7 @@ def check_other_suites(params: Params, suite: str) -> None:
     with problems.collected():
         check_suite_name(params.suite, params.suites)
     for name in [name for name in params.suites if name != suite]:
-        for number, matrix in enumerate(params.suites[name]):
-            where = f"suites.{name}[{number}]"
+        for where, matrix in params.blocks(name):
             with problems.collected():
                 for row in _rows_with_all_values(matrix, where):
                     with problems.collected():
@@ -346,8 +355,15 @@ def _axes(matrix: Matrix, where: str) -> dict[str, list[Any]]:
     for key, values in axes.items():
         if not values:
             problems.add(f"{where}.{key}: the list is empty; give at least one value")
+        for first, second in itertools.combinations(values, 2):
+            if _is_number(first) and _is_number(second) and first == second and type(first) is not type(second):
+                problems.add(f"{where}.{key}: {first} and {second} are the same value; remove one")
     problems.raise_all()
     return axes
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_override(key: str, value: Any, where: str) -> None:

@@ -3,13 +3,21 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fewshot.episodes.form import EpisodeForm
 from fewshot.learners.settings import EvaluationSettings
 from fewshot.settings import Settings
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=60)]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=60)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Shots = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 AS_TRAINED = "as_trained"
@@ -59,7 +67,9 @@ class Recipe(Settings):
     nesterov: bool = Field(True, description="Nesterov momentum of SGD")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="applied to every parameter, as in MetaOptNet")
     schedule: Literal["cosine"] | tuple[tuple[int, float], ...] = Field(
-        (), description="pairs [epoch, multiplier]: learning_rate * multiplier from that epoch (0-based) on; or cosine"
+        (),
+        description="{epochs: [...], multipliers: [...]} or pairs [epoch, multiplier]: learning_rate * multiplier from "
+        "that epoch (0-based) on; or cosine",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="epsilon of the training loss")
     image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
@@ -75,7 +85,9 @@ class Recipe(Settings):
         "backbone",
     )
     compile: bool = Field(
-        False, description="on GPUs, compile the backbone's training pass (torch.compile): faster, other rounding"
+        False,
+        exclude_if=lambda compiled: not compiled,  # the settings of all other trainings stay as they were
+        description="on GPUs, compile the backbone's training pass (torch.compile): faster, other rounding",
     )
     joint_forward: bool = Field(False, description="embed support and query in one call (one batch-norm statistic)")
     episodes_per_backward: PositiveInt | None = Field(
@@ -102,6 +114,21 @@ class Recipe(Settings):
     def validates(self) -> bool:
         """Whether the learner is scored on validation episodes after each epoch."""
         return bool(self.validation.episodes and self.epochs)
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _pairs(cls, schedule: Any) -> Any:
+        """Return the pairs of either notation as tuples, and `cosine` as it is."""
+        if isinstance(schedule, list):
+            return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in schedule)
+        if not isinstance(schedule, dict):
+            return schedule
+        epochs, multipliers = (schedule.get(key) for key in ("epochs", "multipliers"))
+        if len(schedule) != 2 or not isinstance(epochs, list) or not isinstance(multipliers, list):
+            raise ValueError("give two lists: {epochs: [20, 40], multipliers: [0.1, 0.01]}")
+        if len(epochs) != len(multipliers):
+            raise ValueError(f"{len(epochs)} epochs but {len(multipliers)} multipliers; give one for each epoch")
+        return tuple(zip(epochs, multipliers, strict=True))
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -198,13 +225,17 @@ class Matrix(BaseModel):
     )
 
 
+Blocks = Annotated[dict[Name, Matrix], Field(min_length=1)] | Annotated[tuple[Matrix, ...], Field(min_length=1)]
+
+
 class Params(Settings):
-    """The whole file."""
+    """The whole file, and those it includes."""
 
     suite: Name = Field(description="suite run by `snakemake`, `dvc repro` and `make run`")
-    suites: dict[Name, Annotated[tuple[Matrix, ...], Field(min_length=1)]] = Field(
-        min_length=1, description="named sets of experiments"
+    include: str | tuple[str, ...] = Field(
+        (), description="files with more named entries: paths or patterns such as experiments/*.yaml, from this file on"
     )
+    suites: dict[Name, Blocks] = Field(min_length=1, description="named sets of experiments; their blocks may be named")
     recipes: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="named training settings; `base:` inherits from another recipe"
     )
@@ -219,6 +250,13 @@ class Params(Settings):
         {}, description="named settings that change only the evaluation of a trained learner"
     )
     report: Report = Field(Report(), description="what the report shows")
+
+    def blocks(self, suite: str) -> list[tuple[str, Matrix]]:
+        """Return the blocks of a suite with their dotted paths, in file order."""
+        blocks = self.suites[suite]
+        if isinstance(blocks, dict):
+            return [(f"suites.{suite}.{name}", block) for name, block in blocks.items()]
+        return [(f"suites.{suite}[{number}]", block) for number, block in enumerate(blocks)]
 
 
 def schema_text() -> str:

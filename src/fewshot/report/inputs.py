@@ -75,8 +75,8 @@ class ReportEntry:
             variant=experiment.variant,
             dataset=experiment.dataset.label,
             target=target,
-            backbone=_described(experiment.backbone, BACKBONES),
-            learner=_described(experiment.learner, LEARNERS),
+            backbone=described_backbone(experiment.backbone),
+            learner=described_learner(experiment.learner),
             seed=experiment.seed,
             evaluation=evaluation,
             train_dir=train_dir,
@@ -103,8 +103,17 @@ class ReportEntry:
         return self.evaluation.is_file() and self.arrays.is_file() and not self.damage
 
 
-def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
+def described_backbone(choice: Choice) -> str:
     """Return the registered name and every setting that differs from its default: "conv4 (filters 32)"."""
+    return _described(choice, BACKBONES)
+
+
+def described_learner(choice: Choice) -> str:
+    """Return the registered name and every setting that differs from its default: "maml (inner_steps 2)"."""
+    return _described(choice, LEARNERS)
+
+
+def _described(choice: Choice, registry: Mapping[str, Part]) -> str:
     defaults = registry[choice.name].settings().model_dump(mode="json")  # without those recorded only if they differ
     changed = [f"{name} {value}" for name, value in choice.settings.items() if (name, value) not in defaults.items()]
     return f"{choice.name} ({', '.join(changed)})" if changed else choice.name

@@ -4,6 +4,7 @@ A bundle holds the source, `params.yaml`, the prepared data sets, wheels and the
 depend on source, settings and data, not on the machine, so its results are those that the workflow here asks for.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 from fewshot import paths
 from fewshot.digests import RECORDED
 from fewshot.errors import DataError, FewshotError, ParamsError, quoted
+from fewshot.experiments.reader import read_files
 from fewshot.files import read_json, write_json
 from fewshot.sharing import bundle_script
 from fewshot.sharing.image_sheets import pack_store
@@ -151,9 +153,10 @@ def _named(plan: Plan, name: str) -> tuple[EvaluateJob, ...]:
 
 
 def _add_source(stage: Path, params: Path) -> None:
-    """Copy the package and the parameter file."""
+    """Copy the package and the parameters: those of all files, as one (JSON is YAML, too)."""
     shutil.copytree(paths.PACKAGE_DIR, stage / "src" / "fewshot", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(params, stage / "params.yaml")
+    values = {section: value for section, value in read_files(params).values.items() if section != "include"}
+    (stage / "params.yaml").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _add_data(stage: Path, job: PrepareJob) -> list[str]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.errors import FewshotError, Problems, locate_errors
+from fewshot.errors import FewshotError, Problems
 from fewshot.experiments.matrix import check_suite_name
 from fewshot.experiments.params import Params
-from fewshot.experiments.reader import MAX_VALUES, read_yaml
+from fewshot.experiments.plain_yaml import MAX_VALUES
+from fewshot.experiments.reader import read_files
 from fewshot.paths import JOB_STAGES
 from fewshot.settings import parse_as
 from fewshot.workflow.plan import Plan, make_plan
@@ -43,18 +44,19 @@ def check_file(path: Path, suite: str | None = None) -> CheckedFile:
     Raises:
         ParamsError: if the file is not YAML, or has no such suite.
     """
-    values, problems, plans = read_yaml(path), Problems(), []
+    files, problems, plans = read_files(path), Problems(), []
+    values = files.values
     suites = values["suites"] if isinstance(values.get("suites"), dict) else {}
-    with problems.collected(), locate_errors(path):
+    with problems.collected(), files.located():
         parse_as(Params, values, where="", at_most=MAX_VALUES)
     if isinstance(values.get("suite"), str):
-        with problems.collected(), locate_errors(path):
+        with problems.collected(), files.located():
             check_suite_name(values["suite"], suites)
     if suite is not None:
-        with locate_errors(path):
+        with files.located():
             check_suite_name(suite, suites)
     for name in suites if suite is None else [suite]:
-        with problems.collected(FewshotError), locate_errors(path):
+        with problems.collected(FewshotError), files.located():
             alone = parse_as(Params, {**values, "suites": {name: suites[name]}}, where="", at_most=MAX_VALUES)
             plans.append(make_plan(alone, name))
     return CheckedFile(tuple(plans), tuple(problems.lines))

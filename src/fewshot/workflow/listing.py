@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,6 @@ def suite_table(plan: Plan) -> str:
         evaluations = plan.of_experiment(name)
         key = evaluations[0].train.key
         rows.append((name, key, trained[key], _evaluated(evaluations)))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     example = names[0] if names else "<experiment>"
     suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
     return "\n".join(
@@ -84,13 +82,19 @@ def suite_table(plan: Plan) -> str:
             f"suite {plan.suite}: {len(names)} experiments; {len(plan.train)} trainings, {_count_states(plan.train)}; "
             f"{len(plan.evaluate)} evaluations, {_count_states(plan.evaluate)}",
             "",
-            *lines,
+            *aligned(rows),
             "",
             f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'out of date'})",
             f"run one:  snakemake --cores all {example}{suite}",
             f"run all:  snakemake --cores all{suite}",
         ]
     )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line per row of texts, with the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def check_experiment_names(plan: Plan, arguments: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ nor pandas.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,10 +19,10 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, locate_errors, quoted
+from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, quoted
 from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, suite_experiments
 from fewshot.experiments.params import Params, Train
-from fewshot.experiments.reader import PARAMS_FILE, read_params
+from fewshot.experiments.reader import PARAMS_FILE, read_files
 from fewshot.learners import LEARNERS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.workflow.identity import module_digests, package_versions
@@ -362,9 +362,10 @@ def load_plan(
         ParamsError: if the file or a name is invalid, in this suite or another one.
         DataError: if a file named in it does not exist.
     """
-    params = read_params(path, dict(overrides or {}))
+    files = read_files(path, overrides)
+    params = files.parsed()
     chosen, problems = params.suite if suite is None else suite, Problems()
-    with locate_errors(path):
+    with files.located():
         with problems.collected():
             plan = make_plan(params, chosen, results)
         with problems.collected():
@@ -376,6 +377,14 @@ def load_plan(
 def make_plan(params: Params, suite: str, results: Path = paths.RESULTS) -> Plan:
     """Plan the jobs of a suite; see `load_plan`."""
     return plan_experiments(params, suite, suite_experiments(params, suite), results)
+
+
+def plans_of_file(plan: Plan) -> Iterator[Plan]:
+    """Yield a plan, then those of the other suites of its file."""
+    yield plan
+    for suite in plan.params.suites:
+        if suite != plan.suite:
+            yield make_plan(plan.params, suite, plan.results)
 
 
 def plan_experiments(params: Params, suite: str, experiments: Sequence[Experiment], results: Path) -> Plan:

@@ -166,6 +166,11 @@ def is_restorable(job: Job) -> bool:
     return any(map(has_all_files, _copies(job)))
 
 
+def intact_result(job: Job) -> Path | None:
+    """Return a folder that holds the result of a job, unchanged: its own, else one to restore it from; or None."""
+    return job.dir if _is_intact(job.dir) else _intact_copy(job)
+
+
 def _intact_copy(job: Job) -> Path | None:
     """Return a folder that holds the result of a job, unchanged."""
     return next(filter(_is_intact, _copies(job)), None)

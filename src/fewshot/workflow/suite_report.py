@@ -26,7 +26,7 @@ def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summa
 def suite_report(plan: Plan) -> SuiteReport:
     """Return the inputs of the report."""
     damage = {job.dir: _damage(job) for stage in READ for job in plan.jobs(stage)}
-    entries = tuple(_entry(plan, job, damage) for job in plan.evaluate)
+    entries = tuple(report_entry(plan, job, damage) for job in plan.evaluate)
     return SuiteReport(plan.suite, plan.report_key, entries, plan.params.report)
 
 
@@ -41,9 +41,16 @@ def _damage(job: Job) -> str:
     return describe_damage(job, read) if read else ""
 
 
-def _entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEntry:
+def report_entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> ReportEntry:
+    """Return the entry of one evaluation.
+
+    Args:
+        plan: the suite.
+        job: one of its evaluations.
+        damage: what is wrong with the result of a job, by its folder, if anything is.
+    """
     experiment = job.experiment
-    broken = next((read for read in (job.train, job) if damage[read.dir]), None)
+    broken = next((read for read in (job.train, job) if damage.get(read.dir)), None)
     run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
     return ReportEntry.of(
         experiment,

@@ -20,9 +20,9 @@ def stamp_file(plan: Plan) -> Path:
     return plan.tables_dir / f".key-{plan.report_key}"
 
 
-def tables_are_current(plan: Plan) -> bool:
-    """Return whether the tables of a suite are complete and those of the current plan."""
-    stamp = stamp_file(plan)
+def tables_are_current(plan: Plan, folder: Path | None = None) -> bool:
+    """Return whether the tables of a suite, perhaps moved to `folder`, are complete and those of the current plan."""
+    stamp = (folder or plan.tables_dir) / stamp_file(plan).name
     return stamp.exists() and _matches_tables(stamp)
 
 

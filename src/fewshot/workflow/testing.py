@@ -3,7 +3,7 @@
 The results are stored under `results/tests`, apart from those of suites, and kept in `cache/` like all others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import with_protocol
 from fewshot.files import read_json
 from fewshot.workflow.jobs import evaluate_job, prepare_job, trained_weights
-from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, make_plan, plan_experiments
+from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, plan_experiments, plans_of_file
 
 
 def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
@@ -26,7 +26,7 @@ def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
         ParamsError: if there is none.
     """
     known: list[str] = []
-    for searched in _plans(plan):
+    for searched in plans_of_file(plan):
         for job in searched.train:
             if len(wanted) >= 4 and job.key.startswith(wanted):
                 return searched, job.name
@@ -38,13 +38,6 @@ def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:
         f"no suite has an experiment, or a training with the key, {quoted(wanted)}.{did_you_mean(wanted, known)} "
         "'fewshot list --suite NAME' lists those of a suite"
     )
-
-
-def _plans(plan: Plan) -> Iterator[Plan]:
-    yield plan
-    for suite in plan.params.suites:
-        if suite != plan.suite:
-            yield make_plan(plan.params, suite, plan.results)
 
 
 def evaluate_training(plan: Plan, name: str, protocol: Mapping[str, Any]) -> list[str]:
