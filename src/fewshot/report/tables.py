@@ -62,7 +62,7 @@ def _identity(row: Row) -> dict[str, Any]:
 
 
 def _is_closed_form(row: Row) -> bool:
-    return row.tested_learner["name"] in ("prototype", "ridge", "r2d2")
+    return row.tested_learner["name"] in ("prototype", "cosine", "ridge", "r2d2")
 
 
 def result_record(cell: Cell) -> dict[str, Any]:
