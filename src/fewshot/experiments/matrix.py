@@ -141,11 +141,20 @@ class Experiment:
         """Return the data sets it draws episodes from, and which."""
         recipe, name, wanted = self.recipe, self.recipe_name, []
         if recipe.epochs and self.weights is None:
-            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training", name)))
+            if recipe.batch_size is None:
+                wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training", name)))
             if recipe.validates:
                 wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation", name)))
         tested = Draw(self.evaluate.split, self.test_form, "evaluation", name)
         return wanted + [(target, tested) for target in self.targets]
+
+    @property
+    def n_classes(self) -> int | None:
+        """Classes of the training split that a classifier distinguishes, as given or known; None if neither."""
+        given, splits = self.learner.settings.get("n_classes"), DATASETS[self.dataset.name].splits
+        if given is not None or splits is None:
+            return given
+        return sum(splits[part][0] for part in _parts_of(self.recipe.train_split))
 
     @property
     def context(self) -> LearnerContext:
@@ -153,6 +162,7 @@ class Experiment:
         recipe = self.recipe
         return LearnerContext(
             n_way=recipe.n_way,
+            n_classes=self.n_classes,
             image_size=self.image_size,
             steps_per_epoch=recipe.steps_per_epoch,
             label_smoothing=recipe.label_smoothing,
@@ -590,6 +600,7 @@ def _check_parts(experiment: Experiment, where: str) -> None:
     """Reject learners that are incompatible with their backbone, recipe or test protocol."""
     learner, backbone = experiment.learner, experiment.backbone
     part = LEARNERS[learner.name]
+    _check_unit(experiment, part, where)
     if part.check is not None:
         settings = parse_as(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
         with locate_errors(where):
@@ -606,6 +617,28 @@ def _check_parts(experiment: Experiment, where: str) -> None:
             )
 
 
+def _parts_of(split: str) -> tuple[str, ...]:
+    """Return the stored splits that a split is the union of."""
+    return ("train", "validation") if split == "trainval" else (split,)
+
+
+def _check_unit(experiment: Experiment, part: Part, where: str) -> None:
+    """Reject a recipe for minibatches with a learner of episodes, the other way round, and a test at its shots."""
+    label, recipe = experiment.learner.label, experiment.recipe
+    if part.minibatches and recipe.batch_size is None:
+        raise ParamsError(
+            f"{where}: learner {label!r} is trained on minibatches of images, but recipe {experiment.recipe_name!r} "
+            "has no batch_size; add it, or choose a recipe that has one"
+        )
+    if recipe.batch_size is not None and not part.minibatches:
+        raise ParamsError(
+            f"{where}: learner {label!r} is trained on episodes, but recipe {experiment.recipe_name!r} has a "
+            "batch_size; choose a recipe without one"
+        )
+    if recipe.batch_size is not None and experiment.evaluate.shots == "train_shot":
+        raise ParamsError(f"{where}.shots: learner {label!r} is trained without shots; give numbers, such as [1, 5]")
+
+
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Reject episodes too large for a data set, as far as its size is known before preparation."""
     for dataset, draw in experiment.draws():
@@ -613,7 +646,7 @@ def _check_fits(experiment: Experiment, where: str) -> None:
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
-        parts = ("train", "validation") if split == "trainval" else (split,)
+        parts = _parts_of(split)
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
         if form.n_way > classes:
             raise ParamsError(

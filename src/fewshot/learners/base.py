@@ -38,12 +38,15 @@ class Learner(nn.Module):
     Attributes:
         caches_embeddings: true if an image's embedding does not depend on its episode; evaluation then embeds each
             image once (`embed`) and classifies from stored embeddings (`classify`).
+        centres_features: true if the learner must be told the mean embedding of the training classes
+            (`set_feature_mean`).
         batch_norm: the statistics that normalise test images: "running", "transductive", "support" or "per_query".
         episodes_per_backward: number of episodes of a meta-batch differentiated at once; None means all.
             Learners that keep an inner-loop graph set it to 1, so that memory does not grow with the meta-batch.
     """
 
     caches_embeddings: ClassVar[bool] = False
+    centres_features: ClassVar[bool] = False
     batch_norm: str = "running"
     episodes_per_backward: int | None = None
 
@@ -65,6 +68,8 @@ class Learner(nn.Module):
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the outer loss of preprocessed (float) episodes at global outer step `step` (from 0).
 
+        Learners registered with `minibatches` take an `fewshot.episodes.ImageBatch` instead of episodes.
+
         Raises:
             NumericalError: if an inner loss is not finite.
         """
@@ -83,6 +88,10 @@ class Learner(nn.Module):
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S), (T, Q, d); only if `caches_embeddings`."""
+        raise NotImplementedError
+
+    def set_feature_mean(self, mean: Tensor) -> None:
+        """Take the mean embedding of the training classes, (d,); only if `centres_features`."""
         raise NotImplementedError
 
     def for_evaluation(self, changes: EvaluationSettings) -> "Learner":

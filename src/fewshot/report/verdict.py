@@ -204,7 +204,7 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     if number.settings_hash is not None:
         same = row.settings_hash == number.settings_hash
         return (*found, *([] if same else [Departure("settings differ from those of the expected number")]))
-    if row.changes.get("head") not in (None, train["learner"]["name"]):
+    if row.changes.get("head") not in (None, train["learner"]["name"]) and "head" not in train["learner"]:
         found.append(Departure(f"trained with another head: {train['learner']['name']}"))
     found += _unequal(
         "QP solver in the test", _stopped_after(solver_iterations(row)), _stopped_after(protocol.solver_iterations)
@@ -266,12 +266,13 @@ def _other_values(ours: Mapping[str, Any], published: Mapping[str, Any], prefix:
 
 
 def _training_episodes(recipe: Mapping[str, Any]) -> int:
-    return int(recipe["epochs"] * recipe["steps_per_epoch"] * recipe["meta_batch"])
+    per_step = recipe.get("batch_size") or recipe["meta_batch"]
+    return int(recipe["epochs"] * recipe["steps_per_epoch"] * per_step)
 
 
 def _effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without schedule steps after its last epoch, with the episodes behind a batch-norm statistic."""
-    shared = recipe["meta_batch"] // (recipe.get("devices") or 1)
+    shared = (recipe.get("batch_size") or recipe["meta_batch"]) // (recipe.get("devices") or 1)
     values = {"batch_norm_episodes": recipe.get("episodes_per_backward") or shared, **recipe}
     schedule = recipe.get("schedule")
     if isinstance(schedule, (list, tuple)):

@@ -1,20 +1,22 @@
-"""One outer step: draw a meta-batch, sum the gradients over its chunks of episodes, update the weights once."""
+"""One outer step: draw a batch, sum the gradients over its chunks, update the weights once."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.batch import EpisodeBatch, gather_batch
+from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import draw_episodes
 from fewshot.errors import NumericalError
 from fewshot.experiments.build import preprocessing, torch_seed
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.params import Recipe
 from fewshot.learners.base import Learner
+from fewshot.training.minibatches import minibatch
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 
 
@@ -44,13 +46,13 @@ class OuterStep:
         """
         torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
         self._set_learning_rate(step)
-        own = self.processes.share(self.recipe.meta_batch)
+        own = self.processes.share(self.recipe.items_per_step)
         batch = training_batch(self.experiment, self.split, step, own)
         self.learner.train()
         self.optimizer.zero_grad(set_to_none=True)
         weights, reported = [], []
         for chunk in batch.chunks(self.episodes_at_once):
-            weight = len(chunk) / self.recipe.meta_batch
+            weight = len(chunk) / self.recipe.items_per_step
             with self.divergence(step):
                 output = self.learner.loss(self.preprocess(chunk.to(self.processes.device), training=True), step)
             (output.loss * weight).backward()
@@ -72,8 +74,8 @@ class OuterStep:
 
     @property
     def episodes_at_once(self) -> int:
-        """Episodes differentiated by one backward pass."""
-        in_this_process = self.recipe.meta_batch // self.processes.size
+        """Episodes, or images of a minibatch, differentiated by one backward pass."""
+        in_this_process = self.recipe.items_per_step // self.processes.size
         return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or in_this_process
 
     @property
@@ -116,8 +118,8 @@ class OuterStep:
         )
 
 
-def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> EpisodeBatch:
-    """Return the episodes of an outer step: those with index `step * meta_batch + i`.
+def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> Any:
+    """Return the batch of an outer step: the episodes with index `step * meta_batch + i`, or a minibatch of images.
 
     Args:
         experiment: what is trained.
@@ -126,6 +128,8 @@ def training_batch(experiment: Experiment, split: SplitStore, step: int, share: 
         share: the i to return; None means all.
     """
     recipe = experiment.recipe
+    if recipe.batch_size is not None:
+        return minibatch(experiment, split, step, share)
     indices = step * recipe.meta_batch + np.arange(recipe.meta_batch)[slice(None) if share is None else list(share)]
     episodes = draw_episodes(experiment.seed, recipe.train_split, indices, recipe.form, split.class_sizes)
     return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
@@ -147,8 +151,24 @@ def build_optimizer(recipe: Recipe, learner: Learner) -> torch.optim.Optimizer:
 
 def rate_multiplier(recipe: Recipe, step: int) -> float:
     """Return the factor of the learning rate at an outer step (from 0)."""
+    steps = recipe.epochs * recipe.steps_per_epoch
     if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps_per_epoch)))
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    if recipe.schedule == "one_cycle":
+        return one_cycle(step, steps)
     epoch = step // recipe.steps_per_epoch
     reached = [factor for start, factor in recipe.schedule if epoch >= start]
     return reached[-1] if reached else 1.0
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Return the multiplier at a step (from 0): along cosines from 1/25 up to 1 in 30 % of the steps, then to 4e-6.
+
+    Source: Smith and Topin 2019, with the defaults of torch's OneCycleLR; the momentum is constant.
+    """
+    first, turn, last = 1 / 25, 0.3 * steps - 1, steps - 1
+    if step < turn:
+        start, end, share = first, 1.0, step / turn
+    else:
+        start, end, share = 1.0, first / 1e4, (step - turn) / (last - turn)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

@@ -17,6 +17,7 @@ from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
 from fewshot.training.memory import MIB, check_memory, memory_errors
+from fewshot.training.minibatches import check_classes, tell_feature_mean
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.remaining_time import RemainingTime
@@ -61,6 +62,8 @@ def train(
     run = _Run(experiment, store, learner, checkpoints, processes)
     with memory_errors(experiment), stop_signals() as stopped:
         run.announce()
+        if not run.first_step:
+            run.tell_feature_mean()
         run.go(stopped)
     if processes.leads:
         publish(out, run.state, ensemble=experiment.recipe.keep_checkpoints > 1)
@@ -76,7 +79,9 @@ class _Run:
         self.started = time.monotonic()
         self.experiment, self.recipe = experiment, experiment.recipe
         self.store, self.learner, self.processes = store, learner, processes
-        self.outer_step = OuterStep(experiment, store.split(self.recipe.train_split), learner, processes)
+        self.split = store.split(self.recipe.train_split)
+        check_classes(experiment, self.split)
+        self.outer_step = OuterStep(experiment, self.split, learner, processes)
         self.state = TrainingState(learner, self.outer_step.optimizer, checkpoints, writes=processes.leads)
         self.total_steps = self.recipe.epochs * self.recipe.steps_per_epoch
         if self.state.resume():
@@ -110,6 +115,7 @@ class _Run:
         progress = self.state.progress
         self.outer_step.check_weights(progress.step)
         self.processes.check_agreement(self.learner)
+        self.tell_feature_mean()
         validation = self._validate()
         row = progress.epoch_done(self.recipe.steps_per_epoch, self.outer_step.learning_rate, validation)
         if validation is not None:
@@ -120,6 +126,10 @@ class _Run:
             f"epoch {row.epoch}/{self.recipe.epochs}: loss {row.train_loss:.4f}, "
             f"accuracy {row.train_accuracy:.1%}{seen}"
         )
+
+    def tell_feature_mean(self) -> None:
+        """Give the learner the mean embedding of the training classes, if it centres features."""
+        tell_feature_mean(self.learner, self.split, self.outer_step.preprocess, self.processes.device)
 
     def _validate(self) -> tuple[float, float] | None:
         """Return accuracy and interval on the validation episodes; only one process computes them."""
@@ -138,7 +148,7 @@ class _Run:
         memory = "" if needed is None else f", about {needed / MIB:,.0f} MiB of memory per step"
         say(
             f"{self.experiment.name}: {self.n_parameters:,} parameters, {self.total_steps:,} steps of "
-            f"{self.recipe.meta_batch} episodes on {device}{memory}"
+            f"{self.recipe.items_per_step} {self.recipe.unit} on {device}{memory}"
         )
         if self.first_step < self.total_steps:
             check_memory(self.experiment, needed, device)

@@ -520,6 +520,8 @@ def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:
 
 
 def part_modules(experiment: Experiment) -> tuple[str, ...]:
-    """Return the modules named by the registry entries of an experiment's learner and backbone."""
+    """Return the modules named by the registry entries of an experiment's learner, its head and its backbone."""
     learner, backbone = LEARNERS[experiment.learner.name], BACKBONES[experiment.backbone.name]
-    return tuple(dict.fromkeys([*learner.modules, *backbone.modules]))
+    head = experiment.learner.settings.get("head")  # of a classifier, which is trained without it
+    tested = () if head is None else LEARNERS[head].modules
+    return tuple(dict.fromkeys([*learner.modules, *tested, *backbone.modules]))
