@@ -37,6 +37,11 @@ class ResNet12Settings(Settings):
         20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 per step)"
     )
     init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope in the initialisation gain (release: 0)")
+    pooling: Literal["flatten", "mean"] = Field(
+        "flatten",
+        exclude_if=lambda pooling: pooling == "flatten",
+        description="the embedding is the last map, flattened (MetaOptNet), or its mean over the pixels (RFS)",
+    )
 
 
 CONV4_MAML_STAGES = 4
