@@ -161,6 +161,16 @@ def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
     return group_rows(read_runs(entry))[0]
 
 
+def test_a_training_that_starts_from_another_one_is_not_comparable_with_one_from_random_weights(maker: Any) -> None:
+    entry = maker.add("svm", 0.6264, dataset="mini_imagenet", backbone=RESNET12, recipe=METAOPTNET, shots=(1,))
+    record = read_json(entry.evaluation)
+    record["train"]["init"] = {"learner": {"name": "classifier"}}
+    write_json(entry.evaluation, record)
+    verdict = judge(group_rows(read_runs(entry))[0])
+    assert verdict.word == "not comparable"
+    assert "start: classifier, published random weights" in verdict.reasons
+
+
 @pytest.mark.parametrize(
     ("settings", "iterations", "reason"),
     [

@@ -14,7 +14,7 @@ from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, Problems, allowed_values, locate_errors, quoted
 from fewshot.experiments.params import AS_TRAINED, Evaluate, Matrix, Params, Recipe
-from fewshot.learners import LEARNERS, check_evaluation
+from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS, check_evaluation
 from fewshot.learners.context import LearnerContext
 from fewshot.learners.settings import EvaluationSettings
 from fewshot.registry import Part, find_part
@@ -94,6 +94,7 @@ class Experiment:
         test_variant: name of the changes in evaluation; "as_trained" if there are none.
         changes: settings of the evaluation that differ from those of the training.
         weights: file of trained weights used instead of training, or None.
+        init: the training whose backbone this one starts from, or None.
     """
 
     dataset: Choice
@@ -110,6 +111,7 @@ class Experiment:
     test_variant: str = AS_TRAINED
     changes: EvaluationSettings = NO_CHANGES
     weights: Path | None = None
+    init: "Experiment | None" = None
 
     @property
     def group(self) -> str:
@@ -126,6 +128,11 @@ class Experiment:
         """Name of the training alone, which experiments that differ only in their evaluation share."""
         parts = (self.dataset.label, self.backbone.label, self.learner.label, self.training_variant, f"s{self.seed}")
         return "-".join(parts)
+
+    @property
+    def trainings(self) -> tuple["Experiment", ...]:
+        """This experiment and those whose training it starts from, the latest first."""
+        return (self, *(() if self.init is None else self.init.trainings))
 
     @property
     def shots(self) -> tuple[int, ...]:
@@ -176,6 +183,7 @@ class Experiment:
         given = {} if self.weights is None else {"weights": path_digest(self.weights)}
         return {
             **given,
+            **({} if self.init is None else {"init": _without_seed(self.init.train_settings())}),
             "dataset": self.dataset.name,
             "backbone": self.backbone.as_json(),
             "learner": self.learner.as_json(),
@@ -193,6 +201,11 @@ class Experiment:
             "shots": list(self.shots),
             **({"changes": changes} if changes else {}),
         }
+
+
+def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training from which another one with the same seed starts."""
+    return {name: value for name, value in settings.items() if name != "seed"}
 
 
 @dataclass(frozen=True)
@@ -394,7 +407,10 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     with problems.collected():
         evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
         targets = tuple(_DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or ())
+    with problems.collected():
+        init = None if matrix.init is None else _start(params, matrix.init, row, f"{where}.init")
     problems.raise_all()
+    start = "" if init is None else f"-from_{init.learner.label}_{init.training_variant}"
     trained = _training_overrides(params, row, overrides, (recipe, backbone, learner), where)
     experiment = Experiment(
         dataset=dataset,
@@ -402,18 +418,87 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         learner=learner,
         recipe_name=row["recipe"],
         recipe=recipe,
-        variant=_variant(row["recipe"], overrides),
-        training_variant=_variant(row["recipe"], trained),
+        variant=_variant(row["recipe"], overrides) + start,
+        training_variant=_variant(row["recipe"], trained) + start,
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
         weights=None if matrix.weights is None else Path(matrix.weights),
         targets=targets or (dataset,),
+        init=init,
     )
     _check_name(experiment, where)
+    _check_start(experiment, where)
     _check_parts(experiment, where)
     _check_fits(experiment, where)
     return experiment
+
+
+def _start(params: Params, values: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Experiment:
+    """Return the training that an experiment starts from; it has no evaluation.
+
+    Args:
+        params: the whole file.
+        values: the block `init`.
+        row: the values of the experiment; data set, seed and, if the block has none, the backbone are taken from it.
+        where: dotted path of the block, for messages.
+    """
+    fixed = [key for key in ("dataset", "seed", *_TESTED_ONLY) if key in values]
+    if fixed:
+        raise ParamsError(
+            f"{where}.{fixed[0]}: not allowed here: data set and seed are those of the training that starts"
+        )
+    backbone = {key: row[key] for key in row if key.partition(".")[0] == "backbone"}
+    own = any(key.partition(".")[0] == "backbone" for key in values)
+    block = {"dataset": row["dataset"], "seed": row["seed"], **({} if own else backbone), **values, "shots": [1]}
+    matrix = parse_as(Matrix, block, where=where)
+    rows = list(_combinations(matrix, where))
+    if len(rows) != 1:
+        raise ParamsError(
+            f"{where}: has {len(rows)} combinations of values, but a start is one training; give no lists"
+        )
+    return replace(_resolve(params, matrix, rows[0], where), targets=())
+
+
+_TESTED_ONLY = ("shots", "targets", "episodes", "variants", "weights")
+
+
+def _check_start(experiment: Experiment, where: str) -> None:
+    """Reject a start from a training that has other weights, none, or that lacks running statistics."""
+    init = experiment.init
+    if init is None:
+        return
+    if experiment.weights is not None:
+        raise ParamsError(f"{where}: weights and init exclude each other; remove one")
+    for name, recipe, start in (("", experiment.recipe, experiment), (".init", init.recipe, init)):
+        if recipe.epochs == 0:
+            raise ParamsError(
+                f"{where}{name}: recipe {start.recipe_name!r} has epochs 0, so nothing is trained; to test a "
+                "trained backbone with another head, give its training variants"
+            )
+    ours, theirs = (_weights_of(choice) for choice in (experiment.backbone, init.backbone))
+    if ours != theirs or experiment.image_size != init.image_size:
+        raise ParamsError(
+            f"{where}.init: its backbone {_described(theirs, init)} differs from {_described(ours, experiment)}; both "
+            "trainings need the same"
+        )
+    if init.learner.name in ADAPTIVE_LEARNERS and experiment.learner.name not in ADAPTIVE_LEARNERS:
+        raise ParamsError(
+            f"{where}.init: learner {init.learner.label!r} keeps no running batch-norm statistics, which learner "
+            f"{experiment.learner.label!r} needs; start from a learner with a head or a classifier"
+        )
+
+
+def _weights_of(backbone: Choice) -> dict[str, Any]:
+    """Return the name of a backbone and the settings that determine its trained tensors."""
+    ignored = getattr(BACKBONES[backbone.name].settings, "not_weights", ())
+    return {name: value for name, value in backbone.as_json().items() if name not in ignored}
+
+
+def _described(backbone: Mapping[str, Any], experiment: Experiment) -> str:
+    """Return "conv4 (filters 64) at 32 pixels"."""
+    settings = ", ".join(f"{name} {value}" for name, value in backbone.items() if name != "name")
+    return f"{backbone['name']}{f' ({settings})' if settings else ''} at {experiment.image_size} pixels"
 
 
 def with_protocol(params: Params, experiment: Experiment, protocol: Mapping[str, Any]) -> list[Experiment]:

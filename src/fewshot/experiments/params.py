@@ -219,6 +219,11 @@ class Matrix(BaseModel):
     variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
         None, description="replaces evaluate.variants"
     )
+    init: dict[str, Any] | None = Field(
+        None,
+        description="a block {learner, recipe, ...} whose training this one starts from: same data set, backbone and "
+        "seed; only its backbone is used",
+    )
     weights: str | None = Field(
         None,
         description="file of trained weights to evaluate instead of training: an export, or from the original program",

@@ -51,6 +51,11 @@ class Learner(nn.Module):
     episodes_per_backward: int | None = None
 
     @property
+    def trained_backbone(self) -> nn.Module:
+        """The network from which another training can start, and that can start from another one's."""
+        raise NotImplementedError
+
+    @property
     def embedding_size(self) -> int:
         """Number of features of an embedding (d); only if `caches_embeddings`."""
         raise NotImplementedError

@@ -82,6 +82,11 @@ class EpisodicLearner(Learner):
         return cls(network, build_head(name, **settings.model_dump()), context)
 
     @property
+    def trained_backbone(self) -> nn.Module:
+        """The backbone."""
+        return self.backbone
+
+    @property
     def embedding_size(self) -> int:
         """Number of features: the backbone's `embedding_size`, or determined by embedding blank images."""
         return embedding_size(self.backbone, self.context.image_size)

@@ -22,7 +22,7 @@ from fewshot.report import stats
 from fewshot.report.compare import SIGNIFICANT
 from fewshot.report.expected_episodes import paired_accuracies
 from fewshot.report.measure import Row
-from fewshot.report.published import Published
+from fewshot.report.published import RANDOM_WEIGHTS, Published
 from fewshot.report.stats import ErrorPart, Estimate
 
 Word = Literal["agrees", "higher", "lower", "undecided", "not comparable", "none published"]
@@ -195,6 +195,7 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     train, recipe, protocol = row.protocol["train"], row.recipe, number.protocol
     found = [Departure(UNREAD, size=0)] if protocol.confirmed == "unread" else []
     found += [Departure("weights come from elsewhere")] if "weights" in train else []
+    found += _unequal("start", _start(train), protocol.start)
     found += _unequal("selection", row.selection, protocol.selection)
     found += _unequal("training classes", recipe["train_split"], protocol.train_split)
     found += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
@@ -212,6 +213,11 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     if number.training is None:
         return (*found, Departure(UNKNOWN_TRAINING))
     return (*found, *_other_training(recipe, number.training))
+
+
+def _start(train: Mapping[str, Any]) -> str:
+    """Return the learner whose training a training starts from; "random weights" if there is none."""
+    return str(train["init"]["learner"]["name"]) if "init" in train else RANDOM_WEIGHTS
 
 
 def solver_iterations(row: Row) -> int | None:

@@ -24,6 +24,7 @@ from fewshot.training.remaining_time import RemainingTime
 from fewshot.training.selection import keep_if_best, publish, publish_given_weights, validate
 from fewshot.training.state import Checkpoints, TrainingState
 from fewshot.training.stop_signals import Interrupted, stop_signals
+from fewshot.weights.start import load_backbone
 
 
 def train(
@@ -32,6 +33,7 @@ def train(
     out: Path,
     checkpoints: Checkpoints,
     processes: ProcessGroup = SINGLE_PROCESS,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train a learner, resuming from the last checkpoint if there is one.
 
@@ -41,6 +43,7 @@ def train(
         out: folder that gets weights.safetensors, history.csv and, for an ensemble, ensemble/epoch-<n>.safetensors.
         checkpoints: where and how often to save the state of the run.
         processes: those that share the training, and the device of this one; the first one writes the files.
+        start: weights of the training whose backbone this one starts from; None starts from random weights.
 
     Returns:
         Facts about the run for run.json (times among them).
@@ -55,7 +58,10 @@ def train(
     reproducible_arithmetic()
     own = [draw for _, draw in experiment.draws() if draw.use != "evaluation"]
     check_draws(experiment.dataset.label, store, own)
-    learner = initial_learner(experiment).to(processes.device)
+    learner = initial_learner(experiment)
+    if start is not None:
+        load_backbone(start, learner.trained_backbone)
+    learner = learner.to(processes.device)
     if experiment.weights is not None:
         publish_given_weights(out, experiment.weights, learner)
         return {"weights_from": str(experiment.weights)}
