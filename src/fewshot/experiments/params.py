@@ -91,6 +91,14 @@ class Recipe(Settings):
     )
     validation: Validation = Field(Validation(), description="selection of the best epoch")
     keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs to keep; more than 1 form an ensemble")
+    average_checkpoints: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        exclude_if=lambda epochs: epochs == 1,
+        description="the result is the mean of the weights after so many last epochs, instead of the best epoch; "
+        "1: no averaging (Izmailov et al., UAI 2018)",
+    )
     train_split: Literal["train", "trainval"] = Field("train", description="classes to train on")
 
     @property
@@ -144,6 +152,12 @@ class Recipe(Settings):
             )
         if self.train_split == "trainval" and self.validates:
             raise ValueError("train_split: trainval leaves no validation classes; set validation: {episodes: 0}")
+        if self.average_checkpoints > max(self.epochs, 1):
+            raise ValueError(
+                f"average_checkpoints: {self.average_checkpoints} is more than epochs {self.epochs}; lower it"
+            )
+        if self.average_checkpoints > 1 and self.keep_checkpoints > 1:
+            raise ValueError("average_checkpoints and keep_checkpoints exclude each other; set one of them to 1")
         if self.keep_checkpoints > 1 and not self.validation.episodes:
             raise ValueError("keep_checkpoints above 1 needs validation episodes to rank the epochs")
         return self

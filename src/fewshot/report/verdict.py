@@ -205,6 +205,8 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     if number.settings_hash is not None:
         same = row.settings_hash == number.settings_hash
         return (*found, *([] if same else [Departure("settings differ from those of the expected number")]))
+    averaged = (number.training or {}).get("average_checkpoints", 1)
+    found += _unequal("averaged epochs", recipe.get("average_checkpoints", 1), averaged)
     if row.changes.get("head") not in (None, train["learner"]["name"]) and "head" not in train["learner"]:
         found.append(Departure(f"trained with another head: {train['learner']['name']}"))
     found += _unequal(

@@ -16,6 +16,7 @@ from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
+from fewshot.training.averaging import is_averaged
 from fewshot.training.memory import MIB, check_memory, memory_errors
 from fewshot.training.minibatches import check_classes, tell_feature_mean
 from fewshot.training.outer_step import OuterStep
@@ -71,6 +72,7 @@ def train(
         if not run.first_step:
             run.tell_feature_mean()
         run.go(stopped)
+        run.average()
     if processes.leads:
         publish(out, run.state, ensemble=experiment.recipe.keep_checkpoints > 1)
     return run.facts()
@@ -124,7 +126,9 @@ class _Run:
         self.tell_feature_mean()
         validation = self._validate()
         row = progress.epoch_done(self.recipe.steps_per_epoch, self.outer_step.learning_rate, validation)
-        if validation is not None:
+        if is_averaged(self.recipe, row.epoch):
+            self.state.average.add(self.learner)
+        if validation is not None and self.recipe.average_checkpoints == 1:
             keep_if_best(self.state, validation[0], row.epoch, self.recipe.keep_checkpoints)
         self.state.save()
         seen = "" if validation is None else f", validation {validation[0]:.1%}"
@@ -132,6 +136,12 @@ class _Run:
             f"epoch {row.epoch}/{self.recipe.epochs}: loss {row.train_loss:.4f}, "
             f"accuracy {row.train_accuracy:.1%}{seen}"
         )
+
+    def average(self) -> None:
+        """Give the learner the mean of its weights after the last epochs, if the recipe says so."""
+        if self.state.average.count:
+            self.state.average.load_into(self.learner)
+            self.tell_feature_mean()
 
     def tell_feature_mean(self) -> None:
         """Give the learner the mean embedding of the training classes, if it centres features."""
@@ -172,6 +182,7 @@ class _Run:
             "seconds": round(time.monotonic() - self.started, 3),
             "parameters": self.n_parameters,
             "selected_epoch": kept[0].epoch if kept else self.recipe.epochs,
+            **({"averaged_epochs": self.state.average.count} if self.state.average.count else {}),
             "episodes_per_backward": self.recipe.episodes_per_backward or self.learner.episodes_per_backward,
             "devices": self.processes.size,
             "batch_norm_statistics": self.processes.batch_norm_statistics,
