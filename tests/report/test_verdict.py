@@ -306,7 +306,7 @@ def test_the_heading_says_whether_numbers_are_published_or_expected(maker: Any) 
 
 def test_every_number_of_the_file_is_read() -> None:
     numbers = published_numbers()
-    assert len(numbers) == 244
+    assert len(numbers) == 290
     assert all(0 < number.accuracy_pct < 100 for number in numbers)
     assert all(number.ci95_pct is None or number.ci95_pct < 2 for number in numbers)
 
@@ -320,6 +320,8 @@ def test_every_number_of_the_file_is_read() -> None:
         ("MetaOptNet", "cifar_fs", 5, "prototype", "resnet12", 83.5, 0.5),
         ("CxGrad", "tiered_imagenet", 5, "cxgrad", "conv4_maml", 73.55, 0.41),
         ("ALFA", "mini_imagenet", 5, "alfa", "conv4_maml", 69.12, 0.47),
+        ("RFS", "cifar_fs", 5, "classifier", "resnet12", 86.0, 0.5),
+        ("SimpleShot", "mini_imagenet", 1, "classifier", "conv4", 49.69, 0.19),
     ],
 )
 def test_numbers_of_the_papers(
