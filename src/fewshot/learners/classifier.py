@@ -9,9 +9,9 @@ features.
 Details the papers leave open, or in which this differs from them:
   * Label smoothing spreads epsilon over the wrong classes, as for episodes (`smoothed_cross_entropy`).
   * The mean for centring is that of 50 images of each training class, without augmentation (SimpleShot: of all images).
-  * Baseline and Baseline++ fit their classifier for the test by 100 steps of SGD on the support images; here, as in the
-    papers after it, a head with a closed form or a unique optimum takes its place.
-  * `baselinepp` learns the factor of the cosines; the released code fixes it.
+  * Baseline and Baseline++ fit their classifier for the test by 100 epochs of SGD on the support images; here, as in
+    the later papers, a head with a closed form or a unique optimum takes its place.
+  * `baselinepp` learns one factor of the cosines; the released code fixes it at 2 and learns a norm for each class.
   * With `precision: bfloat16`, only the backbone runs in bfloat16.
 
 Shapes: B images, C x H x W, d features, K training classes.
