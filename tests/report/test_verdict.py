@@ -161,6 +161,29 @@ def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
     return group_rows(read_runs(entry))[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({"head": "logistic"}, ()),
+        ({"head": "logistic", "centre": True}, ("other learner: centre True, published False",)),
+        ({}, ("other learner: head prototype, published logistic",)),
+    ],
+)
+def test_the_head_and_the_features_of_a_classifier_are_those_of_the_test(
+    maker: Any, changes: dict[str, Any], reasons: tuple[str, ...]
+) -> None:
+    settings = {"head": "prototype", "head_settings": {}, "l2": True, "centre": False}
+    backbone = {"name": "resnet12", "drop_rate": 0.1, "pooling": "mean"}
+    recipe = {**next(n for n in published_numbers() if "RFS" in n.source.title and n.dataset == "cifar_fs").training}
+    entry = maker.add(
+        "classifier", 0.7, dataset="cifar_fs", backbone=backbone, learner_settings=settings, recipe=recipe, shots=(1,)
+    )
+    write_json(entry.evaluation, {**read_json(entry.evaluation), "changes": changes})
+    verdict = judge(group_rows(read_runs(entry))[0])
+    augmented = "random augmentations of a support image in the test: 0, published 5"
+    assert set(verdict.reasons) == {*reasons, augmented}
+
+
 def test_a_training_that_starts_from_another_one_is_not_comparable_with_one_from_random_weights(maker: Any) -> None:
     entry = maker.add("svm", 0.6264, dataset="mini_imagenet", backbone=RESNET12, recipe=METAOPTNET, shots=(1,))
     record = read_json(entry.evaluation)

@@ -16,6 +16,7 @@ from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 from fewshot.weights.checkpoint import save_weights
 from fewshot.weights.start import load_backbone
+from fewshot.workflow.jobs import train_job
 from fewshot.workflow.plan import make_plan
 
 
@@ -115,6 +116,15 @@ def test_weights_of_another_network_are_refused(tmp_path, experiment_of):
     save_weights(tmp_path / "weights.safetensors", theirs)
     with pytest.raises(CheckpointError, match="does not fit the model; of a different shape"):
         load_backbone(tmp_path / "weights.safetensors", ours.trained_backbone)
+
+
+def test_a_training_whose_start_is_missing_names_the_command(params_of, project, tiny_store, monkeypatch):
+    plan = make_plan(params_of(), "tiny")
+    monkeypatch.setattr("fewshot.workflow.jobs.open_prepared", lambda job: tiny_store)
+    with pytest.raises(
+        CheckpointError, match="must be trained first; run: fewshot train glyphs-conv4-classifier-images"
+    ):
+        train_job(plan.train[1], plan)
 
 
 CLASSIFIER = {"learner": "classifier", "recipe": "images"}

@@ -189,6 +189,11 @@ class TrainJob(Job):
         return recipe.devices if recipe.epochs and self.experiment.weights is None else 1
 
     @property
+    def chain(self) -> "tuple[TrainJob, ...]":
+        """This training and those it starts from, the latest first."""
+        return (self, *(() if self.init is None else self.init.chain))
+
+    @property
     def inputs(self) -> tuple[Job, ...]:
         """Jobs whose results it reads."""
         return (self.prepare, *([] if self.init is None else [self.init]))
