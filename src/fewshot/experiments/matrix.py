@@ -158,7 +158,9 @@ class Experiment:
     @property
     def n_classes(self) -> int | None:
         """Classes of the training split that a classifier distinguishes, as given or known; None if neither."""
-        given, splits = self.learner.settings.get("n_classes"), DATASETS[self.dataset.name].splits
+        given = self.learner.settings.get("n_classes")
+        part = DATASETS.get(self.dataset.name)  # an export may name any data set
+        splits = None if part is None else part.splits
         if given is not None or splits is None:
             return given
         return sum(splits[part][0] for part in _parts_of(self.recipe.train_split))

@@ -69,8 +69,6 @@ def train(
     run = _Run(experiment, store, learner, checkpoints, processes)
     with memory_errors(experiment), stop_signals() as stopped:
         run.announce()
-        if not run.first_step:
-            run.tell_feature_mean()
         run.go(stopped)
         run.average()
     if processes.leads:
@@ -102,6 +100,8 @@ class _Run:
         Args:
             stopped: returns the name of a signal that asked this process to stop, or None.
         """
+        if not self.total_steps:
+            self.tell_feature_mean()
         name, progress, remaining = self.experiment.name, self.state.progress, RemainingTime(self.experiment.name)
         steps = range(self.first_step, self.total_steps)
         for step in bar(steps, total=self.total_steps, initial=self.first_step, what=name):
