@@ -10,6 +10,7 @@ import torch
 from fewshot.datasets.store import SplitPlan, Store, write_store
 from fewshot.experiments.matrix import Experiment, suite_experiments
 from fewshot.experiments.params import Params
+from fewshot.learners import CLASSIFIERS
 from fewshot.settings import parse_as
 
 IMAGE_SIZE = 16
@@ -18,6 +19,13 @@ CLASSES = {"train": 8, "validation": 6, "test": 6}
 
 TINY_RECIPE: dict[str, Any] = {
     "n_way": 3, "n_shot": 2, "n_query": 3, "meta_batch": 2, "epochs": 3, "steps_per_epoch": 4,
+    "image_size": IMAGE_SIZE, "validation": {"episodes": 6, "n_shot": 2, "n_query": 3},
+}  # fmt: skip
+
+
+# Recipe of a learner that is trained on minibatches of images
+TINY_MINIBATCHES: dict[str, Any] = {
+    "n_way": 3, "batch_size": 10, "epochs": 3, "steps_per_epoch": 4,
     "image_size": IMAGE_SIZE, "validation": {"episodes": 6, "n_shot": 2, "n_query": 3},
 }  # fmt: skip
 
@@ -49,10 +57,12 @@ def tiny_params():
 
     def values(learner="prototype", backbone="conv4", recipe=None, evaluate=None, **block) -> dict[str, Any]:
         parts = {"dataset": "glyphs", "backbone": backbone, "learner": learner, "recipe": "quick"}
+        tiny = TINY_MINIBATCHES if isinstance(learner, str) and learner in CLASSIFIERS else TINY_RECIPE
         return {
             "suite": "tiny",
             "suites": {"tiny": [{**parts, **block}]},
-            "recipes": {"quick": {**TINY_RECIPE, **(recipe or {})}},
+            "recipes": {"quick": {**tiny, **(recipe or {})}},
+            "learners": {name: {"n_classes": CLASSES["train"]} for name in CLASSIFIERS},
             "backbones": {"conv4": {"filters": 4}, "conv4_maml": {"filters": 4}},
             "evaluate": {"n_way": 3, "n_query": 4, "episodes": 20, "shots": [1, 3], **(evaluate or {})},
         }

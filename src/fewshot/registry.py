@@ -28,6 +28,7 @@ class Part:
             name and settings, the backbone's name and settings, and the `LearnerContext`, by the plan before any job
             starts and by `build_learner`.
         fixed_ways: whether the learner can be tested only with the number of ways used in training.
+        minibatches: whether the learner is trained on minibatches of labelled images instead of episodes.
     """
 
     target: str
@@ -35,6 +36,7 @@ class Part:
     uses: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
     fixed_ways: bool = False
+    minibatches: bool = False
 
     @property
     def module(self) -> str:

@@ -34,6 +34,16 @@ def test_embedding_has_the_stated_shape_and_dtype(backbone, images):
     assert embeddings.isfinite().all()
 
 
+def test_resnet12_can_average_its_last_map(images):
+    torch.manual_seed(0)
+    flat = build_backbone("resnet12", image_size=SIZE).eval()
+    torch.manual_seed(0)
+    mean = build_backbone("resnet12", image_size=SIZE, pooling="mean").eval()
+
+    torch.testing.assert_close(mean(images), flat(images).unflatten(1, (640, 4)).mean(2))
+    assert mean.embedding_size == 640
+
+
 @pytest.mark.parametrize("size", [28, 33, 84])
 def test_embedding_size_at_other_image_sizes(name, size):
     backbone = build_backbone(name, image_size=size).eval()

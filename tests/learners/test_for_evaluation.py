@@ -9,11 +9,19 @@ from torch import nn
 
 from fewshot.errors import ParamsError
 from fewshot.heads import HEADS, build_head
-from fewshot.learners import LEARNERS, EpisodicLearner, EvaluationSettings, Learner, LearnerContext, build_learner
+from fewshot.learners import (
+    ADAPTIVE_LEARNERS,
+    LEARNERS,
+    EpisodicLearner,
+    EvaluationSettings,
+    Learner,
+    LearnerContext,
+    build_learner,
+)
 from fewshot.learners import check_evaluation as check
 from fewshot.settings import parse_as
 
-CONTEXT = LearnerContext(n_way=3, image_size=16)
+CONTEXT = LearnerContext(n_way=3, image_size=16, n_classes=7)
 
 
 def changes(**values):
@@ -41,7 +49,7 @@ def scores(learner, head):
 @pytest.fixture
 def build(small_learner):
     """Return a function that builds any learner by name."""
-    return lambda name, **settings: (episodic if name in HEADS else small_learner)(name, **settings).eval()
+    return lambda name, **settings: (small_learner if name in ADAPTIVE_LEARNERS else episodic)(name, **settings).eval()
 
 
 @pytest.mark.parametrize("name", LEARNERS)

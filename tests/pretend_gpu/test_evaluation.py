@@ -7,19 +7,17 @@ import torch
 from fewshot.episodes.draw import draw_episodes
 from fewshot.evaluation.evaluate import evaluate
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.heads import build_head
-from fewshot.learners import LEARNERS
+from fewshot.heads import HEADS, build_head
+from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS
 from fewshot.solvers import crammer_singer
-
-EPISODIC = ("prototype", "ridge", "r2d2", "svm", "svm_he", "svm_ww")
 
 
 @pytest.mark.parametrize("learner", sorted(LEARNERS))
 def test_an_evaluation_with_diagnostics_gives_the_numbers_of_the_cpu(
     gpu, float64, learner, tiny_experiment, tiny_store
 ):
-    inner = {} if learner in EPISODIC else {"learner.inner_steps": 2}
-    experiment = tiny_experiment(learner, "conv4" if learner in EPISODIC else "conv4_maml", **inner)
+    inner = {"learner.inner_steps": 2} if learner in ADAPTIVE_LEARNERS else {}
+    experiment = tiny_experiment(learner, "conv4_maml" if learner in ADAPTIVE_LEARNERS else "conv4", **inner)
     split = tiny_store.split("test")
     episodes = draw_episodes(0, "test", np.arange(3), experiment.test_form, split.class_sizes)
     results = []
@@ -45,7 +43,7 @@ def episodes_of(seed: int, dtype=torch.float64) -> tuple[torch.Tensor, torch.Ten
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [(name, {}) for name in EPISODIC] + [("svm", {"solver": "qpth", "max_iterations": 3, "allow_unconverged": True})],
+    [(name, {}) for name in HEADS] + [("svm", {"solver": "qpth", "max_iterations": 3, "allow_unconverged": True})],
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_heads_give_scores_and_gradients_of_the_cpu(gpu, name, settings, training):

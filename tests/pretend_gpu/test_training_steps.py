@@ -12,9 +12,8 @@ from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS
 from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import ProcessGroup
 
-EPISODIC = ("prototype", "ridge", "r2d2", "svm", "svm_he", "svm_ww")
 AUGMENTED = {"augmentation": {"crop_padding": 2, "jitter": 0.4, "flip": True}}
-CASES = [(learner, "conv4" if learner in EPISODIC else "conv4_maml", {}) for learner in sorted(LEARNERS)] + [
+CASES = [(learner, "conv4_maml" if learner in ADAPTIVE_LEARNERS else "conv4", {}) for learner in sorted(LEARNERS)] + [
     ("ridge", "r2d2", {}),
     pytest.param("svm", "resnet12", {}, marks=pytest.mark.slow),
     ("ridge", "conv4", AUGMENTED),

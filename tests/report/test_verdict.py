@@ -164,6 +164,39 @@ def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
 
 
 @pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({"head": "logistic"}, ()),
+        ({"head": "logistic", "centre": True}, ("other learner: centre True, published False",)),
+        ({}, ("other learner: head prototype, published logistic",)),
+    ],
+)
+def test_the_head_and_the_features_of_a_classifier_are_those_of_the_test(
+    maker: Any, changes: dict[str, Any], reasons: tuple[str, ...]
+) -> None:
+    settings = {"head": "prototype", "head_settings": {}, "l2": True, "centre": False}
+    backbone = {"name": "resnet12", "drop_rate": 0.1, "pooling": "mean"}
+    recipe = {**next(n for n in published_numbers() if "RFS" in n.source.title and n.dataset == "cifar_fs").training}
+    entry = maker.add(
+        "classifier", 0.7, dataset="cifar_fs", backbone=backbone, learner_settings=settings, recipe=recipe, shots=(1,)
+    )
+    write_json(entry.evaluation, {**read_json(entry.evaluation), "changes": changes})
+    verdict = judge(group_rows(read_runs(entry))[0])
+    augmented = "random augmentations of a support image in the test: 0, published 5"
+    assert set(verdict.reasons) == {*reasons, augmented}
+
+
+def test_a_training_that_starts_from_another_one_is_not_comparable_with_one_from_random_weights(maker: Any) -> None:
+    entry = maker.add("svm", 0.6264, dataset="mini_imagenet", backbone=RESNET12, recipe=METAOPTNET, shots=(1,))
+    record = read_json(entry.evaluation)
+    record["train"]["init"] = {"learner": {"name": "classifier"}}
+    write_json(entry.evaluation, record)
+    verdict = judge(group_rows(read_runs(entry))[0])
+    assert verdict.word == "not comparable"
+    assert "start: classifier, published random weights" in verdict.reasons
+
+
+@pytest.mark.parametrize(
     ("settings", "iterations", "reason"),
     [
         ({}, None, "QP solver in the test: optimum, published 3 iterations"),
@@ -298,7 +331,7 @@ def test_the_heading_says_whether_numbers_are_published_or_expected(maker: Any) 
 
 def test_every_number_of_the_file_is_read() -> None:
     numbers = published_numbers()
-    assert len(numbers) == 244
+    assert len(numbers) == 290
     assert all(0 < number.accuracy_pct < 100 for number in numbers)
     assert all(number.ci95_pct is None or number.ci95_pct < 2 for number in numbers)
 
@@ -312,6 +345,8 @@ def test_every_number_of_the_file_is_read() -> None:
         ("MetaOptNet", "cifar_fs", 5, "prototype", "resnet12", 83.5, 0.5),
         ("CxGrad", "tiered_imagenet", 5, "cxgrad", "conv4_maml", 73.55, 0.41),
         ("ALFA", "mini_imagenet", 5, "alfa", "conv4_maml", 69.12, 0.47),
+        ("RFS", "cifar_fs", 5, "classifier", "resnet12", 86.0, 0.5),
+        ("SimpleShot", "mini_imagenet", 1, "classifier", "conv4", 49.69, 0.19),
     ],
 )
 def test_numbers_of_the_papers(

@@ -17,7 +17,7 @@ from fewshot.datasets.images import decode_image
 from fewshot.errors import CheckpointError, DataError, FewshotError, ResourceError
 from fewshot.experiments.build import initial_learner
 from fewshot.files import read_json, write_json
-from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS
+from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS, EPISODIC_LEARNERS
 
 ADAPTIVE = {"backbone": "conv4_maml"}
 
@@ -29,7 +29,7 @@ def test_loaded_learner_has_the_exported_weights(tiny_experiment, write_export):
     assert all(torch.equal(loaded[name].cpu(), trained[name]) for name in trained)
 
 
-@pytest.mark.parametrize("learner", EPISODIC_LEARNERS)
+@pytest.mark.parametrize("learner", [*EPISODIC_LEARNERS, *CLASSIFIERS])
 def test_learner_with_a_head_takes_any_number_of_classes(exported, coloured_images, learner):
     model = fewshot.load(exported(learner, backbone="pixels"))
     for n_way in (2, 4):

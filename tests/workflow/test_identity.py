@@ -359,7 +359,7 @@ JOBS = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-values, store_dir, scratch = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+values_of, store_dir, scratch = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 from fewshot.learners import LEARNERS
 names = list(LEARNERS)
 
@@ -370,13 +370,14 @@ def run(name):
     from fewshot.evaluation.evaluate import evaluate, load_learners
     from fewshot.experiments.matrix import suite_experiments
     from fewshot.workflow.identity import imported_modules, is_neutral
-    from fewshot.learners import EPISODIC_LEARNERS
+    from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS
     from fewshot.experiments.params import Params
     from fewshot.settings import parse_as
     from fewshot.workflow.plan import STAGE_MODULES, part_modules
     from fewshot.training.state import Checkpoints
     from fewshot.training.train import train
-    values["suites"]["tiny"][0].update(learner=name, backbone="conv4" if name in EPISODIC_LEARNERS else "conv4_maml")
+    values = values_of["classifier" if name in CLASSIFIERS else "prototype"]
+    values["suites"]["tiny"][0].update(learner=name, backbone="conv4_maml" if name in ADAPTIVE_LEARNERS else "conv4")
     experiment = suite_experiments(parse_as(Params, values, where=""), "tiny")[0]
     store, device = open_store(store_dir), torch.device("cpu")
     out, checkpoints = scratch / name / "out", scratch / name / "checkpoints"
@@ -400,7 +401,8 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_the_key_holds_every_module_that_a_job_uses(tiny_params, tiny_store, tmp_path):
-    values = tiny_params(recipe={"epochs": 1, "steps_per_epoch": 1})
+    recipe = {"epochs": 1, "steps_per_epoch": 1}
+    values = {learner: tiny_params(learner, recipe=recipe) for learner in ("classifier", "prototype")}
 
     run = subprocess.run(
         [sys.executable, "-c", JOBS, json.dumps(values), str(tiny_store.directory), str(tmp_path)],
@@ -487,3 +489,8 @@ def test_names_are_unique_and_safe(tiny_params):
     assert len(set(names)) == 24
     assert "glyphs-conv4-ridge-quick-2shot-adam-s1" in names
     assert all(name.replace("-", "").replace("_", "").isalnum() for name in names)
+
+
+def test_the_head_of_a_classifier_is_part_of_both_keys(plan_of):
+    plan = plan_of("classifier", **{"learner.head": "ridge"})
+    assert all("fewshot.heads.ridge_fit" in job.identity["modules"] for job in (*plan.train, *plan.evaluate))

@@ -107,6 +107,11 @@ def raw_files(wildcards):
     return ancient([str(job.download_record)]) if downloaded else []
 
 
+def training_inputs(wildcards):
+    job = PLAN.find("train", wildcards.training, wildcards.key)
+    return [path for read in job.inputs for path in outputs_of(read)]
+
+
 def evaluation_inputs(wildcards):
     job = PLAN.find("evaluate", wildcards.experiment, wildcards.key, wildcards.target)
     return [*outputs_of(job.train), *outputs_of(job.prepare)]

@@ -1,8 +1,6 @@
 rule train:
     input:
-        lambda wildcards: outputs_of(
-            PLAN.find("train", wildcards.training, wildcards.key).prepare
-        ),
+        training_inputs,
     output:
         weights="results/train/{training}/{key}/weights.safetensors",
         run="results/train/{training}/{key}/run.json",

@@ -1,9 +1,12 @@
 """ResNet-12 of MetaOptNet (Lee et al., CVPR 2019): four residual blocks of 64, 160, 320 and 640 channels.
 
 Parameters are named and ordered as in the release, so its checkpoints can be loaded. Details the paper leaves open
-follow the release: no global pooling at the end; a projection in every block; ordinary dropout after blocks 1 and 2,
-DropBlock after blocks 3 and 4; normal initialisation with the gain of a ReLU, although the slope is 0.1.
+follow the release: no global pooling at the end (`pooling` "mean" adds it, as in RFS); a projection in every block;
+ordinary dropout after blocks 1 and 2, DropBlock after blocks 3 and 4; normal initialisation with the gain of a ReLU,
+although the slope is 0.1.
 """
+
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,15 +52,16 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet12(Backbone):
-    """Four residual blocks; the flattened last map is the embedding.
+    """Four residual blocks; the embedding is the last map, flattened or averaged over its pixels.
 
     Args:
-        image_size: side of the square images, pixels; at least 16 (16000 features at 84 pixels, 2560 at 32).
+        image_size: side of the square images, pixels; at least 16 (flattened: 16000 features at 84 pixels, 2560 at 32).
         drop_rate: probability of dropout after blocks 1 and 2, final rate of DropBlock after blocks 3 and 4.
         dropblock: "ramp", "off" or "as_released", see `DropBlock`; "off" keeps the dropout of blocks 1 and 2.
         dropblock_size: side of the dropped squares; None means 5, or at most 2 if the last map is smaller than 5 x 5.
         dropblock_ramp_steps: outer steps until DropBlock reaches its final rate.
         init_slope: LeakyReLU slope assumed by the initialisation gain.
+        pooling: "flatten", or "mean" for an embedding of 640 features.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class ResNet12(Backbone):
         dropblock_size: int | None = None,
         dropblock_ramp_steps: int = 20_000,
         init_slope: float = 0.0,
+        pooling: Literal["flatten", "mean"] = "flatten",
     ) -> None:
         super().__init__(image_size, smallest=16)
         settings = {
@@ -76,6 +81,7 @@ class ResNet12(Backbone):
             "dropblock_size": dropblock_size,
             "dropblock_ramp_steps": dropblock_ramp_steps,
             "init_slope": init_slope,
+            "pooling": pooling,
         }
         parse_as(ResNet12Settings, settings, where="")
         side = image_size // 16
@@ -92,7 +98,8 @@ class ResNet12(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=init_slope, mode="fan_out", nonlinearity="leaky_relu")
-        self.embedding_size = WIDTHS[-1] * side**2
+        self.averages = pooling == "mean"
+        self.embedding_size = WIDTHS[-1] * (1 if self.averages else side**2)
 
     def set_step(self, step: int) -> None:
         """Set the DropBlock rate from the global outer step (from 0)."""
@@ -104,4 +111,4 @@ class ResNet12(Backbone):
         """Return embeddings (N, d) of images (N, 3, H, W)."""
         self.check(images)
         maps = self.layer4(self.layer3(self.layer2(self.layer1(images))))
-        return maps.reshape(len(images), -1)
+        return maps.mean((2, 3)) if self.averages else maps.reshape(len(images), -1)

@@ -1,6 +1,6 @@
 """Settings of the backbones, defined without torch, because the plan reads them."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,14 +14,20 @@ class Conv4Settings(Settings):
 
 
 class R2D2Settings(Settings):
-    """Settings of `r2d2`."""
+    """Settings of `r2d2`; those in `not_weights` leave the trained tensors as they are."""
+
+    not_weights: ClassVar[tuple[str, ...]] = ("dropout3", "dropout4")
 
     dropout3: float = Field(0.1, ge=0, lt=1, description="dropout after block 3 (MetaOptNet release: 0.1)")
     dropout4: float = Field(0.3, ge=0, lt=1, description="dropout after block 4 (MetaOptNet release: 0.3)")
 
 
 class ResNet12Settings(Settings):
-    """Settings of `resnet12`."""
+    """Settings of `resnet12`; those in `not_weights` leave the trained tensors as they are."""
+
+    not_weights: ClassVar[tuple[str, ...]] = (
+        "drop_rate", "dropblock", "dropblock_size", "dropblock_ramp_steps", "init_slope", "pooling",
+    )  # fmt: skip
 
     drop_rate: float = Field(
         0.1, ge=0, lt=1, description="dropout after blocks 1 and 2, final DropBlock rate after 3 and 4 (Lee 2019)"
@@ -37,6 +43,11 @@ class ResNet12Settings(Settings):
         20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 per step)"
     )
     init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope in the initialisation gain (release: 0)")
+    pooling: Literal["flatten", "mean"] = Field(
+        "flatten",
+        exclude_if=lambda pooling: pooling == "flatten",
+        description="the embedding is the last map, flattened (MetaOptNet), or its mean over the pixels (RFS)",
+    )
 
 
 CONV4_MAML_STAGES = 4

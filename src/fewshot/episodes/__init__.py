@@ -8,14 +8,16 @@ from fewshot.registry import lazy_exports
 if TYPE_CHECKING:
     from fewshot.episodes.batch import EpisodeBatch, gather_batch
     from fewshot.episodes.draw import EpisodeIndices, draw_episodes
+    from fewshot.episodes.minibatch import ImageBatch
 
-__all__ = ["EpisodeBatch", "EpisodeForm", "EpisodeIndices", "draw_episodes", "gather_batch"]
+__all__ = ["EpisodeBatch", "EpisodeForm", "EpisodeIndices", "ImageBatch", "draw_episodes", "gather_batch"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
         "EpisodeBatch": "fewshot.episodes.batch",
         "EpisodeIndices": "fewshot.episodes.draw",
+        "ImageBatch": "fewshot.episodes.minibatch",
         "draw_episodes": "fewshot.episodes.draw",
         "gather_batch": "fewshot.episodes.batch",
     },

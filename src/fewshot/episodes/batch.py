@@ -5,7 +5,7 @@ Shapes: T episodes, M ways, S support images, Q query images in all, C x H x W.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,34 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class EpisodeBatch:
+class Batch:
+    """Tensors whose first axis is that of the batch; `host` names the one that stays on the host, which reads it."""
+
+    host: ClassVar[str] = "ids"
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch on a device, except the ids."""
+        return replace(self._each(lambda tensor: tensor.to(device)), **{self.host: getattr(self, self.host)})
+
+    def chunks(self, size: int) -> Iterator[Self]:
+        """Yield the batch in consecutive parts of at most `size` items."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self._each(lambda tensor, part=part: tensor[part])  # type: ignore[misc]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the batch with `change` applied to every tensor."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class EpisodeBatch(Batch):
     """A batch of episodes with equal numbers of ways, shots and queries.
 
     Attributes:
@@ -41,25 +68,10 @@ class EpisodeBatch:
     episode_ids: Tensor
     n_way: int
 
+    host: ClassVar[str] = "episode_ids"
+
     def __len__(self) -> int:
         return self.support_labels.shape[0]
-
-    def to(self, device: torch.device | str) -> "EpisodeBatch":
-        """Return the batch on a device, except the ids of the episodes."""
-        return replace(self._each(lambda tensor: tensor.to(device)), episode_ids=self.episode_ids)
-
-    def chunks(self, size: int) -> Iterator["EpisodeBatch"]:
-        """Yield the batch in consecutive parts of at most `size` episodes."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield self._each(lambda tensor, part=part: tensor[part])  # type: ignore[misc]
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "EpisodeBatch":
-        """Return the batch with `change` applied to every tensor."""
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **changed)
 
 
 def gather_batch(images: Rows, class_starts: np.ndarray, episodes: EpisodeIndices, n_shot: int) -> EpisodeBatch:

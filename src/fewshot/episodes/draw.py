@@ -137,7 +137,7 @@ def check_episode_fits(split: str, form: EpisodeForm, class_sizes: np.ndarray) -
 
 
 @numba.njit(cache=True)
-def _below(word: np.uint32, n: np.int64) -> np.int64:
+def below(word: np.uint32, n: np.int64) -> np.int64:
     """Map 32 random bits to 0 .. n-1 (with a bias below n / 2^32)."""
     return np.int64((np.uint64(word) * np.uint64(n)) >> np.uint64(32))
 
@@ -163,7 +163,7 @@ def _draw(key0, key1, ids, class_sizes, classes, images) -> None:  # type: ignor
                 if i % 4 == 0:
                     low = (np.uint64(shuffle) << np.uint64(32)) + np.uint64(i // 4)
                     block = philox_block(key0, key1, low, np.uint64(ids[t]))
-                j = i + _below(block[i % 4], size - i)  # type: ignore[arg-type]
+                j = i + below(block[i % 4], size - i)  # type: ignore[arg-type]
                 pool[i], pool[j] = pool[j], pool[i]
                 if shuffle == 0:
                     classes[t, i] = pool[i]

@@ -14,7 +14,7 @@ from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, Problems, allowed_values, locate_errors, quoted
 from fewshot.experiments.params import AS_TRAINED, Evaluate, Matrix, Params, Recipe
-from fewshot.learners import LEARNERS, check_evaluation
+from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS, check_evaluation
 from fewshot.learners.context import LearnerContext
 from fewshot.learners.settings import EvaluationSettings
 from fewshot.registry import Part, find_part
@@ -94,6 +94,7 @@ class Experiment:
         test_variant: name of the changes in evaluation; "as_trained" if there are none.
         changes: settings of the evaluation that differ from those of the training.
         weights: file of trained weights used instead of training, or None.
+        init: the training whose backbone this one starts from, or None.
     """
 
     dataset: Choice
@@ -110,6 +111,7 @@ class Experiment:
     test_variant: str = AS_TRAINED
     changes: EvaluationSettings = NO_CHANGES
     weights: Path | None = None
+    init: "Experiment | None" = None
 
     @property
     def group(self) -> str:
@@ -128,6 +130,11 @@ class Experiment:
         return "-".join(parts)
 
     @property
+    def trainings(self) -> tuple["Experiment", ...]:
+        """This experiment and those whose training it starts from, the latest first."""
+        return (self, *(() if self.init is None else self.init.trainings))
+
+    @property
     def shots(self) -> tuple[int, ...]:
         """The numbers of shots it is tested with."""
         return (self.recipe.n_shot,) if self.evaluate.shots == "train_shot" else self.evaluate.shots
@@ -141,11 +148,22 @@ class Experiment:
         """Return the data sets it draws episodes from, and which."""
         recipe, name, wanted = self.recipe, self.recipe_name, []
         if recipe.epochs and self.weights is None:
-            wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training", name)))
+            if recipe.batch_size is None:
+                wanted.append((self.dataset, Draw(recipe.train_split, recipe.form, "training", name)))
             if recipe.validates:
                 wanted.append((self.dataset, Draw("validation", recipe.validation_form, "validation", name)))
         tested = Draw(self.evaluate.split, self.test_form, "evaluation", name)
         return wanted + [(target, tested) for target in self.targets]
+
+    @property
+    def n_classes(self) -> int | None:
+        """Classes of the training split that a classifier distinguishes, as given or known; None if neither."""
+        given = self.learner.settings.get("n_classes")
+        part = DATASETS.get(self.dataset.name)  # an export may name any data set
+        splits = None if part is None else part.splits
+        if given is not None or splits is None:
+            return given
+        return sum(splits[part][0] for part in _parts_of(self.recipe.train_split))
 
     @property
     def context(self) -> LearnerContext:
@@ -153,6 +171,7 @@ class Experiment:
         recipe = self.recipe
         return LearnerContext(
             n_way=recipe.n_way,
+            n_classes=self.n_classes,
             image_size=self.image_size,
             steps_per_epoch=recipe.steps_per_epoch,
             label_smoothing=recipe.label_smoothing,
@@ -167,6 +186,7 @@ class Experiment:
         given = {} if self.weights is None else {"weights": path_digest(self.weights)}
         return {
             **given,
+            **({} if self.init is None else {"init": _without_seed(self.init.train_settings())}),
             "dataset": self.dataset.name,
             "backbone": self.backbone.as_json(),
             "learner": self.learner.as_json(),
@@ -184,6 +204,11 @@ class Experiment:
             "shots": list(self.shots),
             **({"changes": changes} if changes else {}),
         }
+
+
+def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training from which another one with the same seed starts."""
+    return {name: value for name, value in settings.items() if name != "seed"}
 
 
 @dataclass(frozen=True)
@@ -401,7 +426,10 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
     with problems.collected():
         evaluate = parse_as(Evaluate, protocol, where=f"{where}.evaluate")
         targets = tuple(_DATASET.choose(params, name, f"{where}.targets") for name in evaluate.targets or ())
+    with problems.collected():
+        init = None if matrix.init is None else _start(params, matrix.init, row, f"{where}.init")
     problems.raise_all()
+    start = "" if init is None else f"-from_{init.learner.label}_{init.training_variant}"
     trained = _training_overrides(params, row, overrides, (recipe, backbone, learner), where)
     experiment = Experiment(
         dataset=dataset,
@@ -409,18 +437,87 @@ def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) ->
         learner=learner,
         recipe_name=row["recipe"],
         recipe=recipe,
-        variant=_variant(row["recipe"], overrides),
-        training_variant=_variant(row["recipe"], trained),
+        variant=_variant(row["recipe"], overrides) + start,
+        training_variant=_variant(row["recipe"], trained) + start,
         seed=row["seed"],
         image_size=recipe.image_size or stored_image_size(dataset),
         evaluate=evaluate,
         weights=None if matrix.weights is None else Path(matrix.weights),
         targets=targets or (dataset,),
+        init=init,
     )
     _check_name(experiment, where)
+    _check_start(experiment, where)
     _check_parts(experiment, where)
     _check_fits(experiment, where)
     return experiment
+
+
+def _start(params: Params, values: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Experiment:
+    """Return the training that an experiment starts from; it has no evaluation.
+
+    Args:
+        params: the whole file.
+        values: the block `init`.
+        row: the values of the experiment; data set, seed and, if the block has none, the backbone are taken from it.
+        where: dotted path of the block, for messages.
+    """
+    fixed = [key for key in ("dataset", "seed", *_TESTED_ONLY) if key in values]
+    if fixed:
+        raise ParamsError(
+            f"{where}.{fixed[0]}: not allowed here: data set and seed are those of the training that starts"
+        )
+    backbone = {key: row[key] for key in row if key.partition(".")[0] == "backbone"}
+    own = any(key.partition(".")[0] == "backbone" for key in values)
+    block = {"dataset": row["dataset"], "seed": row["seed"], **({} if own else backbone), **values, "shots": [1]}
+    matrix = parse_as(Matrix, block, where=where)
+    rows = list(_combinations(matrix, where))
+    if len(rows) != 1:
+        raise ParamsError(
+            f"{where}: has {len(rows)} combinations of values, but a start is one training; give no lists"
+        )
+    return replace(_resolve(params, matrix, rows[0], where), targets=())
+
+
+_TESTED_ONLY = ("shots", "targets", "episodes", "variants", "weights")
+
+
+def _check_start(experiment: Experiment, where: str) -> None:
+    """Reject a start from a training that has other weights, none, or that lacks running statistics."""
+    init = experiment.init
+    if init is None:
+        return
+    if experiment.weights is not None:
+        raise ParamsError(f"{where}: weights and init exclude each other; remove one")
+    for name, recipe, start in (("", experiment.recipe, experiment), (".init", init.recipe, init)):
+        if recipe.epochs == 0:
+            raise ParamsError(
+                f"{where}{name}: recipe {start.recipe_name!r} has epochs 0, so nothing is trained; to test a "
+                "trained backbone with another head, give its training variants"
+            )
+    ours, theirs = (_weights_of(choice) for choice in (experiment.backbone, init.backbone))
+    if ours != theirs or experiment.image_size != init.image_size:
+        raise ParamsError(
+            f"{where}.init: its backbone {_described(theirs, init)} differs from {_described(ours, experiment)}; both "
+            "trainings need the same"
+        )
+    if init.learner.name in ADAPTIVE_LEARNERS and experiment.learner.name not in ADAPTIVE_LEARNERS:
+        raise ParamsError(
+            f"{where}.init: learner {init.learner.label!r} keeps no running batch-norm statistics, which learner "
+            f"{experiment.learner.label!r} needs; start from a learner with a head or a classifier"
+        )
+
+
+def _weights_of(backbone: Choice) -> dict[str, Any]:
+    """Return the name of a backbone and the settings that determine its trained tensors."""
+    ignored = getattr(BACKBONES[backbone.name].settings, "not_weights", ())
+    return {name: value for name, value in backbone.as_json().items() if name not in ignored}
+
+
+def _described(backbone: Mapping[str, Any], experiment: Experiment) -> str:
+    """Return "conv4 (filters 64) at 32 pixels"."""
+    settings = ", ".join(f"{name} {value}" for name, value in backbone.items() if name != "name")
+    return f"{backbone['name']}{f' ({settings})' if settings else ''} at {experiment.image_size} pixels"
 
 
 def with_protocol(params: Params, experiment: Experiment, protocol: Mapping[str, Any]) -> list[Experiment]:
@@ -607,6 +704,7 @@ def _check_parts(experiment: Experiment, where: str) -> None:
     """Reject learners that are incompatible with their backbone, recipe or test protocol."""
     learner, backbone = experiment.learner, experiment.backbone
     part = LEARNERS[learner.name]
+    _check_unit(experiment, part, where)
     if part.check is not None:
         settings = parse_as(part.settings, dict(learner.settings), where=f"learners.{learner.label}")
         with locate_errors(where):
@@ -623,6 +721,28 @@ def _check_parts(experiment: Experiment, where: str) -> None:
             )
 
 
+def _parts_of(split: str) -> tuple[str, ...]:
+    """Return the stored splits that a split is the union of."""
+    return ("train", "validation") if split == "trainval" else (split,)
+
+
+def _check_unit(experiment: Experiment, part: Part, where: str) -> None:
+    """Reject a recipe for minibatches with a learner of episodes, the other way round, and a test at its shots."""
+    label, recipe = experiment.learner.label, experiment.recipe
+    if part.minibatches and recipe.batch_size is None:
+        raise ParamsError(
+            f"{where}: learner {label!r} is trained on minibatches of images, but recipe {experiment.recipe_name!r} "
+            "has no batch_size; add it, or choose a recipe that has one"
+        )
+    if recipe.batch_size is not None and not part.minibatches:
+        raise ParamsError(
+            f"{where}: learner {label!r} is trained on episodes, but recipe {experiment.recipe_name!r} has a "
+            "batch_size; choose a recipe without one"
+        )
+    if recipe.batch_size is not None and experiment.evaluate.shots == "train_shot":
+        raise ParamsError(f"{where}.shots: learner {label!r} is trained without shots; give numbers, such as [1, 5]")
+
+
 def _check_fits(experiment: Experiment, where: str) -> None:
     """Reject episodes too large for a data set, as far as its size is known before preparation."""
     for dataset, draw in experiment.draws():
@@ -630,7 +750,7 @@ def _check_fits(experiment: Experiment, where: str) -> None:
         splits = DATASETS[dataset.name].splits
         if splits is None:
             continue
-        parts = ("train", "validation") if split == "trainval" else (split,)
+        parts = _parts_of(split)
         classes, smallest = sum(splits[part][0] for part in parts), min(splits[part][1] for part in parts)
         if form.n_way > classes:
             raise ParamsError(

@@ -52,6 +52,10 @@ class Validation(Settings):
         return {name: value for name, value in values(self).items() if name != "n_way" or value is not None}
 
 
+OF_EPISODES = ("n_shot", "n_query", "meta_batch", "joint_forward")
+"""Fields of a recipe without a meaning for minibatches of images."""
+
+
 class Recipe(Settings):
     """Settings of a training run, apart from data set, backbone, learner and seed."""
 
@@ -59,6 +63,12 @@ class Recipe(Settings):
     n_shot: PositiveInt = Field(5, description="support images per class")
     n_query: PositiveInt = Field(6, description="query images per class")
     meta_batch: PositiveInt = Field(8, description="episodes per outer step")
+    batch_size: PositiveInt | None = Field(
+        None,
+        exclude_if=lambda size: size is None,
+        description="images per outer step of a learner trained on minibatches (classifier, baselinepp), in place of "
+        "n_shot, n_query and meta_batch; null: the learner is trained on episodes",
+    )
     epochs: int = Field(60, ge=0, le=10**6, description="epochs; 0 leaves the network untrained")
     steps_per_epoch: PositiveInt = Field(1000, description="outer steps per epoch")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="outer optimiser")
@@ -66,10 +76,11 @@ class Recipe(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(True, description="Nesterov momentum of SGD")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="applied to every parameter, as in MetaOptNet")
-    schedule: Literal["cosine"] | tuple[tuple[int, float], ...] = Field(
+    schedule: Literal["cosine", "one_cycle"] | tuple[tuple[int, float], ...] = Field(
         (),
         description="{epochs: [...], multipliers: [...]} or pairs [epoch, multiplier]: learning_rate * multiplier from "
-        "that epoch (0-based) on; or cosine",
+        "that epoch (0-based) on; or cosine; or one_cycle: up to learning_rate in the first 30 % of the steps, then "
+        "down (Smith and Topin 2019)",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="epsilon of the training loss")
     image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
@@ -98,7 +109,25 @@ class Recipe(Settings):
     )
     validation: Validation = Field(Validation(), description="selection of the best epoch")
     keep_checkpoints: int = Field(1, ge=1, le=100, description="best epochs to keep; more than 1 form an ensemble")
+    average_checkpoints: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        exclude_if=lambda epochs: epochs == 1,
+        description="the result is the mean of the weights after so many last epochs, instead of the best epoch; "
+        "1: no averaging (Izmailov et al., UAI 2018)",
+    )
     train_split: Literal["train", "trainval"] = Field("train", description="classes to train on")
+
+    @property
+    def items_per_step(self) -> int:
+        """Episodes, or images of a minibatch, per outer step."""
+        return self.batch_size or self.meta_batch
+
+    @property
+    def unit(self) -> str:
+        """What an outer step consists of: episodes or images."""
+        return "images" if self.batch_size else "episodes"
 
     @property
     def form(self) -> EpisodeForm:
@@ -130,20 +159,38 @@ class Recipe(Settings):
             raise ValueError(f"{len(epochs)} epochs but {len(multipliers)} multipliers; give one for each epoch")
         return tuple(zip(epochs, multipliers, strict=True))
 
+    @model_serializer(mode="wrap")
+    def _without_unused_episodes(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the form of training episodes out of the record of a training on minibatches."""
+        unused = OF_EPISODES if self.batch_size else ()
+        return {name: value for name, value in values(self).items() if name not in unused}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        if self.batch_size and (given := self.model_fields_set & set(OF_EPISODES)):
+            raise ValueError(
+                f"batch_size: a minibatch of images has no {', '.join(sorted(given))}; leave them out, or leave out "
+                "batch_size to train on episodes"
+            )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov: true needs momentum above 0")
         if isinstance(self.schedule, tuple):
             epochs = [epoch for epoch, _ in self.schedule]
             if epochs != sorted(set(epochs)) or any(epoch < 0 or factor < 0 for epoch, factor in self.schedule):
                 raise ValueError("schedule: epochs must be 0 or more and increase, multipliers 0 or more")
-        if self.meta_batch % self.devices:
+        if self.items_per_step % self.devices:
+            size = "batch_size" if self.batch_size else "meta_batch"
             raise ValueError(
-                f"devices: {self.devices} does not divide meta_batch {self.meta_batch}; devices take equal shares"
+                f"devices: {self.devices} does not divide {size} {self.items_per_step}; devices take equal shares"
             )
         if self.train_split == "trainval" and self.validates:
             raise ValueError("train_split: trainval leaves no validation classes; set validation: {episodes: 0}")
+        if self.average_checkpoints > max(self.epochs, 1):
+            raise ValueError(
+                f"average_checkpoints: {self.average_checkpoints} is more than epochs {self.epochs}; lower it"
+            )
+        if self.average_checkpoints > 1 and self.keep_checkpoints > 1:
+            raise ValueError("average_checkpoints and keep_checkpoints exclude each other; set one of them to 1")
         if self.keep_checkpoints > 1 and not self.validation.episodes:
             raise ValueError("keep_checkpoints above 1 needs validation episodes to rank the epochs")
         return self
@@ -218,6 +265,11 @@ class Matrix(BaseModel):
     episodes: Annotated[int, Field(ge=2, le=10**6)] | None = Field(None, description="replaces evaluate.episodes")
     variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
         None, description="replaces evaluate.variants"
+    )
+    init: dict[str, Any] | None = Field(
+        None,
+        description="a block {learner, recipe, ...} whose training this one starts from: same data set, backbone and "
+        "seed; only its backbone is used",
     )
     weights: str | None = Field(
         None,

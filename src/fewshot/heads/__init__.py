@@ -12,6 +12,8 @@ from fewshot.settings import Settings
 
 if TYPE_CHECKING:
     from fewshot.heads.base import Head
+    from fewshot.heads.cosine import CosineHead
+    from fewshot.heads.logistic import LogisticHead
     from fewshot.heads.prototype import PrototypeHead
     from fewshot.heads.r2d2 import R2D2Head
     from fewshot.heads.ridge import RidgeHead
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADS",
+    "CosineHead",
     "Head",
     "HeadSettings",
+    "LogisticHead",
     "PrototypeHead",
     "R2D2Head",
     "RidgeHead",
@@ -55,6 +59,21 @@ class PrototypeSettings(HeadSettings):
 
     divide_by_dimension: bool = Field(
         True, description="divide squared distances by the number of features (Lee et al. 2019, released code)"
+    )
+
+
+class CosineSettings(HeadSettings):
+    """Settings of the head `cosine`."""
+
+
+class LogisticSettings(CertifiedSettings):
+    """Settings of the head `logistic`."""
+
+    loss_weight: float = Field(
+        1.0,
+        gt=0,
+        description="C, factor of the summed cross-entropy against half the squared norm of the weights (scikit-learn "
+        "and RFS: 1)",
     )
 
 
@@ -111,11 +130,13 @@ class SvmHeSettings(CertifiedSettings):
 
 HEADS: dict[str, Part] = {
     "prototype": Part("fewshot.heads.prototype:PrototypeHead", PrototypeSettings),
+    "cosine": Part("fewshot.heads.cosine:CosineHead", CosineSettings),
     "ridge": Part("fewshot.heads.ridge:RidgeHead", RidgeSettings),
     "r2d2": Part("fewshot.heads.r2d2:R2D2Head", R2D2Settings),
     "svm": Part("fewshot.heads.svm:SvmHead", SvmSettings),
     "svm_ww": Part("fewshot.heads.svm_ww:SvmWwHead", SvmWwSettings),
     "svm_he": Part("fewshot.heads.svm_he:SvmHeHead", SvmHeSettings),
+    "logistic": Part("fewshot.heads.logistic:LogisticHead", LogisticSettings),
 }
 
 

@@ -25,8 +25,13 @@ class PrototypeHead(Head):
 
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
-        members = one_hot(support_labels, n_way).to(support.dtype).mT
-        prototypes = torch.bmm(members / members.sum(2, keepdim=True), support)
+        prototypes = class_means(support, support_labels, n_way)
         squares = query.square().sum(2, keepdim=True) + prototypes.square().sum(2).unsqueeze(1)
         distances = squares - 2 * torch.bmm(query, prototypes.mT)
         return -distances / support.shape[2] if self.settings.divide_by_dimension else -distances
+
+
+def class_means(support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
+    """Return the mean embedding of each class, (T, M, d), of embeddings (T, S, d) with labels (T, S)."""
+    members = one_hot(support_labels, n_way).to(support.dtype).mT
+    return torch.bmm(members / members.sum(2, keepdim=True), support)

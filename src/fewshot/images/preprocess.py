@@ -6,6 +6,7 @@ Shapes: T episodes, S support images, Q query images in all, N images, C x H x W
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot.episodes.batch import EpisodeBatch
+from fewshot.episodes.minibatch import ImageBatch
 from fewshot.errors import DataError
 from fewshot.images.augment_batched import augment_batch, normalize_batch
 from fewshot.images.augment_draws import Draws, draw_augmentations, no_augmentation
 from fewshot.images.augment_kernel import augment_images, normalize_images
+
+BatchType = TypeVar("BatchType", EpisodeBatch, ImageBatch)
 
 
 class Preprocess:
@@ -58,16 +62,20 @@ class Preprocess:
         """Whether training images are augmented."""
         return self.crop_padding > 0 or self.jitter > 0 or self.flip
 
-    def __call__(self, batch: EpisodeBatch, *, training: bool) -> EpisodeBatch:
-        """Return the batch with float32 images (T, S or Q, C, H, W), channels last in memory.
+    def __call__(self, batch: BatchType, *, training: bool) -> BatchType:
+        """Return the batch with float32 images (T, S or Q, C, H, W) or (B, C, H, W), channels last in memory.
 
         Args:
-            batch: uint8 images.
-            training: whether to augment; draws depend on the seed, the episode's id and the image's position in it.
+            batch: uint8 images, in episodes or in a minibatch.
+            training: whether to augment; draws depend on the seed, the episode's id and the image's position in it; in
+                a minibatch, on the seed and the image's id.
 
         Raises:
             DataError: if the images are not uint8 with three channels.
         """
+        if isinstance(batch, ImageBatch):
+            images = self._episodes(batch.images.unsqueeze(1), "minibatch", batch.ids.numpy(), training)
+            return replace(batch, images=images.squeeze(1))
         ids = batch.episode_ids.numpy()
         return replace(
             batch,

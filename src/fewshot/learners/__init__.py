@@ -1,6 +1,7 @@
 """Learners: episodes -> loss and logits. One file per learner; register it here.
 
-The name of each head is also that of a learner: a backbone and that head, trained on episodes (`episodic.py`).
+The name of each head is also that of a learner: a backbone and that head, trained on episodes (`episodic.py`). The
+learners in `CLASSIFIERS` are trained on minibatches of images instead, and tested on episodes with any head.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from fewshot.learners.context import (
     DEFAULT_CONTEXT,
     LearnerContext,
     check_adaptive,
+    check_classifier,
+    check_classifier_changes,
     check_cxgrad,
     check_head_changes,
     check_inner_loop_changes,
@@ -20,6 +23,8 @@ from fewshot.learners.settings import (
     ALFASettings,
     ANILSettings,
     BOILSettings,
+    ClassifierSettings,
+    CosineClassifierSettings,
     CxGradSettings,
     EvaluationSettings,
     FOMAMLSettings,
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from fewshot.learners.anil import ANIL
     from fewshot.learners.base import Learner, LossOutput
     from fewshot.learners.boil import BOIL
+    from fewshot.learners.classifier import ClassifierLearner, CosineClassifierLearner
     from fewshot.learners.cxgrad import CxGrad
     from fewshot.learners.episodic import EpisodicLearner
     from fewshot.learners.maml import FOMAML, MAML
@@ -47,10 +53,13 @@ __all__ = [
     "ALFA",
     "ANIL",
     "BOIL",
+    "CLASSIFIERS",
     "EPISODIC_LEARNERS",
     "FOMAML",
     "LEARNERS",
     "MAML",
+    "ClassifierLearner",
+    "CosineClassifierLearner",
     "CxGrad",
     "EpisodicLearner",
     "EvaluationSettings",
@@ -68,6 +77,8 @@ __getattr__ = lazy_exports(
         "ALFA": "fewshot.learners.alfa",
         "ANIL": "fewshot.learners.anil",
         "BOIL": "fewshot.learners.boil",
+        "ClassifierLearner": "fewshot.learners.classifier",
+        "CosineClassifierLearner": "fewshot.learners.classifier",
         "CxGrad": "fewshot.learners.cxgrad",
         "EpisodicLearner": "fewshot.learners.episodic",
         "FOMAML": "fewshot.learners.maml",
@@ -103,7 +114,19 @@ EPISODIC_LEARNERS: dict[str, Part] = {
     for name, head in HEADS.items()
 }
 
-LEARNERS: dict[str, Part] = {**EPISODIC_LEARNERS, **ADAPTIVE_LEARNERS}
+CLASSIFIERS: dict[str, Part] = {
+    "classifier": Part(
+        "fewshot.learners.classifier:ClassifierLearner", ClassifierSettings, check=check_classifier, minibatches=True
+    ),
+    "baselinepp": Part(
+        "fewshot.learners.classifier:CosineClassifierLearner",
+        CosineClassifierSettings,
+        check=check_classifier,
+        minibatches=True,
+    ),
+}
+
+LEARNERS: dict[str, Part] = {**EPISODIC_LEARNERS, **CLASSIFIERS, **ADAPTIVE_LEARNERS}
 
 
 def build_learner(
@@ -173,10 +196,19 @@ def check_evaluation(
     chosen = part.typed(settings)
     if name in HEADS:
         check_head_changes(name, changes)
-        head = part if changes.head is None else find_part("head", changes.head, HEADS)
-        head.typed({**(chosen.model_dump() if changes.head is None else {}), **changes.head_settings})
+        _check_head(name, chosen.model_dump(), changes)
+        return
+    if name in CLASSIFIERS:
+        check_classifier_changes(name, changes)
+        _check_head(chosen.head, chosen.head_settings, changes)
         return
     check_inner_loop_changes(name, chosen, changes)
     if changes.batch_norm is not None and part.check is not None:
         network = find_part("backbone", backbone, BACKBONES).typed(backbone_settings or {}).model_dump()
         part.check(name, chosen.model_copy(update={"batch_norm": changes.batch_norm}), backbone, network, context)
+
+
+def _check_head(name: str, settings: Mapping[str, Any], changes: EvaluationSettings) -> None:
+    """Raise `ParamsError` unless the changes give the head `name`, or the one they name, valid settings."""
+    head = find_part("head", changes.head or name, HEADS)
+    head.typed({**(settings if changes.head is None else {}), **changes.head_settings})

@@ -37,10 +37,13 @@ class Learner(nn.Module):
     Attributes:
         caches_embeddings: true if an image's embedding does not depend on its episode; evaluation then embeds each
             image once (`embed`) and classifies from stored embeddings (`classify`).
+        centres_features: true if the learner must be told the mean embedding of the training classes
+            (`set_feature_mean`).
         batch_norm: the statistics that normalise test images: "running", "transductive", "support" or "per_query".
     """
 
     caches_embeddings: ClassVar[bool] = False
+    centres_features: ClassVar[bool] = False
     batch_norm: str = "running"
 
     @property
@@ -64,6 +67,11 @@ class Learner(nn.Module):
         return None
 
     @property
+    def trained_backbone(self) -> nn.Module:
+        """The network from which another training can start, and that can start from another one's."""
+        raise NotImplementedError
+
+    @property
     def embedding_size(self) -> int:
         """Number of features of an embedding (d); only if `caches_embeddings`."""
         raise NotImplementedError
@@ -80,6 +88,8 @@ class Learner(nn.Module):
 
     def loss(self, batch: EpisodeBatch, step: int) -> LossOutput:
         """Return the outer loss of preprocessed (float) episodes at global outer step `step` (from 0).
+
+        Learners registered with `minibatches` take an `fewshot.episodes.ImageBatch` instead of episodes.
 
         Raises:
             NumericalError: if an inner loss is not finite.
@@ -99,6 +109,10 @@ class Learner(nn.Module):
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return scores (T, Q, M) from embeddings (T, S, d), labels (T, S), (T, Q, d); only if `caches_embeddings`."""
+        raise NotImplementedError
+
+    def set_feature_mean(self, mean: Tensor) -> None:
+        """Take the mean embedding of the training classes, (d,); only if `centres_features`."""
         raise NotImplementedError
 
     def for_evaluation(self, changes: EvaluationSettings) -> "Learner":

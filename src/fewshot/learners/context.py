@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewshot.backbones.settings import Conv4MAMLSettings
-from fewshot.errors import ParamsError, did_you_mean, quoted
-from fewshot.learners.settings import EvaluationSettings, MAMLSettings
+from fewshot.errors import ParamsError, did_you_mean, locate_errors, quoted
+from fewshot.heads import HEADS
+from fewshot.learners.settings import ClassifierSettings, EvaluationSettings, MAMLSettings
+from fewshot.registry import find_part
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class LearnerContext:
 
     Attributes:
         n_way: classes per training episode (fixes the size of a linear head).
+        n_classes: classes of the training split, which `classifier` distinguishes; None if unknown in advance.
         image_size: side of the square images, pixels; the default is that of miniImageNet.
         steps_per_epoch: outer steps per epoch, used only by schedules in epochs (`first_order_epochs`,
             `multi_step_loss_epochs`) to compute the epoch from the global step; the default is that of MAML++.
@@ -26,6 +29,7 @@ class LearnerContext:
     """
 
     n_way: int = 5
+    n_classes: int | None = None
     image_size: int = 84
     steps_per_epoch: int = 500
     label_smoothing: float = 0.0
@@ -125,6 +129,7 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
             f"learner {name!r} cannot be evaluated with another head or head_settings: its linear head is part of the "
             "network it adapts; allowed: inner_steps, batch_norm"
         )
+    _check_untreated(name, changes, "inner_steps, batch_norm")
     if settings.has_parameters_per_step and changes.inner_steps not in (None, settings.inner_steps):
         raise ParamsError(
             f"learner {name!r} cannot be evaluated with inner_steps {changes.inner_steps}: it has parameters for each "
@@ -134,10 +139,60 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
 
 
 def check_head_changes(name: str, changes: EvaluationSettings) -> None:
-    """Raise `ParamsError` unless a learner with a head can be evaluated with these changes."""
+    """Raise `ParamsError` unless an episodic learner can be evaluated with these changes."""
+    _check_no_inner_loop(name, changes, "head, head_settings")
+    _check_untreated(name, changes, "head, head_settings")
+
+
+def check_classifier_changes(name: str, changes: EvaluationSettings) -> None:
+    """Raise `ParamsError` unless a classifier of images can be evaluated with these changes."""
+    _check_no_inner_loop(name, changes, "head, head_settings, l2, centre")
+
+
+def _check_untreated(name: str, changes: EvaluationSettings, allowed: str) -> None:
+    """Raise `ParamsError` if the features of a learner that does not treat them are to be treated."""
+    for setting in ("l2", "centre"):
+        if getattr(changes, setting) is not None:
+            raise ParamsError(
+                f"learner {name!r} cannot be evaluated with {setting}: it is trained with its features as they are; "
+                f"allowed: {allowed}"
+            )
+
+
+def _check_no_inner_loop(name: str, changes: EvaluationSettings, allowed: str) -> None:
+    """Raise `ParamsError` if the inner loop of a learner without one is to be changed."""
     for setting in ("inner_steps", "batch_norm"):
         if (value := getattr(changes, setting)) is not None:
             raise ParamsError(
                 f"learner {name!r} cannot be evaluated with {setting} {quoted(value)}: it has no inner loop, and batch "
-                "norm uses its running statistics; allowed: head, head_settings"
+                f"norm uses its running statistics; allowed: {allowed}"
             )
+
+
+def check_classifier(
+    name: str,
+    settings: ClassifierSettings,
+    backbone: str,
+    backbone_settings: Mapping[str, Any],
+    context: LearnerContext,
+) -> None:
+    """Raise `ParamsError` unless a classifier of images knows its classes and a head for episodes.
+
+    Args:
+        name: of the learner.
+        settings: of the learner.
+        backbone: name of the backbone; any will do.
+        backbone_settings: of the backbone.
+        context: n_classes, joint_forward etc.
+    """
+    with locate_errors(f"learner {name!r}"):
+        find_part("head", settings.head, HEADS).typed(settings.head_settings, where="head_settings")
+    if settings.n_classes is None and context.n_classes is None:
+        raise ParamsError(
+            f"learner {name!r}: the number of training classes is not known before the data are prepared; set "
+            "learner.n_classes"
+        )
+    if context.joint_forward:
+        raise ParamsError(
+            f"learner {name!r} is trained without support and query images; set joint_forward: false in its recipe"
+        )

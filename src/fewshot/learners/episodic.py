@@ -83,6 +83,11 @@ class EpisodicLearner(Learner):
         return cls(network, build_head(name, **settings.model_dump()), context)
 
     @property
+    def trained_backbone(self) -> nn.Module:
+        """The backbone."""
+        return self.backbone
+
+    @property
     def embedding_size(self) -> int:
         """Number of features: the backbone's `embedding_size`, or determined by embedding blank images."""
         return embedding_size(self.backbone, self.context.image_size)
@@ -136,7 +141,7 @@ class EpisodicLearner(Learner):
     def for_evaluation(self, changes: EvaluationSettings) -> "EpisodicLearner":
         """Return a learner with the same backbone (shared) and another head, or other settings of the same head."""
         check_head_changes(type(self).__name__, changes)
-        head = _head_for_evaluation(self.head, changes.head, changes.head_settings)
+        head = head_for_evaluation(self.head, changes.head, changes.head_settings)
         head.to(next(self.parameters(), torch.empty(0)).device)
         return EpisodicLearner(self.backbone, head, self.context).train(self.training)
 
@@ -156,10 +161,13 @@ class EpisodicLearner(Learner):
             n_query: query images per class.
             episodes: episodes differentiated at once.
         """
+        return self.estimate_bytes(images=episodes * self.context.n_way * (n_shot + n_query))
+
+    def estimate_bytes(self, *, images: int) -> int:
+        """Return the memory an outer step with so many images needs; see `estimate_step_bytes`."""
         per_image = map_bytes(self.backbone, getattr(self.backbone, "image_size", self.context.image_size))
         if self.context.precision == "bfloat16":
             per_image //= 2
-        images = episodes * self.context.n_way * (n_shot + n_query)
         return images * per_image * 4 // 3 + 6 * sum(parameter.nbytes for parameter in self.parameters())
 
     def _embed_both(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +182,7 @@ class EpisodicLearner(Learner):
         return self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def _head_for_evaluation(trained: nn.Module, name: str | None, settings: Mapping[str, Any]) -> nn.Module:
+def head_for_evaluation(trained: nn.Module, name: str | None, settings: Mapping[str, Any]) -> nn.Module:
     """Return the trained head, or another one with its learned scale."""
     if name is None and not settings:
         return trained

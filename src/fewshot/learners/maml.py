@@ -147,6 +147,11 @@ class MAML(Learner):
         self.adaptable = self.choose_adaptable()
         self.learned_weights()
 
+    @property
+    def trained_backbone(self) -> nn.Module:
+        """The backbone, without the linear head."""
+        return self.network.backbone
+
     @classmethod
     def build(
         cls,

@@ -27,6 +27,37 @@ class EvaluationSettings(Settings):
     batch_norm: BatchNormMode | None = Field(
         None, description="statistics for query images (gradient-based learners only)"
     )
+    l2: bool | None = Field(None, description="divide embeddings by their norm before the head (classifiers only)")
+    centre: bool | None = Field(
+        None, description="first subtract the mean embedding of the training classes (classifiers only)"
+    )
+
+
+class ClassifierSettings(Settings):
+    """Settings of `classifier`; the head and the treatment of its features are used in validation and test only."""
+
+    head: str = Field("prototype", description="head that classifies the episodes of validation and test")
+    head_settings: dict[str, Any] = Field({}, description="settings of that head")
+    l2: bool = Field(True, description="divide embeddings by their norm before the head (RFS, SimpleShot)")
+    centre: bool = Field(
+        False, description="before that, subtract the mean embedding of the training classes (SimpleShot: CL2N)"
+    )
+    n_classes: int | None = Field(
+        None,
+        ge=2,
+        le=10**6,
+        exclude_if=lambda n_classes: n_classes is None,
+        description="classes of the training split; null: those the data set is known to have (give it for your own)",
+    )
+
+
+class CosineClassifierSettings(ClassifierSettings):
+    """Settings of `baselinepp` (Chen et al., ICLR 2019)."""
+
+    head: str = Field("cosine", description="head that classifies the episodes of validation and test")
+    training_scale: float = Field(
+        10.0, gt=0, le=1000, description="initial value of the learned factor of the cosines in training"
+    )
 
 
 class MAMLSettings(Settings):

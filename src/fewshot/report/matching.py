@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot.report.measure import Row
-from fewshot.report.published import Published
+from fewshot.report.published import RANDOM_WEIGHTS, Published
 
 UNREAD = "unread source"
 UNKNOWN_TRAINING = "the source's training settings are not known"
@@ -93,6 +93,7 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     train, recipe, protocol = row.protocol["train"], row.recipe, number.protocol
     found = [Departure(UNREAD, size=0)] if protocol.confirmed == "unread" else []
     found += [Departure("weights come from elsewhere")] if "weights" in train else []
+    found += _unequal("start", _start(train), protocol.start)
     found += _unequal("selection", row.selection, protocol.selection)
     found += _unequal("training classes", recipe["train_split"], protocol.train_split)
     found += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
@@ -102,14 +103,22 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     if number.settings_hash is not None:
         same = row.settings_hash == number.settings_hash
         return (*found, *([] if same else [Departure("settings differ from those of the expected number")]))
-    if row.changes.get("head") not in (None, train["learner"]["name"]):
+    averaged = (number.training or {}).get("average_checkpoints", 1)
+    found += _unequal("averaged epochs", recipe.get("average_checkpoints", 1), averaged)
+    if row.changes.get("head") not in (None, train["learner"]["name"]) and "head" not in train["learner"]:
         found.append(Departure(f"trained with another head: {train['learner']['name']}"))
     found += _unequal(
         "QP solver in the test", _stopped_after(solver_iterations(row)), _stopped_after(protocol.solver_iterations)
     )
+    found += _unequal("random augmentations of a support image in the test", 0, protocol.augmented_support)
     if number.training is None:
         return (*found, Departure(UNKNOWN_TRAINING))
     return (*found, *_other_training(recipe, number.training))
+
+
+def _start(train: Mapping[str, Any]) -> str:
+    """Return the learner whose training a training starts from; "random weights" if there is none."""
+    return str(train["init"]["learner"]["name"]) if "init" in train else RANDOM_WEIGHTS
 
 
 def solver_iterations(row: Row) -> int | None:
@@ -164,12 +173,13 @@ def _other_values(ours: Mapping[str, Any], published: Mapping[str, Any], prefix:
 
 
 def _training_episodes(recipe: Mapping[str, Any]) -> int:
-    return int(recipe["epochs"] * recipe["steps_per_epoch"] * recipe["meta_batch"])
+    per_step = recipe.get("batch_size") or recipe["meta_batch"]
+    return int(recipe["epochs"] * recipe["steps_per_epoch"] * per_step)
 
 
 def _effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without schedule steps after its last epoch, with the episodes behind a batch-norm statistic."""
-    shared = recipe["meta_batch"] // (recipe.get("devices") or 1)
+    shared = (recipe.get("batch_size") or recipe["meta_batch"]) // (recipe.get("devices") or 1)
     values = {"batch_norm_episodes": recipe.get("episodes_per_backward") or shared, **recipe}
     schedule = recipe.get("schedule")
     if isinstance(schedule, (list, tuple)):

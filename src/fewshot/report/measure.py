@@ -118,10 +118,15 @@ class Row:
     def tested_learner(self) -> dict[str, Any]:
         """Name and all settings of the learner as it was tested."""
         head, given = self.changes.get("head"), self.changes.get("head_settings", {})
+        trained = self.protocol["train"]["learner"]
+        treatment = {name: value for name, value in self.changes.items() if name in ("l2", "centre")}
+        if "head" in trained:  # trained on minibatches, and tested with a head
+            own = trained["head_settings"] if head is None else {}
+            return {**trained, "head": head or trained["head"], "head_settings": {**own, **given}, **treatment}
         if head is not None:
             return {"name": head, **HEADS[head].typed(given).model_dump(mode="json")}
         inner = {name: value for name, value in self.changes.items() if name in ("inner_steps", "batch_norm")}
-        return {**self.protocol["train"]["learner"], **given, **inner}
+        return {**trained, **given, **inner}
 
     @property
     def family(self) -> tuple[str, str, int, int, str]:

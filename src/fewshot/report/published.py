@@ -20,6 +20,8 @@ Reading = Literal["paper", "program"]
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 EXPECTED_FILE = Path(__file__).with_name("expected.yaml")
 
+RANDOM_WEIGHTS = "random weights"
+
 _VALUE = re.compile(r"(?P<mean>\d+\.?\d*)(?: ± (?P<ci>\d+\.?\d*))?")
 _COLUMN = re.compile(r"(?P<dataset>\w+)(?: -> (?P<target>\w+))? (?P<shot>\d+)-shot")
 
@@ -35,6 +37,9 @@ class Protocol(Settings):
         episodes: test episodes; None if the source does not say.
         interval: what the published half width covers; "predictions" ignores their correlation within an episode.
         solver_iterations: iterations after which the QP solver was stopped in the test; None: optimum or closed form.
+        augmented_support: number of random augmentations of each support image that the classifier is fitted to in the
+            test; 0: the image as it is.
+        start: the learner whose training the weights come from before this one.
         training: name in `trainings`, or one per data set or column; None if the settings are unknown.
         confirmed: "source" if the number was read in the source itself, "quoted" if in the text named by `quoted_by`,
             "unread" if in neither.
@@ -50,6 +55,8 @@ class Protocol(Settings):
     episodes: int | None = None
     interval: Literal["episodes", "predictions", "seeds", "unknown"] = "episodes"
     solver_iterations: int | None = None
+    augmented_support: int = 0
+    start: str = RANDOM_WEIGHTS
     training: str | Mapping[str, str] | None = None
     confirmed: Literal["source", "quoted", "unread"] = "source"
     quoted_by: str = ""

@@ -45,7 +45,7 @@ def _identity(row: Row) -> dict[str, Any]:
         "recipe": entry.recipe,
         "variant": entry.variant,
         "train_split": row.recipe["train_split"],
-        "train_shot": row.recipe["n_shot"],
+        "train_shot": row.recipe.get("n_shot"),
         "way": row.protocol["n_way"],
         "shot": row.shot,
         "image_size": row.recipe["image_size"],
@@ -57,7 +57,8 @@ def _identity(row: Row) -> dict[str, Any]:
 
 
 def _is_closed_form(row: Row) -> bool:
-    return row.tested_learner["name"] in ("prototype", "ridge", "r2d2")
+    learner = row.tested_learner
+    return learner.get("head", learner["name"]) in ("prototype", "cosine", "ridge", "r2d2")
 
 
 def result_record(cell: Cell) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class TrainedSettings(Settings):
     recipe: dict[str, Any]
     seed: Seed
     weights: str | None = None
+    init: dict[str, Any] | None = None
 
 
 class ExportRecord(Settings):

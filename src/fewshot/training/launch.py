@@ -50,6 +50,7 @@ class _SharedTraining:
         devices: one per rank.
         threads: CPU threads of each rank.
         timeout: how long one rank may keep the others waiting.
+        start: weights of the training whose backbone this one starts from, or None.
         folder: for the rendezvous file and the reports of the ranks.
     """
 
@@ -60,6 +61,7 @@ class _SharedTraining:
     devices: tuple[torch.device, ...]
     threads: int
     timeout: timedelta
+    start: Path | None
     folder: Path
 
     @property
@@ -79,6 +81,7 @@ def train_on_devices(
     *,
     threads: int,
     timeout: timedelta = TIMEOUT,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train a learner as `fewshot.training.train.train` does, with one process per device.
 
@@ -90,6 +93,7 @@ def train_on_devices(
         devices: where to compute; their number divides the meta-batch.
         threads: CPU threads of each process.
         timeout: how long one process may keep the others waiting.
+        start: weights of the training whose backbone this one starts from; None starts from random weights.
 
     Returns:
         Facts about the run for run.json.
@@ -109,6 +113,7 @@ def train_on_devices(
         devices=tuple(devices),
         threads=threads,
         timeout=timeout,
+        start=start,
         folder=folder,
     )
     try:
@@ -141,7 +146,8 @@ def _outcome(training: _SharedTraining, processes: ProcessGroup) -> dict[str, An
     """Return the facts about the run, or why it stopped."""
     store = open_store(training.store)
     try:
-        return {"facts": train(training.experiment, store, training.out, training.checkpoints, processes)}
+        facts = train(training.experiment, store, training.out, training.checkpoints, processes, training.start)
+        return {"facts": facts}
     except Interrupted as stop:
         return {"interrupted": str(stop)}
 

@@ -1,10 +1,11 @@
-"""One outer step: draw a meta-batch, sum the gradients over its chunks of episodes, update the weights once."""
+"""One outer step: draw a batch, sum the gradients over its chunks, update the weights once."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from fewshot.experiments.params import Recipe
 from fewshot.images.resized import at_size
 from fewshot.learners.base import Learner
 from fewshot.training.device_inputs import DeviceInputs
+from fewshot.training.minibatches import minibatch
 from fewshot.training.optimizer import Update, build_optimizer
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.queued import QueuedGradients, pairs
@@ -66,7 +68,7 @@ class OuterStep:
             return self._on_recording_gpu(step, ahead)
         self._begin(step)
         with self.divergence(step):
-            values = self._on_cpu(step) if self.processes.device.type == "cpu" else self._on_accelerator(step)
+            values = self._on_accelerator(step) if self._queues else self._from_host(step)
         loss, accuracy = self._weighted_sums(values)
         self.processes.sum_gradients(self.learner)
         loss, accuracy = self.processes.sum(loss, accuracy)
@@ -75,11 +77,12 @@ class OuterStep:
         self.processes.average_statistics(self.learner)
         return loss, accuracy
 
-    def _on_cpu(self, step: int) -> list[list[float]]:
-        """Compute the gradients of a step; return loss and accuracy of each chunk of episodes."""
+    def _from_host(self, step: int) -> list[list[float]]:
+        """Compute the gradients of a step from a batch gathered on the host; return each chunk's loss and accuracy."""
         self.optimizer.zero_grad(set_to_none=True)
         batch = training_batch(self.experiment, self.split, step, self._own)
-        chunks = (self.preprocess(chunk, training=True) for chunk in batch.chunks(self.episodes_at_once))
+        device = self.processes.device
+        chunks = (self.preprocess(chunk.to(device), training=True) for chunk in batch.chunks(self.episodes_at_once))
         values: list[list[float]] = torch.stack([self._differentiate(chunk, step) for chunk in chunks]).tolist()
         return values
 
@@ -108,7 +111,7 @@ class OuterStep:
 
     @property
     def episodes_at_once(self) -> int:
-        """Episodes differentiated by one backward pass."""
+        """Episodes, or images of a minibatch, differentiated by one backward pass."""
         return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or len(self._own)
 
     @property
@@ -143,12 +146,17 @@ class OuterStep:
     @property
     def _own(self) -> range:
         """The episodes of a meta-batch that this process computes."""
-        return self.processes.share(self.recipe.meta_batch)
+        return self.processes.share(self.recipe.items_per_step)
+
+    @property
+    def _queues(self) -> bool:
+        """Whether the inputs of a step are sent ahead and its results read once: episodes on an accelerator."""
+        return self.recipe.batch_size is None and self.processes.device.type != "cpu"
 
     @property
     def _records(self) -> bool:
         """Whether steps are recorded and replayed: by a single process on an NVIDIA GPU, if the learner allows it."""
-        on_gpu = self.processes.device.type == "cuda"
+        on_gpu = self._queues and self.processes.device.type == "cuda"
         return on_gpu and self.processes.size == 1 and RECORDS and self.learner.recordable
 
     def _begin(self, step: int) -> None:
@@ -159,13 +167,13 @@ class OuterStep:
     def _differentiate(self, chunk: EpisodeBatch, step: int) -> Tensor:
         """Add the gradients of some episodes; return their mean loss and accuracy, (2,)."""
         output = self.learner.loss(chunk, step)
-        (output.loss * (len(chunk) / self.recipe.meta_batch)).backward()
+        (output.loss * (len(chunk) / self.recipe.items_per_step)).backward()
         return torch.stack([output.loss.detach(), output.accuracy])
 
     def _weighted_sums(self, values: list[list[float]]) -> tuple[float, float]:
         """Return the share of this process in loss and accuracy of the meta-batch, from those of its chunks."""
         own, at_once = len(self._own), self.episodes_at_once
-        weights = [min(at_once, own - start) / self.recipe.meta_batch for start in range(0, own, at_once)]
+        weights = [min(at_once, own - start) / self.recipe.items_per_step for start in range(0, own, at_once)]
         loss, accuracy = (
             sum(w * v for w, v in zip(weights, column, strict=True)) for column in zip(*values, strict=True)
         )
@@ -206,8 +214,10 @@ class OuterStep:
         )
 
 
-def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> EpisodeBatch:
-    """Return the episodes of an outer step with their images; arguments as `training_episodes`."""
+def training_batch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> Any:
+    """Return the batch of an outer step: its episodes with their images, or a minibatch; arguments as below."""
+    if experiment.recipe.batch_size is not None:
+        return minibatch(experiment, split, step, share)
     episodes = training_episodes(experiment, split, step, share)
     return gather_batch(split.images, split.class_starts, episodes, experiment.recipe.n_shot)
 
@@ -230,8 +240,24 @@ def training_episodes(
 
 def rate_multiplier(recipe: Recipe, step: int) -> float:
     """Return the factor of the learning rate at an outer step (from 0)."""
+    steps = recipe.epochs * recipe.steps_per_epoch
     if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps_per_epoch)))
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    if recipe.schedule == "one_cycle":
+        return one_cycle(step, steps)
     epoch = step // recipe.steps_per_epoch
     reached = [factor for start, factor in recipe.schedule if epoch >= start]
     return reached[-1] if reached else 1.0
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Return the multiplier at a step (from 0): along cosines from 1/25 up to 1 in 30 % of the steps, then to 4e-6.
+
+    Source: Smith and Topin 2019, with the defaults of torch's OneCycleLR; the momentum is constant.
+    """
+    first, turn, last = 1 / 25, 0.3 * steps - 1, steps - 1
+    if step < turn:
+        start, end, share = first, 1.0, step / turn
+    else:
+        start, end, share = 1.0, first / 1e4, (step - turn) / (last - turn)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

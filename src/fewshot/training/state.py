@@ -13,6 +13,7 @@ from torch import nn
 from fewshot.digests import sha256_of
 from fewshot.errors import CheckpointError
 from fewshot.progress import say
+from fewshot.training.averaging import WeightAverage
 from fewshot.training.history import Epoch
 from fewshot.weights.checkpoint import FROM_THE_START, DamagedError, fit_state, load_checkpoint, save_checkpoint
 
@@ -134,6 +135,7 @@ class TrainingState:
         self.learner, self.optimizer = learner, optimizer
         self.checkpoints, self.writes = checkpoints, writes
         self.progress = Progress()
+        self.average = WeightAverage()
         self.saved_at = time.monotonic()
         self._newest_is_intact = True
         self._saved_kept: list[Kept] = []  # of the last intact checkpoint
@@ -158,6 +160,7 @@ class TrainingState:
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": {**asdict(progress), "kept": [list(kept) for kept in progress.kept]},
+            "average": self.average.state_dict(),
         }
         save_checkpoint(folder / "checkpoint-new.pt", state)
         if self.checkpoints.file.exists() and self._newest_is_intact:
@@ -206,6 +209,7 @@ class TrainingState:
             self.checkpoints.intact_files(kept)
             fit_state(state["learner"], self.learner, source=str(path))
             self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state["average"])
             self.progress = Progress(**{**progress, "kept": kept})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: incomplete ({error!r}); {FROM_THE_START}") from None

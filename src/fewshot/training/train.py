@@ -16,13 +16,16 @@ from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, say
+from fewshot.training.averaging import is_averaged
 from fewshot.training.memory import MIB, check_memory, memory_errors
+from fewshot.training.minibatches import check_classes, tell_feature_mean
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.remaining_time import RemainingTime
 from fewshot.training.selection import keep_if_best, publish, publish_given_weights, validate
 from fewshot.training.state import Checkpoints, TrainingState
 from fewshot.training.stop_signals import Interrupted, stop_signals
+from fewshot.weights.start import load_backbone
 
 
 def train(
@@ -31,6 +34,7 @@ def train(
     out: Path,
     checkpoints: Checkpoints,
     processes: ProcessGroup = SINGLE_PROCESS,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train a learner, resuming from the last checkpoint if there is one.
 
@@ -40,6 +44,7 @@ def train(
         out: folder that gets weights.safetensors, history.csv and, for an ensemble, ensemble/epoch-<n>.safetensors.
         checkpoints: where and how often to save the state of the run.
         processes: those that share the training, and the device of this one; the first one writes the files.
+        start: weights of the training whose backbone this one starts from; None starts from random weights.
 
     Returns:
         Facts about the run for run.json (times among them).
@@ -54,7 +59,10 @@ def train(
     reproducible_arithmetic(experiment.recipe.precision)
     own = [draw for _, draw in experiment.draws() if draw.use != "evaluation"]
     check_draws(experiment.dataset.label, store, own)
-    learner = initial_learner(experiment).to(processes.device)
+    learner = initial_learner(experiment)
+    if start is not None:
+        load_backbone(start, learner.trained_backbone)
+    learner = learner.to(processes.device)
     if experiment.weights is not None:
         publish_given_weights(out, experiment.weights, learner)
         return {"weights_from": str(experiment.weights)}
@@ -62,6 +70,7 @@ def train(
     with memory_errors(experiment), stop_signals() as stopped:
         run.announce()
         run.go(stopped)
+        run.average()
     if processes.leads:
         publish(out, run.state, ensemble=experiment.recipe.keep_checkpoints > 1)
     return run.facts()
@@ -76,7 +85,9 @@ class _Run:
         self.started = time.monotonic()
         self.experiment, self.recipe = experiment, experiment.recipe
         self.store, self.learner, self.processes = store, learner, processes
-        self.outer_step = OuterStep(experiment, store.split(self.recipe.train_split), learner, processes)
+        self.split = store.split(self.recipe.train_split)
+        check_classes(experiment, self.split)
+        self.outer_step = OuterStep(experiment, self.split, learner, processes)
         self.state = TrainingState(learner, self.outer_step.optimizer, checkpoints, writes=processes.leads)
         self.total_steps = self.recipe.epochs * self.recipe.steps_per_epoch
         if self.state.resume():
@@ -89,6 +100,8 @@ class _Run:
         Args:
             stopped: returns the name of a signal that asked this process to stop, or None.
         """
+        if not self.total_steps:
+            self.tell_feature_mean()
         name, progress, remaining = self.experiment.name, self.state.progress, RemainingTime(self.experiment.name)
         steps = range(self.first_step, self.total_steps)
         for step in bar(steps, total=self.total_steps, initial=self.first_step, what=name):
@@ -113,9 +126,12 @@ class _Run:
         progress = self.state.progress
         self.outer_step.check_weights(progress.step)
         self.processes.check_agreement(self.learner)
+        self.tell_feature_mean()
         validation = self._validate()
         row = progress.epoch_done(self.recipe.steps_per_epoch, self.outer_step.learning_rate, validation)
-        if validation is not None:
+        if is_averaged(self.recipe, row.epoch):
+            self.state.average.add(self.learner)
+        if validation is not None and self.recipe.average_checkpoints == 1:
             keep_if_best(self.state, validation[0], row.epoch, self.recipe.keep_checkpoints)
         self.state.save()
         seen = "" if validation is None else f", validation {validation[0]:.1%}"
@@ -123,6 +139,16 @@ class _Run:
             f"epoch {row.epoch}/{self.recipe.epochs}: loss {row.train_loss:.4f}, "
             f"accuracy {row.train_accuracy:.1%}{seen}"
         )
+
+    def average(self) -> None:
+        """Give the learner the mean of its weights after the last epochs, if the recipe says so."""
+        if self.state.average.count:
+            self.state.average.load_into(self.learner)
+            self.tell_feature_mean()
+
+    def tell_feature_mean(self) -> None:
+        """Give the learner the mean embedding of the training classes, if it centres features."""
+        tell_feature_mean(self.learner, self.split, self.outer_step.preprocess, self.processes.device)
 
     def _validate(self) -> tuple[float, float] | None:
         """Return accuracy and interval on the validation episodes; only one process computes them."""
@@ -141,7 +167,7 @@ class _Run:
         memory = "" if needed is None else f", about {needed / MIB:,.0f} MiB of memory per step"
         say(
             f"{self.experiment.name}: {self.n_parameters:,} parameters, {self.total_steps:,} steps of "
-            f"{self.recipe.meta_batch} episodes on {device}{memory}"
+            f"{self.recipe.items_per_step} {self.recipe.unit} on {device}{memory}"
         )
         if self.first_step < self.total_steps:
             check_memory(self.experiment, needed, device)
@@ -159,6 +185,7 @@ class _Run:
             "seconds": round(time.monotonic() - self.started, 3),
             "parameters": self.n_parameters,
             "selected_epoch": kept[0].epoch if kept else self.recipe.epochs,
+            **({"averaged_epochs": self.state.average.count} if self.state.average.count else {}),
             "episodes_per_backward": self.recipe.episodes_per_backward or self.learner.episodes_per_backward,
             "devices": self.processes.size,
             "batch_norm_statistics": self.processes.batch_norm_statistics,

@@ -23,6 +23,7 @@ ENTRY_NAMES = {
     "files": "file",
     "packages": "package",
     "training": "training",
+    "start": "starts from training",
     "arithmetic": "runtime",
     "dataset": "base",
     "stage": "stage",

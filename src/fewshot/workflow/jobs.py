@@ -30,7 +30,7 @@ from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
-from fewshot.workflow.results import HASHES, require_result, restore_result, run_job
+from fewshot.workflow.results import HASHES, remake_command, require_result, restore_result, run_job
 
 
 def dataset_settings(job: PrepareJob) -> Settings:
@@ -137,6 +137,7 @@ def train_job(job: TrainJob, plan: Plan) -> str:
     """Train one experiment."""
     runtime = plan.params.train
     require_result(job.prepare, suite=plan.suite, reads=[job.prepare.outputs["manifest"].name])
+    start = None if job.init is None else _start(job.init, plan)
     store = open_prepared(job.prepare)
 
     def work(out: Path, checkpoints: Path) -> None:
@@ -145,13 +146,14 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         claimed, lock = devices.claim_devices(runtime.device, job.devices, runtime.jobs_per_gpu)
         saved = Checkpoints(checkpoints, runtime.checkpoint_seconds)
         if job.devices == 1:
-            facts = train(job.experiment, store, out, saved, ProcessGroup(device=claimed[0]))
+            facts = train(job.experiment, store, out, saved, ProcessGroup(device=claimed[0]), start)
         else:
-            facts = train_on_devices(job.experiment, store, out, saved, claimed, threads=runtime.threads)
+            facts = train_on_devices(job.experiment, store, out, saved, claimed, threads=runtime.threads, start=start)
         record = {
             "key": job.key,
             "train": job.settings,
             "data_hash": store.content_hash,
+            **({} if job.init is None else {"starts_from": job.init.key}),
             "started": started,
             "machine": devices.describe(claimed[0]),
             **facts,
@@ -160,6 +162,18 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         del lock
 
     return run_job(job, work)
+
+
+def _start(init: TrainJob, plan: Plan) -> Path:
+    """Return the weights of the training that another one starts from.
+
+    Raises:
+        CheckpointError: if it is not trained yet; names the command that trains it.
+    """
+    require_result(init, suite=plan.suite)
+    if not init.outputs["weights"].exists():
+        raise CheckpointError(f"{init.name} must be trained first; run: {remake_command(init, plan.suite)}")
+    return init.outputs["weights"]
 
 
 def frozen_episodes(job: PrepareJob, wanted: EpisodeList) -> EpisodeIndices:

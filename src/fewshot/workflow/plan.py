@@ -162,10 +162,12 @@ class TrainJob(Job):
     Attributes:
         experiment: the first experiment of the suite that uses it.
         prepare: the data set it trains on.
+        init: the training whose backbone it starts from, or None.
     """
 
     experiment: Experiment
     prepare: PrepareJob
+    init: "TrainJob | None" = None
 
     stage = "train"
 
@@ -185,6 +187,16 @@ class TrainJob(Job):
         """Processes that share the training; one where nothing is trained."""
         recipe = self.experiment.recipe
         return recipe.devices if recipe.epochs and self.experiment.weights is None else 1
+
+    @property
+    def chain(self) -> "tuple[TrainJob, ...]":
+        """This training and those it starts from, the latest first."""
+        return (self, *(() if self.init is None else self.init.chain))
+
+    @property
+    def inputs(self) -> tuple[Job, ...]:
+        """Jobs whose results it reads."""
+        return (self.prepare, *([] if self.init is None else [self.init]))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -399,8 +411,7 @@ def plan_experiments(params: Params, suite: str, experiments: Sequence[Experimen
     train: dict[str, TrainJob] = {}
     evaluate: list[EvaluateJob] = []
     for experiment in experiments:
-        job = _train_job(experiment, prepare[experiment.dataset.label], params.train)
-        job = train.setdefault(job.key, job)
+        job = _train_job(experiment, prepare, params.train, train)
         evaluate += [_evaluate_job(experiment, job, prepare[target.label]) for target in experiment.targets]
     return Plan(params, suite, results, tuple(prepare.values()), tuple(train.values()), tuple(evaluate))
 
@@ -428,7 +439,7 @@ def _prepare_jobs(experiments: Iterable[Experiment], results: Path) -> dict[str,
             wanted = _episode_list(experiment)
             of_target = lists.setdefault(target.label, {})
             of_target[wanted.file_name] = wanted.joined(of_target.get(wanted.file_name, wanted))
-        for dataset, draw in experiment.draws():
+        for dataset, draw in (pair for training in experiment.trainings for pair in training.draws()):
             draws.setdefault(dataset.label, {})[draw] = None
     return {
         label: _prepare_job(dataset, tuple(lists.get(label, {}).values()), tuple(draws.get(label, ())), results)
@@ -488,15 +499,29 @@ def _data_identity(dataset: Choice) -> Identity:
     }
 
 
-def _train_job(experiment: Experiment, prepare: PrepareJob, runtime: Train) -> TrainJob:
+def _train_job(
+    experiment: Experiment, prepare: Mapping[str, PrepareJob], runtime: Train, planned: dict[str, TrainJob]
+) -> TrainJob:
+    """Return the training of an experiment, after planning the one that it starts from.
+
+    Args:
+        experiment: what is trained.
+        prepare: the data sets by label.
+        runtime: how jobs run.
+        planned: the trainings so far, by key; the new ones are added.
+    """
+    init = None if experiment.init is None else _train_job(experiment.init, prepare, runtime, planned)
+    data = prepare[experiment.dataset.label]
     identity: Identity = {
         "stage": "train",
         "settings": experiment.train_settings(),
+        **({} if init is None else {"start": init.key}),
         "arithmetic": _arithmetic(runtime),
-        "data": prepare.identity["data"],
+        "data": data.identity["data"],
         "modules": _job_modules(experiment, "train"),
     }
-    return TrainJob(identity=identity, results=prepare.results, experiment=experiment, prepare=prepare)
+    job = TrainJob(identity=identity, results=data.results, experiment=experiment, prepare=data, init=init)
+    return planned.setdefault(job.key, job)
 
 
 def _evaluate_job(experiment: Experiment, train: TrainJob, target: PrepareJob) -> EvaluateJob:
@@ -529,6 +554,8 @@ def _job_modules(experiment: Experiment, stage: str) -> dict[str, str]:
 
 
 def part_modules(experiment: Experiment) -> tuple[str, ...]:
-    """Return the modules named by the registry entries of an experiment's learner and backbone."""
+    """Return the modules named by the registry entries of an experiment's learner, its head and its backbone."""
     learner, backbone = LEARNERS[experiment.learner.name], BACKBONES[experiment.backbone.name]
-    return tuple(dict.fromkeys([*learner.modules, *backbone.modules]))
+    head = experiment.learner.settings.get("head")  # of a classifier, which is trained without it
+    tested = () if head is None else LEARNERS[head].modules
+    return tuple(dict.fromkeys([*learner.modules, *tested, *backbone.modules]))

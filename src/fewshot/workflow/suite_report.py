@@ -71,6 +71,7 @@ def _log_of_missing_stage(job: EvaluateJob) -> Path:
         if not data.outputs["manifest"].exists():
             prepared = log_file("prepare", data.name, data.key)
             return prepared if prepared.exists() else log_file("download", data.name, data.data_key)
-    if not job.train.outputs["weights"].exists():
-        return log_file("train", job.train.name, job.train.key)
+    for training in reversed(job.train.chain):
+        if not training.outputs["weights"].exists():
+            return log_file("train", training.name, training.key)
     return log_file("evaluate", f"{job.name}-{job.target}", job.key)
