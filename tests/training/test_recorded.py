@@ -30,7 +30,7 @@ def recording(monkeypatch):
 
         counts.recorded += 1
         steps._written = [None for _ in steps.learner.parameters()]
-        steps._graph = SimpleNamespace(replay=replay)
+        return SimpleNamespace(replay=replay)
 
     def repeat(steps, step, ahead):
         counts.repeated += 1
@@ -39,7 +39,7 @@ def recording(monkeypatch):
     queue_step, repeat_step = RecordedSteps._queue, RecordedSteps._repeat
     event = SimpleNamespace(synchronize=lambda: None, record=lambda: None)
     monkeypatch.setattr(RecordedSteps, "_queue", queue)
-    monkeypatch.setattr(RecordedSteps, "_record", record)
+    monkeypatch.setattr(RecordedSteps, "_recorded", record)
     monkeypatch.setattr(RecordedSteps, "_repeat", repeat)
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)

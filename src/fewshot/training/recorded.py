@@ -87,7 +87,7 @@ class RecordedSteps:
             self._run(step)
         else:
             if self._graph is None:
-                self._record(step)
+                self._graph = self._recorded(step)
             self._graph.replay()
         if not self._reports:
             on_gpu = self.inputs.device.type == "cuda"
@@ -102,8 +102,8 @@ class RecordedSteps:
         torch.maximum(self._failed, 1 - self._report[-1].float(), out=self._failed)
         self.update.apply(skip=self._failed)
 
-    def _record(self, step: int) -> None:
-        """Record the operations of a step."""
+    def _recorded(self, step: int) -> torch.cuda.CUDAGraph:
+        """Record the operations of a step, without running them."""
         self.gradients.clear()
         torch.cuda.synchronize(self.inputs.device)
         torch.cuda.empty_cache()  # the recorded step has memory of its own
@@ -116,8 +116,8 @@ class RecordedSteps:
                 f"the outer step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
                 "FEWSHOT_RECORD=0 in the environment: the same results from kernels launched one by one"
             ) from error
-        self._graph = graph
         self._written = [parameter.grad for parameter in self.learner.parameters()]
+        return graph
 
     def _repeat(self, step: int, ahead: bool) -> list[float]:
         """Take a step again with immediate checks, and queue the next one again."""
