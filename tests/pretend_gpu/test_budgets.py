@@ -20,18 +20,18 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 # suite, experiment, side of the images, most launches and most synchronisations per outer step
 BUDGETS = [
-    ("metaoptnet", "mini_imagenet-conv4_64-ridge-metaoptnet-s0", 32, 460, 6),
-    ("metaoptnet", "mini_imagenet-conv4_64-svm-metaoptnet-iterations_3-s0", 32, 1_230, 6),
+    ("metaoptnet", "mini_imagenet-conv4_64-ridge-metaoptnet-s0", 32, 375, 1),
+    ("metaoptnet", "mini_imagenet-conv4_64-svm-metaoptnet-iterations_3-s0", 32, 915, 1),
     pytest.param(
-        *("metaoptnet", "mini_imagenet-resnet12-svm-metaoptnet_mini-s0", 16, 1_740, 8), marks=pytest.mark.slow
+        *("metaoptnet", "mini_imagenet-resnet12-svm-metaoptnet_mini-s0", 16, 1_480, 1), marks=pytest.mark.slow
     ),
-    ("cxgrad", "mini_imagenet-conv4_maml-maml-maml_1shot-s0", 20, 1_960, 6),
-    ("cxgrad", "mini_imagenet-conv4_maml-cxgrad-maml_1shot-s0", 20, 2_900, 6),
-    ("maml_family", "mini_imagenet-conv4_maml-fomaml-maml_1shot-s0", 20, 750, 6),
-    ("maml_family", "mini_imagenet-conv4_maml-anil-maml_1shot-s0", 20, 615, 6),
-    ("maml_family", "mini_imagenet-conv4_maml_64-boil-maml_1shot-s0", 20, 590, 2),
-    ("maml_family", "mini_imagenet-conv4_maml_bias-mamlpp_imagenet-mamlpp-1shot-validation_1shot-s0", 20, 3_050, 6),
-    ("maml_family", "mini_imagenet-conv4_maml_bias-alfa-mamlpp-1shot-validation_1shot-s0", 20, 3_930, 6),
+    ("cxgrad", "mini_imagenet-conv4_maml-maml-maml_1shot-s0", 20, 1_950, 1),
+    ("cxgrad", "mini_imagenet-conv4_maml-cxgrad-maml_1shot-s0", 20, 2_880, 1),
+    ("maml_family", "mini_imagenet-conv4_maml-fomaml-maml_1shot-s0", 20, 745, 1),
+    ("maml_family", "mini_imagenet-conv4_maml-anil-maml_1shot-s0", 20, 605, 1),
+    ("maml_family", "mini_imagenet-conv4_maml_64-boil-maml_1shot-s0", 20, 575, 1),
+    ("maml_family", "mini_imagenet-conv4_maml_bias-mamlpp_imagenet-mamlpp-1shot-validation_1shot-s0", 20, 3_010, 1),
+    ("maml_family", "mini_imagenet-conv4_maml_bias-alfa-mamlpp-1shot-validation_1shot-s0", 20, 3_850, 1),
 ]
 
 
