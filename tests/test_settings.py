@@ -50,7 +50,7 @@ def test_other_values_are_refused_by_name(values, words):
 
 @pytest.mark.parametrize("name", [None, 3, ["svm"], np.array([1])])
 def test_a_name_that_is_no_text_is_unknown(name):
-    with pytest.raises(ParamsError, match=r"unknown head .*; allowed: prototype, ridge"):
+    with pytest.raises(ParamsError, match=r"unknown head .*; allowed: prototype, cosine, ridge"):
         find_part("head", name, HEADS)
 
 

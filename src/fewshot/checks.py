@@ -16,6 +16,7 @@ _collected: ContextVar[list[Tensor] | None] = ContextVar("collected", default=No
 def holds(condition: Tensor) -> bool:
     """Return whether every element of a boolean tensor is true; within `deferred`, note the condition and return True.
 
+    >>> import torch
     >>> holds(torch.tensor([1.0, 2.0]).isfinite())
     True
     """
@@ -33,6 +34,7 @@ def deferred() -> Iterator[list[Tensor]]:
     Yields:
         The conditions noted so far, scalar boolean tensors; the block's results are valid if all of them are true.
 
+    >>> import torch
     >>> with deferred() as conditions:
     ...     assumed = holds(torch.tensor([1.0, float("nan")]).isfinite())
     >>> assumed, bool(torch.stack(conditions).all())

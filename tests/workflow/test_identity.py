@@ -106,7 +106,7 @@ def test_a_head_and_what_it_imports_change_only_what_uses_it(module, edit, plan_
     ("learner", "backbone", "packages", "absent"),
     [
         ("prototype", "conv4", {"heads"}, set()),
-        ("ridge", "conv4", {"heads"}, {"heads.svm"}),
+        ("ridge", "conv4", {"heads", "solvers"}, {"heads.svm", "solvers.multiclass_svm", "solvers.saddle"}),
         ("svm", "conv4", {"heads", "solvers"}, {"heads.ridge", "heads.svm_ww", "solvers.box"}),
         ("svm_ww", "conv4", {"heads", "solvers"}, {"heads.svm", "solvers.multiclass_svm", "solvers.pivoting_numba"}),
         ("maml", "conv4_maml", set(), {"learners.mamlpp", "learners.episodic", "backbones.conv4"}),

@@ -46,5 +46,5 @@ def test_labels_of_one_training_have_their_own_rows_and_one_curve(tiny_params) -
     ]
     assert wide.train_dir == too.train_dir != narrow.train_dir
     assert wide.evaluation != too.evaluation
-    contents = Contents(SuiteReport("tiny", "", rows, Report()), (), (), (), missing=())
+    contents = Contents(SuiteReport("tiny", "", rows, Report()), (), (), (), (), missing=())
     assert contents.trainings == (wide, narrow)

@@ -24,8 +24,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewshot.checks import holds
-
 from . import pivoting_numba, pivoting_torch
 from .fallback import solve_again
 from .problem import Problem
@@ -96,19 +94,42 @@ def crammer_singer(
 
 
 def solve(
-    problem: Problem, backend: Backend = "auto", max_rounds: int = MAX_ROUNDS, tolerance: float = 1e-9
+    problem: Problem,
+    backend: Backend = "auto",
+    max_rounds: int = MAX_ROUNDS,
+    tolerance: float = 1e-9,
+    *,
+    blindly: bool = False,
 ) -> Solution:
-    """Solve without recording a graph or validating the problem; see `crammer_singer`."""
+    """Solve without recording a graph or validating the problem; see `crammer_singer`.
+
+    Args:
+        problem: T problems.
+        backend: see `crammer_singer`.
+        max_rounds: see `crammer_singer`.
+        tolerance: see `crammer_singer`.
+        blindly: on an accelerator, a fixed number of rounds without reading anything on the host, and no fallback: the
+            caller must look at `converged`.
+    """
     back_end = choose_backend(backend, problem.kernel)
-    pivots = back_end.pivot(problem, max_rounds)
-    if not holds(torch.as_tensor(pivots.solved)):
-        if not bool(torch.isfinite(problem.kernel).all()):
-            raise FloatingPointError("kernel has non-finite entries; allowed: finite numbers")
-        pivots = solve_again(back_end.pivot, pivots, problem, max_rounds)
+    if blindly and back_end is pivoting_torch:
+        pivots: Any = pivoting_torch.pivot_blindly(problem)
+    else:
+        pivots = _solved_or_best(back_end.pivot, problem, max_rounds)
     residual = torch.as_tensor(pivots.residual)
     converged = torch.as_tensor(pivots.solved) & (residual <= tolerance)
     alpha = torch.as_tensor(pivots.alpha).to(problem.kernel.dtype)
     return Solution(alpha.mT, residual, torch.as_tensor(pivots.rounds), converged, by_class(pivots.adjoint))
+
+
+def _solved_or_best(pivot: Any, problem: Problem, max_rounds: int) -> Any:
+    """Return the state of a backend after pivoting, and after the fallbacks if a problem needs them."""
+    pivots = pivot(problem, max_rounds)
+    if bool(pivots.solved.all()):
+        return pivots
+    if not bool(torch.isfinite(problem.kernel).all()):
+        raise FloatingPointError("kernel has non-finite entries; allowed: finite numbers")
+    return solve_again(pivot, pivots, problem, max_rounds)
 
 
 def choose_backend(backend: str, kernel: Tensor) -> Any:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.checks import are_deferred
-
 from .certificate import relative_residual
 from .problem import Problem
 from .saddle import SaddleFactors, free_blocks, on_host
@@ -49,12 +47,7 @@ class Pivots(NamedTuple):
 
 
 def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivots:
-    """Pivot T problems on any device; arguments as in `pivoting_numba.pivot`.
-
-    While checks are deferred, an accelerator does `BLIND_ROUNDS` rounds, whatever `max_rounds` is.
-    """
-    if are_deferred() and not on_host(problem.kernel):
-        return _pivot_blindly(problem, free)
+    """Pivot T problems on any device; arguments as in `pivoting_numba.pivot`."""
     kernel, bound = problem.kernel, problem.bound
     matrix, targets = problem.matrix(), problem.targets()
     n_problems, n_way, n_samples = problem.shape
@@ -89,10 +82,10 @@ def pivot(problem: Problem, max_rounds: int, free: Tensor | None = None) -> Pivo
     return Pivots(alpha, free, rounds, solved, residual, blocks, schur)
 
 
-def _pivot_blindly(problem: Problem, free: Tensor | None) -> Pivots:
-    """Pivot a fixed number of rounds without reading anything on the host, and without guarding against cycles."""
+def pivot_blindly(problem: Problem) -> Pivots:
+    """Pivot T problems for `BLIND_ROUNDS` rounds, reading nothing on the host and without guarding against cycles."""
     bound, matrix, targets = problem.bound, problem.matrix(), problem.targets()
-    free = torch.ones_like(targets, dtype=torch.bool) if free is None else free
+    free = torch.ones_like(targets, dtype=torch.bool)
     for _ in range(BLIND_ROUNDS):
         factors = free_blocks(matrix, free)
         alpha, infeasible = _solve_free(factors, matrix, targets, bound, free)
