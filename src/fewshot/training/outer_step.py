@@ -38,6 +38,9 @@ class OuterStep:
         processes: those that share the meta-batch.
 
     Attributes:
+        split: the training classes, their images of the size that the backbone needs.
+        preprocess: of the experiment's images.
+        optimizer: of the learner.
         is_ahead: whether the learner's state is already that of the step after the last one.
     """
 
