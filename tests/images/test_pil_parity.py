@@ -9,7 +9,7 @@ from PIL import Image
 from fewshot.images.augment_batched import augment_batch, normalize_batch
 from fewshot.images.augment_draws import draw_augmentations
 from fewshot.images.augment_kernel import augment_images
-from fewshot.images.preprocess import Preprocess, normalization_table
+from fewshot.images.preprocess import Preprocess, normalized_levels
 
 MEAN, STD = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276)
 LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))  # the identity table
@@ -71,7 +71,7 @@ def test_test_images_equal_torchvision(images):
 
     expected = [TF.normalize(TF.to_tensor(Image.fromarray(image)), MEAN, STD) for image in stored]
     assert torch.equal(prepared, torch.stack(expected))
-    levels = torch.from_numpy(normalization_table(MEAN, STD))
+    levels = torch.from_numpy(normalized_levels(MEAN, STD))
     assert torch.equal(normalize_batch(torch.from_numpy(stored), levels).permute(0, 3, 1, 2), prepared)
 
 
