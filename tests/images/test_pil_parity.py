@@ -6,8 +6,8 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 
-from fewshot.images.augment_batched import augment_batch, normalize_batch
-from fewshot.images.augment_draws import draw_augmentations
+from fewshot.images.augment_batched import augment_batch, jitter_orders, normalize_batch
+from fewshot.images.augment_draws import JITTER_ORDERS, draw_augmentations
 from fewshot.images.augment_kernel import augment_images
 from fewshot.images.preprocess import Preprocess, normalized_levels
 
@@ -83,3 +83,7 @@ def test_images_of_other_sizes_are_resized_as_by_pil(images, size):
 
     pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in stored]
     assert torch.equal(prepared, torch.stack([TF.to_tensor(picture) for picture in pictures]))
+
+
+def test_orders_computed_on_a_device_are_those_of_the_table():
+    assert jitter_orders(torch.arange(len(JITTER_ORDERS))).tolist() == JITTER_ORDERS.tolist()
