@@ -13,7 +13,7 @@ from PIL import Image
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.images.augment_batched import augment_batch
 from fewshot.images.augment_draws import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SATURATION, Draws, draw_augmentations
-from fewshot.images.preprocess import Preprocess, normalization_table
+from fewshot.images.preprocess import Preprocess, normalized_levels
 
 MEAN, STD, JITTER = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276), 0.4
 ADJUST = {BRIGHTNESS: TF.adjust_brightness, CONTRAST: TF.adjust_contrast, SATURATION: TF.adjust_saturation}
@@ -56,7 +56,7 @@ def measure(size: int, crop_padding: int, n_images: int) -> list[str]:
         ]
     )
 
-    levels = torch.from_numpy(normalization_table(MEAN, STD))
+    levels = torch.from_numpy(normalized_levels(MEAN, STD))
 
     def draws() -> Draws:
         return draw_augmentations(

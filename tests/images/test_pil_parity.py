@@ -6,10 +6,10 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 
-from fewshot.images.augment_batched import augment_batch, normalize_batch
-from fewshot.images.augment_draws import draw_augmentations
+from fewshot.images.augment_batched import augment_batch, jitter_orders, normalize_batch
+from fewshot.images.augment_draws import JITTER_ORDERS, draw_augmentations
 from fewshot.images.augment_kernel import augment_images
-from fewshot.images.preprocess import Preprocess, normalization_table
+from fewshot.images.preprocess import Preprocess, normalized_levels
 
 MEAN, STD = (0.507, 0.486, 0.441), (0.267, 0.256, 0.276)
 LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))  # the identity table
@@ -71,7 +71,7 @@ def test_test_images_equal_torchvision(images):
 
     expected = [TF.normalize(TF.to_tensor(Image.fromarray(image)), MEAN, STD) for image in stored]
     assert torch.equal(prepared, torch.stack(expected))
-    levels = torch.from_numpy(normalization_table(MEAN, STD))
+    levels = torch.from_numpy(normalized_levels(MEAN, STD))
     assert torch.equal(normalize_batch(torch.from_numpy(stored), levels).permute(0, 3, 1, 2), prepared)
 
 
@@ -83,3 +83,7 @@ def test_images_of_other_sizes_are_resized_as_by_pil(images, size):
 
     pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in stored]
     assert torch.equal(prepared, torch.stack([TF.to_tensor(picture) for picture in pictures]))
+
+
+def test_orders_computed_on_a_device_are_those_of_the_table():
+    assert jitter_orders(torch.arange(len(JITTER_ORDERS))).tolist() == JITTER_ORDERS.tolist()

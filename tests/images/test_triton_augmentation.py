@@ -24,8 +24,10 @@ for size, padding, jitter in [(32, 4, 0.4), (21, 3, 1.0), (33, 40, 0.0), (28, 0,
     draws = draw_augmentations(3, "query", np.arange(4), 6, crop_padding=padding, jitter=jitter, flip=True)
     expected = augment_images(stored[rows], draws, padding, jitter > 0, levels)
     table = torch.from_numpy(draws.table(rows, padding))
-    found = augment_on_gpu(torch.from_numpy(stored), table, jitter > 0, torch.from_numpy(levels))
-    np.testing.assert_array_equal(found.numpy(), expected)
+    channels_first = torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous()
+    for images in (torch.from_numpy(stored), channels_first.permute(0, 2, 3, 1)):
+        found = augment_on_gpu(images, table, jitter > 0, torch.from_numpy(levels))
+        np.testing.assert_array_equal(found.numpy(), expected)
 print("equal")
 """
 

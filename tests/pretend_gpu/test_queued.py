@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from fewshot.backbones.dropblock import DropBlock
+from fewshot.checks import holds
 from fewshot.errors import NumericalError
 from fewshot.experiments.build import initial_learner
 from fewshot.solvers import pivoting_torch
@@ -81,3 +83,25 @@ def test_a_failed_check_is_explained_as_on_the_cpu(gpu, learner, tiny_experiment
         messages.append(str(caught.value))
 
     assert messages[0] == messages[1]
+
+
+def test_a_repeated_step_drops_the_share_of_its_own_step(gpu, tiny_experiment, tiny_store):
+    experiment = tiny_experiment("ridge", "conv4")
+    learner = initial_learner(experiment)
+    learner.backbone.block = block = DropBlock(map_size=4, block_size=2, rate=0.1, ramp_steps=9, mode="ramp")
+    learner.backbone.set_step = block.set_step
+    learner.to(gpu.device)
+    given, taken = learner.loss, []
+
+    def loss(batch, step):
+        output = given(batch, step)
+        taken.append((step, block._forwards.item()))
+        holds(torch.tensor(step != 2))
+        return output
+
+    learner.loss = loss
+    outer_step = OuterStep(experiment, tiny_store.split("train"), learner, ProcessGroup(device=gpu.device))
+    for step in range(4):
+        outer_step.take(step)
+
+    assert taken == [(0, 0), (1, 2), (2, 4), (2, 4), (3, 6)]

@@ -8,7 +8,7 @@ from fewshot.checks import deferred
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
-from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS
+from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS, LEARNERS
 from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import ProcessGroup
 
@@ -83,3 +83,16 @@ def test_adapting_to_all_tasks_needs_nothing_from_the_host(gpu, learner, tiny_ex
     assert conditions
     assert not counts.synchronisations
     assert not counts.uploads
+
+
+@pytest.mark.parametrize("learner", sorted(EPISODIC_LEARNERS))
+def test_a_learner_is_recordable_if_it_needs_nothing_from_the_host(gpu, learner, tiny_experiment, tiny_store):
+    experiment = tiny_experiment(learner, "conv4")
+    model = initial_learner(experiment).to(gpu.device)
+    batch = training_batch(experiment, tiny_store.split("train"), 0).to(gpu.device)
+    images = preprocessing(experiment)(batch, training=True)
+
+    with gpu.counting() as counts, deferred():
+        model.loss(images, 0).loss.backward()
+
+    assert model.recordable == (not counts.synchronisations and not counts.uploads)

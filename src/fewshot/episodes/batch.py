@@ -22,7 +22,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors whose first axis is that of the batch; `host` names the one that stays on the host, which reads it."""
+    """Tensors whose first axis is that of the batch; `host` names the one that is read, and stays, on the host."""
 
     host: ClassVar[str] = "ids"
 

@@ -1,7 +1,7 @@
 """Cosine similarity to the class mean: the classifier of Meta-Baseline, with a learned scale.
 
 Source: Chen, Liu, Xu, Darrell, Wang, "Meta-Baseline", ICCV 2021, Eq. 1 and 2: the mean of the class's embeddings, and
-the cosine times a learned scale that starts at 10 (`initial_scale`).
+the cosine times a learned scale, which starts at 10 there (`initial_scale: 10`; the default is 1 for every head).
 """
 
 import torch

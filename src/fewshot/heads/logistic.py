@@ -23,6 +23,11 @@ class LogisticHead(CertifiedHead):
 
     settings: LogisticSettings
 
+    @property
+    def recordable(self) -> bool:
+        """False: the fit reads on the host whether Newton's method has converged."""
+        return False
+
     def scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Return the scores before `scale`, (T, Q, M)."""
         kernel = torch.bmm(support, support.mT)

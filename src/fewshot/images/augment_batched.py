@@ -9,7 +9,7 @@ Shapes: R stored images, N augmented images, H x W, 3 channels last.
 import torch
 from torch import Tensor
 
-from fewshot.images.augment_draws import BRIGHTNESS, JITTER_ORDERS, SATURATION
+from fewshot.images.augment_draws import BRIGHTNESS, SATURATION
 
 
 def augment_batch(stored: Tensor, table: Tensor, jitter: bool, levels: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def augment_batch(stored: Tensor, table: Tensor, jitter: bool, levels: Tensor) -
     if not jitter:
         return normalize_batch(images, levels)
     values, factors = images.float(), table[:, 5:].view(torch.float32)
-    for operation in _orders(table[:, 4]).unbind(1):
+    for operation in jitter_orders(table[:, 4]).unbind(1):
         values = _jitter(values, operation, factors.gather(1, operation[:, None])[:, :, None, None])
     return normalize_batch(values, levels)
 
@@ -50,8 +50,8 @@ def _crop_and_flip(stored: Tensor, table: Tensor) -> Tensor:
     return window * inside[..., None]
 
 
-def _orders(order: Tensor) -> Tensor:
-    """Return rows of `JITTER_ORDERS`, (N, 3), computed on the device of `order` (N,)."""
+def jitter_orders(order: Tensor) -> Tensor:
+    """Return rows (N,) of `JITTER_ORDERS`, (N, 3): computed, because a table would have to be copied to the device."""
     first = order // 2
     low, high = (first == 0).long(), 2 - (first == 2).long()  # the other two operations, the smaller one first
     swapped = order % 2 == 1
@@ -74,7 +74,3 @@ def _jitter(values: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
         torch.where(operation == SATURATION, grey.float(), mean).masked_fill(operation == BRIGHTNESS, 0).unsqueeze(-1)
     )
     return ((values - start) * factor + start).clamp_(0, 255).floor_()
-
-
-# `_orders` computes this table, which would be another copy to the device.
-assert JITTER_ORDERS.tolist() == _orders(torch.arange(len(JITTER_ORDERS))).tolist()

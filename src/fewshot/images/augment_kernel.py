@@ -13,7 +13,7 @@ import numpy as np
 from fewshot.images.augment_draws import CONTRAST, JITTER_ORDERS, SATURATION, Draws
 
 
-def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: bool, table: np.ndarray) -> np.ndarray:
+def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: bool, levels: np.ndarray) -> np.ndarray:
     """Augment and normalise images.
 
     Args:
@@ -21,33 +21,33 @@ def augment_images(images: np.ndarray, draws: Draws, crop_padding: int, jitter: 
         draws: draws for N images.
         crop_padding: width of the black border added before the crop, pixels.
         jitter: whether to apply the colour factors of `draws`.
-        table: (3, 256) float32, normalised value for each channel and level.
+        levels: (3, 256) float32, normalised value for each channel and level.
 
     Returns:
         (N, H, W, 3) float32.
     """
     images, out = np.ascontiguousarray(images), np.empty(images.shape, np.float32)
     factors, order, flip = draws.factors, JITTER_ORDERS[draws.order], draws.flip
-    _augment(images, draws.top - crop_padding, draws.left - crop_padding, flip, jitter, factors, order, table, out)
+    _augment(images, draws.top - crop_padding, draws.left - crop_padding, flip, jitter, factors, order, levels, out)
     return out
 
 
-def normalize_images(images: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return images (N, H, W, 3) uint8 as normalised float32, looked up in `table` (3, 256)."""
+def normalize_images(images: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return images (N, H, W, 3) uint8 as normalised float32, looked up in `levels` (3, 256)."""
     out = np.empty(images.shape, np.float32)
-    _normalize(np.ascontiguousarray(images).reshape(-1, 3), table, out.reshape(-1, 3))
+    _normalize(np.ascontiguousarray(images).reshape(-1, 3), levels, out.reshape(-1, 3))
     return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _normalize(pixels, table, out) -> None:  # type: ignore[no-untyped-def]
+def _normalize(pixels, levels, out) -> None:  # type: ignore[no-untyped-def]
     for p in range(len(pixels)):
         for c in range(3):
-            out[p, c] = table[c, pixels[p, c]]
+            out[p, c] = levels[c, pixels[p, c]]
 
 
 @numba.njit(cache=True, nogil=True)
-def _augment(images, top, left, flip, jitter, factors, order, table, out) -> None:  # type: ignore[no-untyped-def]
+def _augment(images, top, left, flip, jitter, factors, order, levels, out) -> None:  # type: ignore[no-untyped-def]
     height, width = images.shape[1], images.shape[2]
     planes, grey = np.empty((3, height * width), np.uint8), np.empty(height * width, np.uint8)
     for i in range(len(images)):
@@ -55,7 +55,7 @@ def _augment(images, top, left, flip, jitter, factors, order, table, out) -> Non
         if jitter:
             for operation in order[i]:
                 _jitter(planes, grey, operation, factors[i, operation])
-        _write(planes, flip[i], table, out[i])
+        _write(planes, flip[i], levels, out[i])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -74,15 +74,15 @@ def _crop(image, top, left, planes) -> None:  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _write(planes, flip, table, out) -> None:  # type: ignore[no-untyped-def]
-    """Write the `table` values of `planes` (3, H * W) to `out` (H, W, 3), flipped horizontally if `flip`."""
+def _write(planes, flip, levels, out) -> None:  # type: ignore[no-untyped-def]
+    """Write the `levels` values of `planes` (3, H * W) to `out` (H, W, 3), flipped horizontally if `flip`."""
     height, width = out.shape[0], out.shape[1]
     red, green, blue = planes[0], planes[1], planes[2]
     for y in range(height):
         for x in range(width):
             p = y * width + x
             pixel = out[y, width - 1 - x if flip else x]
-            pixel[0], pixel[1], pixel[2] = table[0, red[p]], table[1, green[p]], table[2, blue[p]]
+            pixel[0], pixel[1], pixel[2] = levels[0, red[p]], levels[1, green[p]], levels[2, blue[p]]
 
 
 # The loops below are simple enough for LLVM to vectorise; looping over channels inside the loop over pixels would be

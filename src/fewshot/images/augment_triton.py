@@ -17,6 +17,7 @@ from fewshot.images.augment_draws import TABLE_COLUMNS
 
 def augment_on_gpu(stored: Tensor, table: Tensor, jitter: bool, levels: Tensor) -> Tensor:
     """Crop, jitter, flip and normalise images; arguments and result as `augment_batched.augment_batch`."""
+    stored = stored.contiguous()  # the kernel computes addresses itself
     height, width = stored.shape[1:3]
     out = torch.empty(len(table), height, width, 3, device=stored.device)
     block = triton.next_power_of_2(height * width)

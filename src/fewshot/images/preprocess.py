@@ -54,8 +54,8 @@ class Preprocess:
         self.image_size = image_size
         self.crop_padding, self.jitter, self.flip, self.seed = crop_padding, jitter, flip, seed
         self.mean, self.std = tuple(mean), tuple(std)
-        self._table = normalization_table(mean, std)
-        self._tables: dict[torch.device, Tensor] = {}
+        self._levels = normalized_levels(mean, std)
+        self._levels_by_device: dict[torch.device, Tensor] = {}
 
     @property
     def augments(self) -> bool:
@@ -87,9 +87,9 @@ class Preprocess:
         """Return test images (N, H, W, C) uint8 as float32 (N, C, H, W), channels last in memory."""
         stored = self.resized(images if isinstance(images, Tensor) else torch.from_numpy(np.array(images)))
         if stored.device.type == "cpu":
-            floats = torch.from_numpy(normalize_images(stored.numpy(), self._table))
+            floats = torch.from_numpy(normalize_images(stored.numpy(), self._levels))
         else:
-            floats = normalize_batch(stored, self._table_on(stored.device))
+            floats = normalize_batch(stored, self._levels_on(stored.device))
         return floats.permute(0, 3, 1, 2)
 
     def table(self, role: str, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class Preprocess:
             (N, C, H, W) float32, channels last in memory.
         """
         augment = _augmentation_for(stored.device.type)
-        return augment(stored, table, self.jitter > 0, self._table_on(stored.device)).permute(0, 3, 1, 2)
+        return augment(stored, table, self.jitter > 0, self._levels_on(stored.device)).permute(0, 3, 1, 2)
 
     def resized(self, images: Tensor) -> Tensor:
         """Check images (N, h, w, C) and resize them to the backbone's input size.
@@ -139,7 +139,7 @@ class Preprocess:
         images = self.resized(stored)
         if images.device.type == "cpu":
             draws = self._draws(role, ids, shape[1])
-            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._table)
+            floats = augment_images(images.numpy(), draws, self.crop_padding, self.jitter > 0, self._levels)
             prepared = torch.from_numpy(floats).permute(0, 3, 1, 2)
         else:
             table = self.table(role, ids, np.arange(len(images)).reshape(shape))
@@ -151,11 +151,11 @@ class Preprocess:
             self.seed, role, ids, n_images, crop_padding=self.crop_padding, jitter=self.jitter, flip=self.flip
         )
 
-    def _table_on(self, device: torch.device) -> Tensor:
+    def _levels_on(self, device: torch.device) -> Tensor:
         """Return the normalised value for each channel and level on a device, copied there once."""
-        if device not in self._tables:
-            self._tables[device] = torch.from_numpy(self._table).to(device)
-        return self._tables[device]
+        if device not in self._levels_by_device:
+            self._levels_by_device[device] = torch.from_numpy(self._levels).to(device)
+        return self._levels_by_device[device]
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -173,7 +173,7 @@ def _augmentation_for(device_type: str) -> Callable[[Tensor, Tensor, bool, Tenso
     return augment_batch
 
 
-def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def normalized_levels(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Return the normalised value for each channel and level, (3, 256) float32, rounded as in torchvision."""
     levels = torch.arange(256, dtype=torch.float32) / 255
     return ((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).numpy()

@@ -23,8 +23,8 @@ class LossOutput:
     """Result of a training forward pass.
 
     Attributes:
-        loss: scalar, mean over the episodes of the batch; carries the graph.
-        accuracy: scalar 0..1, mean over all query images, detached.
+        loss: scalar, mean over the episodes, or images, of the batch; carries the graph.
+        accuracy: scalar 0..1, mean over all query images, or images, detached.
     """
 
     loss: Tensor
@@ -48,7 +48,7 @@ class Learner(nn.Module):
 
     @property
     def episodes_per_backward(self) -> int | None:
-        """Number of episodes of a meta-batch differentiated at once; None means all."""
+        """Number of episodes of a meta-batch, or images of a minibatch, differentiated at once; None means all."""
         return None
 
     @property
@@ -63,7 +63,7 @@ class Learner(nn.Module):
         """Set the global outer step (from 0) for schedules such as DropBlock's, before its loss is computed."""
 
     def phase(self, step: int) -> Hashable:
-        """Return on what of the outer step, apart from `set_step`, the operations of the loss depend."""
+        """Return a value that differs between outer steps whose losses need other operations; see `recordable`."""
         return None
 
     @property

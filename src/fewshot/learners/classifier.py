@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
-from fewshot.backbones.base import Backbone
 from fewshot.episodes.minibatch import ImageBatch
 from fewshot.heads import build_head
 from fewshot.heads.cosine import unit_vectors
@@ -91,8 +90,7 @@ class ClassifierLearner(EpisodicLearner):
 
     def loss(self, batch: ImageBatch, step: int) -> LossOutput:  # type: ignore[override]
         """Return the label-smoothed cross-entropy over the training classes at global outer step `step` (from 0)."""
-        if isinstance(self.backbone, Backbone):
-            self.backbone.set_step(step)
+        self.set_step(step)
         scores = self.classes(self.embed(batch.images))
         loss = smoothed_cross_entropy(scores, batch.labels, self.context.label_smoothing)
         return LossOutput(loss, (scores.detach().argmax(-1) == batch.labels).float().mean())

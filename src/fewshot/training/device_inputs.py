@@ -1,6 +1,6 @@
 """What an accelerator needs from the host for an outer step: one table of images, drawn a step ahead.
 
-The split stays on the device, resized once, if it fits; otherwise the images of a step are copied with its table.
+The split stays on the device if it fits; otherwise the images of a step are copied with its table.
 
 Shapes: T episodes of this process, S support images, Q query images in all, N = T * (S + Q), C x H x W.
 """
@@ -17,7 +17,6 @@ from fewshot.episodes.draw import EpisodeIndices, class_labels
 from fewshot.evaluation.scoring import LARGEST_SHARE, free_memory
 from fewshot.images.augment_draws import TABLE_COLUMNS
 from fewshot.images.preprocess import Preprocess
-from fewshot.images.resized import at_size
 
 
 class DeviceInputs:
@@ -26,7 +25,7 @@ class DeviceInputs:
     All tensors that a step reads stay at the same place, so that a recorded step can be replayed.
 
     Args:
-        split: the training classes.
+        split: the training classes, their images of the size that the backbone needs.
         preprocess: of the training images.
         device: where to compute.
         episodes: T.
@@ -53,12 +52,11 @@ class DeviceInputs:
             torch.from_numpy(class_labels(n_way, per_class)).to(device).expand(episodes, -1)
             for per_class in (n_shot, n_query)
         ]
-        self.images = at_size(split.images, preprocess.image_size)
         free = free_memory(device)
-        self.resident = free is None or math.prod(self.images.shape) <= LARGEST_SHARE * free
-        shape = (self.n_images, *self.images.shape[1:])
+        self.resident = free is None or math.prod(split.images.shape) <= LARGEST_SHARE * free
+        shape = (self.n_images, *split.images.shape[1:])
         self.stored = (
-            _copied(self.images[:], device) if self.resident else torch.empty(shape, dtype=torch.uint8).to(device)
+            _copied(split.images[:], device) if self.resident else torch.empty(shape, dtype=torch.uint8).to(device)
         )
         self.table = torch.zeros(self.n_images, TABLE_COLUMNS, dtype=torch.int32).to(device)
         # Two of each on the host: while one is copied, the next is filled.
@@ -73,7 +71,7 @@ class DeviceInputs:
         support, query = episodes.rows(self.split.class_starts, self.n_shot)
         rows = np.concatenate([support.reshape(-1), query.reshape(-1)])
         if not self.resident:
-            self._gathered[place].numpy()[:] = self.images[rows]
+            self._gathered[place].numpy()[:] = self.split.images[rows]
             rows = np.arange(self.n_images)
         parts = (rows[: self.n_support].reshape(support.shape), rows[self.n_support :].reshape(query.shape))
         tables = [

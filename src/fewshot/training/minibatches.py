@@ -49,9 +49,9 @@ def tell_feature_mean(learner: Learner, split: SplitStore, preprocess: Preproces
     """Give a learner that centres features the mean embedding of the first 50 images of each training class.
 
     Args:
-        learner: on the device.
+        learner: on the device; it is left in evaluation mode.
         split: the training classes.
-        preprocess: of test images.
+        preprocess: of the experiment's images; these are not augmented.
         device: where to compute.
     """
     if not learner.centres_features:

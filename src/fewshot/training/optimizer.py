@@ -16,10 +16,9 @@ def build_optimizer(recipe: Recipe, learner: Learner, device: torch.device) -> t
     """
     parameters = list(learner.parameters())
     on_gpu = device.type == "cuda"
-    options: dict[str, Any] = {"fused": True} if on_gpu else {}
+    options: dict[str, Any] = {"fused": True if on_gpu else None}
     if recipe.optimizer == "adam":
-        if on_gpu:
-            options["capturable"] = True
+        options["capturable"] = on_gpu
         optimizer: torch.optim.Optimizer = torch.optim.Adam(
             parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, **options
         )
@@ -36,17 +35,18 @@ def build_optimizer(recipe: Recipe, learner: Learner, device: torch.device) -> t
             # The same as torch's own first step, which would leave a skipped update's momentum undefined.
             for parameter in parameters:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    optimizer.register_load_state_dict_post_hook(_keep_options(options))
+    optimizer.register_load_state_dict_pre_hook(_with_options(options))
     return optimizer
 
 
-def _keep_options(options: dict[str, Any]) -> Any:
-    """Return a hook that undoes the options of another device, with which a checkpoint may have been written."""
-    defaults = {"fused": None, "capturable": False, **options}
+def _with_options(options: dict[str, Any]) -> Any:
+    """Return a hook that gives a checkpoint, perhaps written on another device, the options of this one.
 
-    def hook(optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            group.update({name: value for name, value in defaults.items() if name in group})
+    They must be in place before torch loads it: they decide on which device Adam counts its steps.
+    """
+
+    def hook(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, "param_groups": [{**group, **options} for group in state["param_groups"]]}
 
     return hook
 
@@ -73,8 +73,8 @@ class Update:
         self.rate = rate
         if self._rate_on_gpu is not None:
             self._rate_on_gpu.fill_(rate)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate if self._rate_on_gpu is None else self._rate_on_gpu
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate if self._rate_on_gpu is None else self._rate_on_gpu
 
     def apply(self, skip: Tensor | None = None) -> None:
         """Update the weights.

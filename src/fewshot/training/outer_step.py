@@ -38,6 +38,9 @@ class OuterStep:
         processes: those that share the meta-batch.
 
     Attributes:
+        split: the training classes, their images of the size that the backbone needs.
+        preprocess: of the experiment's images.
+        optimizer: of the learner.
         is_ahead: whether the learner's state is already that of the step after the last one.
     """
 
@@ -53,7 +56,7 @@ class OuterStep:
         self._update = Update(self.optimizer, learner, processes.device)
 
     def take(self, step: int, *, ahead: bool = False) -> tuple[float, float]:
-        """Take outer step `step` (from 0); return its mean loss and accuracy (0..1) over the meta-batch.
+        """Take outer step `step` (from 0); return its mean loss and accuracy (0..1).
 
         Args:
             step: the global outer step.
@@ -62,6 +65,7 @@ class OuterStep:
 
         Raises:
             NumericalError: if a loss is not finite.
+            ResourceError: if the step cannot be recorded on a GPU.
         """
         self.learner.train()
         if self._records:
@@ -87,7 +91,7 @@ class OuterStep:
         return values
 
     def _on_accelerator(self, step: int) -> list[list[float]]:
-        """Do the same while the device is waited for only once."""
+        """Compute the same from inputs sent ahead, waiting for the device only once."""
         queued = self._gradients
         self._draw(step)
         queued.inputs.copy(step)
@@ -101,7 +105,7 @@ class OuterStep:
         return pairs(values)
 
     def _on_recording_gpu(self, step: int, ahead: bool) -> tuple[float, float]:
-        """Take the whole step."""
+        """Take the whole step, update included, and the next one too if `ahead`."""
         self.is_ahead = ahead
         with self.divergence(step):
             values = self._recorded.take(step, ahead)
@@ -145,7 +149,7 @@ class OuterStep:
 
     @property
     def _own(self) -> range:
-        """The episodes of a meta-batch that this process computes."""
+        """The episodes of a meta-batch, or the images of a minibatch, that this process computes."""
         return self.processes.share(self.recipe.items_per_step)
 
     @property
@@ -160,8 +164,9 @@ class OuterStep:
         return on_gpu and self.processes.size == 1 and RECORDS and self.learner.recordable
 
     def _begin(self, step: int) -> None:
-        """Seed dropout, so that a step draws the same numbers whenever it is computed, and set the learning rate."""
+        """Tell the learner the step, set its rate, and seed dropout: a step draws the same whenever it is computed."""
         torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
+        self.learner.set_step(step)
         self._update.set_rate(self.recipe.learning_rate * rate_multiplier(self.recipe, step))
 
     def _differentiate(self, chunk: EpisodeBatch, step: int) -> Tensor:
@@ -198,7 +203,7 @@ class OuterStep:
         return RecordedSteps(self._gradients, self._update, self._draw, self._begin)
 
     def _draw(self, step: int) -> None:
-        """Draw the episodes of a step on the host unless they are."""
+        """Draw the episodes of a step on the host unless that was done."""
         inputs = self._gradients.inputs
         if not inputs.is_drawn(step):
             inputs.draw(step, training_episodes(self.experiment, self.split, step, self._own))

@@ -1,8 +1,8 @@
 """Gradients of an outer step on an accelerator, queued without waiting: the device is read once per step.
 
 What the learner checks during a step (finite losses, solvers that converged) is read together with the loss. If a check
-failed, the step is repeated with immediate checks, which raise the error or take the solver's fallback; batch norm's
-statistics are restored before.
+failed, the step is repeated with immediate checks, which raise the error or take the solver's fallback; the learner's
+buffers, such as batch norm's statistics, are restored before.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,6 +36,8 @@ class QueuedGradients:
 
     def queue(self, step: int, failed_before: Tensor | None = None) -> Tensor:
         """Queue a step whose inputs are on the device, leaving its gradients in the parameters.
+
+        The learner knows the step already (`Learner.set_step`), which is among what `repeat` restores.
 
         Args:
             step: the global outer step.

@@ -1,13 +1,13 @@
-"""Outer steps on an NVIDIA GPU, recorded once as a CUDA graph and replayed, always one step ahead of the host.
+"""Outer steps on an NVIDIA GPU, recorded as a CUDA graph and replayed, up to one step ahead of the host.
 
 Launching the thousands of kernels of a step takes the host longer than computing them takes a GPU. Their sequence is
-the same in every step, so the second step is recorded, update of the weights included, and later steps replay it with
-other inputs: the table of images, the step number, the learning rate and the seed of the random numbers, all of which
-the graph reads from the device.
+the same in every step of a phase (`Learner.phase`), so its first step is launched kernel by kernel, its second one is
+recorded, update of the weights included, and later ones replay it with other inputs: the table of images, the step
+number, the learning rate and the seed of the random numbers, all of which the graph reads from the device.
 
-The next step is queued before the host has read this one, so that the GPU never waits for the host. If a check of this
-step failed, neither changes a weight, because the optimiser skips its update on the device; the host then repeats this
-step with immediate checks and queues the next one again.
+Where the caller allows it, the next step is queued before the host has read this one, so that the GPU does not wait for
+the host. If a check of this step failed, neither changes a weight, because the optimiser skips its update on the
+device; the host then repeats this step with immediate checks and queues the next one again.
 """
 
 import os
@@ -30,7 +30,7 @@ class RecordedSteps:
         gradients: of a learner that can be recorded.
         update: of its weights.
         draw: draws the inputs of a step on the host unless that was done.
-        begin: sets the seed and the learning rate of a step.
+        begin: sets the seed, the learning rate and the learner's step, which the graph reads from the device.
     """
 
     def __init__(
@@ -79,10 +79,9 @@ class RecordedSteps:
         self.draw(step)
         self.begin(step)
         self.inputs.copy(step)
-        self.learner.set_step(step)
         phase = self.learner.phase(step)
         if phase != self._phase:
-            self._graph, self._phase = None, phase
+            self._graph, self._written, self._phase = None, [], phase
             self.gradients.clear()
             self._run(step)
         else:
@@ -125,7 +124,6 @@ class RecordedSteps:
         self._failed.zero_()
         self.begin(step)
         self.inputs.copy(step)
-        self.learner.set_step(step)
         values = self.gradients.repeat(step)
         self.update.apply()
         if self._graph is not None:

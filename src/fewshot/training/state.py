@@ -120,7 +120,7 @@ class Checkpoints:
 
 
 class TrainingState:
-    """Everything a resumed training run needs: weights, optimiser state and progress.
+    """Everything a resumed training run needs: weights, their average, optimiser state and progress.
 
     Args:
         learner: with its initial weights.

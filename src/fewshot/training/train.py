@@ -53,7 +53,8 @@ def train(
         NumericalError: if a loss is not finite.
         ResourceError: if memory is short; names the settings to lower.
         CheckpointError: if a checkpoint is of another model, or a kept state was damaged meanwhile.
-        DataError: if a split has too few classes or images for the episodes; names the settings to lower.
+        DataError: if a split has too few classes or images for the episodes, or other classes than a classifier
+            distinguishes; names the settings to change.
         Interrupted: on SIGINT or SIGTERM, after the state was saved.
     """
     reproducible_arithmetic(experiment.recipe.precision)
@@ -85,9 +86,9 @@ class _Run:
         self.started = time.monotonic()
         self.experiment, self.recipe = experiment, experiment.recipe
         self.store, self.learner, self.processes = store, learner, processes
-        self.split = store.split(self.recipe.train_split)
-        check_classes(experiment, self.split)
-        self.outer_step = OuterStep(experiment, self.split, learner, processes)
+        split = store.split(self.recipe.train_split)
+        check_classes(experiment, split)
+        self.outer_step = OuterStep(experiment, split, learner, processes)
         self.state = TrainingState(learner, self.outer_step.optimizer, checkpoints, writes=processes.leads)
         self.total_steps = self.recipe.epochs * self.recipe.steps_per_epoch
         if self.state.resume():
@@ -148,7 +149,8 @@ class _Run:
 
     def tell_feature_mean(self) -> None:
         """Give the learner the mean embedding of the training classes, if it centres features."""
-        tell_feature_mean(self.learner, self.split, self.outer_step.preprocess, self.processes.device)
+        step = self.outer_step
+        tell_feature_mean(self.learner, step.split, step.preprocess, self.processes.device)
 
     def _validate(self) -> tuple[float, float] | None:
         """Return accuracy and interval on the validation episodes; only one process computes them."""
