@@ -125,7 +125,7 @@ def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
     assert [file.name for file in job_files(tmp_path)] == ["weights", "names.txt"]
 
 
-CHAIN = {"train": ["one", "0a"], "evaluate": [["one", "0b", "glyphs"]]}
+CHAIN = {"train": [["one", "0a"]], "evaluate": [["one", "0b", "glyphs"]]}
 SLEEPER = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("saved the state", flush=True), sys.exit(130)))
@@ -180,7 +180,7 @@ def test_results_and_checkpoints_are_packed_apart(tmp_path, capsys):
         {"train/0c/checkpoints/c.pt": "c"},
     )
     written(tmp_path / "cache", {**result, **checkpoint})
-    chains = [CHAIN, {"train": ["two", "0c"], "evaluate": [["two", "0d", "glyphs"]]}]
+    chains = [CHAIN, {"train": [["two", "0c"]], "evaluate": [["two", "0d", "glyphs"]]}]
     pack_results(tmp_path, "tiny", chains, tmp_path / "out", 100_000)
     assert "1 of 4 jobs finished; 1 parts of results; 1 parts of checkpoints" in capsys.readouterr().out
     archives = json.loads((tmp_path / "out" / "results.json").read_text())["archives"]

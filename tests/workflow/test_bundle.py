@@ -82,6 +82,19 @@ def test_a_bundle_brings_what_is_finished_here(project, plan):
     assert "exit 0: restored" in run_elsewhere()
 
 
+def test_a_training_follows_those_it_starts_from(project, plan):
+    block = "- {dataset: shapes, learner: ridge, recipe: quick, init: {learner: svm, recipe: quick}}"
+    (project / "params.yaml").write_text(PARAMS.replace("recipes:", f"    {block}\nrecipes:"))
+    started = "shapes-conv4-ridge-quick-from_svm_quick-s0"
+    make_bundle(load_plan(), [RIDGE, started], Path("params.yaml"), Path("bundle"), HERE)
+    chains = json.loads(Path("bundle/bundle.json").read_text())["chains"]
+    assert [[name for name, _ in chain["train"]] for chain in chains] == [
+        [RIDGE],
+        ["shapes-conv4-svm-quick-s0", started],
+    ]
+    assert [[name for name, *_ in chain["evaluate"]] for chain in chains] == [[RIDGE], [started]]
+
+
 def test_unknown_experiments_are_refused(project, plan):
     with pytest.raises(ParamsError, match="no evaluate job 'rigde'"):
         make_bundle(plan, ["rigde"], Path("params.yaml"), Path("bundle"), HERE)

@@ -67,7 +67,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         FewshotError: if the wheels cannot be downloaded.
     """
     evaluations = [job for name in names for job in _named(plan, name)] or list(plan.evaluate)
-    trainings = list({job.train.key: job.train for job in evaluations}.values())
+    trainings = list({job.key: job for evaluation in evaluations for job in evaluation.train.chain[::-1]}.values())
     for job in trainings:
         if job.experiment.weights is not None:
             raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
@@ -84,7 +84,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         _add_finished(stage, jobs)
         files = [(file, file.relative_to(stage)) for file in sorted(stage.rglob("*")) if file.is_file()]
         contents = bundle_script.write_parts(files, out, "bundle", target.part_bytes)
-    chains = [_chain(job, evaluations) for job in trainings]
+    chains = _chains(trainings, evaluations)
     record = {"suite": plan.suite, "python": target.python_version, "stores": stores, "chains": chains, **contents}
     write_json(out / bundle_script.CONTENTS, record)
     shutil.copyfile(bundle_script.__file__, out / SCRIPT)
@@ -95,13 +95,16 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
     )
 
 
-def _chain(training: TrainJob, evaluations: Sequence[EvaluateJob]) -> dict[str, list[Any]]:
-    """Return a training and the evaluations that follow it, as the script reads them."""
-    following = [job for job in evaluations if job.train.key == training.key]
-    return {
-        "train": [training.name, training.key],
-        "evaluate": [[job.name, job.key, job.target] for job in following],
-    }
+def _chains(trainings: Sequence[TrainJob], evaluations: Sequence[EvaluateJob]) -> list[dict[str, list[Any]]]:
+    """Return each training with those that start from it and their evaluations, in order, as the script reads them."""
+    return [
+        {
+            "train": [[job.name, job.key] for job in trainings if first in job.chain],
+            "evaluate": [[job.name, job.key, job.target] for job in evaluations if first in job.train.chain],
+        }
+        for first in trainings
+        if first.init is None
+    ]
 
 
 def take_results(plan: Plan, folder: Path) -> str:
