@@ -118,6 +118,15 @@ def test_numbers_must_be_positive(option, monkeypatch, capsys):
     assert f"argument {option}: 0 is not allowed: give a number above 0" in capsys.readouterr().err
 
 
+def test_only_without_a_training_names_those_there_are(tmp_path, monkeypatch):
+    written(tmp_path, {"run.py": "", "bundle.json": json.dumps({"suite": "tiny", "chains": [CHAIN]})})
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "two"])
+    monkeypatch.setattr(bundle_script, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr(bundle_script, "receive", lambda *_: [])
+    with pytest.raises(Refused, match=r"--only two: no training has this in its name; the bundle has one$"):
+        bundle_script.main()
+
+
 def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
     written(tmp_path, {"checkpoints/checkpoint.pt": "", "checkpoints/checkpoint-previous.pt": "", "names.txt": "a\n"})
     assert [file.name for file in job_files(tmp_path)] == ["checkpoint.pt", "names.txt"]

@@ -136,6 +136,20 @@ def finished(project, plan):
     return pack
 
 
+def test_results_of_another_suite_are_told_apart(plan, finished):
+    folder = finished()
+    record = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**record, "suite": "other"}))
+    assert take_results(plan, folder).endswith("; they are of suite other, so add --suite other")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"suite": "tiny"}'])
+def test_record_of_something_else_is_refused(plan, tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=r"results.json: not what run.py wrote; copy all files"):
+        take_results(plan, tmp_path)
+
+
 def test_results_are_verified_and_restored(plan, finished):
     assert "took 1 results" in take_results(plan, finished())
     assert (plan.find("train", RIDGE).dir / HASHES).is_file()

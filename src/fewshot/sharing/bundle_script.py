@@ -52,6 +52,9 @@ def main() -> None:
         print(f"received {len(bundle['parts']) - len(missing)} of {len(bundle['parts'])} parts; missing: {missing}")
         return
     chains = [chain for chain in bundle["chains"] if any(options.only in name for name, _ in chain["train"])]
+    if not chains:
+        known = ", ".join(name for chain in bundle["chains"] for name, _ in chain["train"])
+        raise Refused(f"error: --only {options.only}: no training has this in its name; the bundle has {known}")
     work = Work(project, bundle["suite"], deadline)
     signal.signal(signal.SIGTERM, lambda *_: work.stop())
     with ThreadPoolExecutor(options.jobs) as workers:
@@ -262,7 +265,7 @@ def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, par
 
 
 class Refused(SystemExit):
-    """A part is damaged or contains what it must not; ends the script with this message."""
+    """An option or a part cannot be used; ends the script with this message."""
 
 
 def check_part(folder: Path, part: dict[str, Any]) -> None:
