@@ -146,7 +146,7 @@ def test_recipe_can_change_one_list_of_the_schedule_of_its_base(schedule_of) -> 
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ({"epochs": [1, 2], "multipliers": [0.5]}, "2 epochs but 1 multipliers; give one for each epoch"),
+        ({"epochs": [1, 2], "multipliers": [0.5]}, r"epochs \[1, 2\] and multipliers \[0.5\] differ in length"),
         ({"epochs": [1]}, "give two lists"),
         ({"epochs": 1, "multipliers": 0.5}, "give two lists"),
         ({"epochs": ["one"], "multipliers": [0.5]}, "valid integer"),

@@ -1,6 +1,7 @@
 """Files that params.yaml includes: their entries, and the file that a message names."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,11 @@ def test_message_names_the_file_of_the_mistake(write, entry, message):
         load_plan(write(mine={"suites": {"mine": {"ridge": block}}}))
 
 
+def test_message_names_the_file_of_a_name_that_is_not_allowed(write):
+    with pytest.raises(ParamsError, match=r"^experiments/mine.yaml: suites.My-suite: 'My-suite' is not allowed"):
+        read_params(write(mine={"suites": {"My-suite": MINE["suites"]["mine"]}}))
+
+
 def test_mistakes_of_several_files_are_all_reported(write):
     recipes = {"recipes": {"long": {"epochs": -1}}}
     with pytest.raises(ParamsError) as error:
@@ -95,10 +101,28 @@ def test_name_may_be_defined_once(write):
         read_files(write(mine={"recipes": {"quick": {}}}, more={}))
 
 
-@pytest.mark.parametrize("section", ["suite", "evaluate", "train", "report", "include", "sweets"])
+@pytest.mark.parametrize("section", ["suite", "evaluate", "train", "report", "include"])
 def test_single_settings_belong_to_the_parameter_file(write, section):
     with pytest.raises(ParamsError, match=rf"experiments/mine.yaml: {section}: .*set this in params.yaml"):
         read_files(write(mine={section: {}}))
+
+
+def test_unknown_section_gets_the_closest_allowed_one(write):
+    with pytest.raises(ParamsError, match=r"experiments/mine.yaml: sutes: .*allowed: suites, .* Did you mean 'suites'"):
+        read_files(write(mine={"sutes": {}}))
+
+
+@pytest.mark.parametrize("wrong", [None, [], 3, "text"])
+def test_included_file_without_sections_is_told_those_it_may_have(write, wrong):
+    sections = "suites, recipes, learners, backbones, prepare, variants"
+    with pytest.raises(ParamsError, match=rf"experiments/mine.yaml: must consist of sections \({sections}\), not "):
+        read_files(write(mine=wrong))
+
+
+@pytest.mark.parametrize("pattern", ["experiments", "exp*"])
+def test_included_folder_is_refused(write, pattern):
+    with pytest.raises(ParamsError, match=rf"params.yaml: include: '{re.escape(pattern)}' matches experiments, which"):
+        read_files(write(pattern, mine=MINE))
 
 
 @pytest.mark.parametrize("wrong", [None, [], 3, "text"])

@@ -21,6 +21,10 @@ def values(tiny_params):
     values["suites"]["family"] = [
         {"dataset": "glyphs", "backbone": "conv4_maml", "learner": ["maml", "cxgrad"], "recipe": "quick", "n_shot": 1}
     ]
+    values["suites"]["images"] = [
+        {"dataset": "glyphs", "backbone": "conv4", "learner": "classifier", "recipe": "images"}
+    ]
+    values["recipes"]["images"] = {"batch_size": 8, "epochs": 1, "validation": values["recipes"]["quick"]["validation"]}
     return values | {"include": "experiments/*.yaml"}
 
 
@@ -40,6 +44,7 @@ LIKE = [
     "glyphs-conv4-ridge-quick-ridge7.0-by_mean-s0",
     "glyphs-conv4_maml-maml-quick-1shot-s0",
     "glyphs-conv4_maml-cxgrad-quick-1shot-s0",
+    "glyphs-conv4-classifier-images-s0",
 ]
 
 
@@ -47,7 +52,9 @@ LIKE = [
 def test_new_suite_is_the_experiment_with_its_keys(written, like):
     written(like)
     [new] = load_plan(suite="mine").evaluate
-    original = next(job for suite in ("tiny", "family") for job in load_plan(suite=suite).evaluate if job.name == like)
+    original = next(
+        job for suite in ("tiny", "family", "images") for job in load_plan(suite=suite).evaluate if job.name == like
+    )
     assert (new.name, new.key) == (like, original.key)
 
 

@@ -118,6 +118,15 @@ def test_numbers_must_be_positive(option, monkeypatch, capsys):
     assert f"argument {option}: 0 is not allowed: give a number above 0" in capsys.readouterr().err
 
 
+def test_only_without_a_training_names_those_there_are(tmp_path, monkeypatch):
+    written(tmp_path, {"run.py": "", "bundle.json": json.dumps({"suite": "tiny", "chains": [CHAIN]})})
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "two"])
+    monkeypatch.setattr(bundle_script, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr(bundle_script, "receive", lambda *_: [])
+    with pytest.raises(Refused, match=r"--only two: no training has this in its name; the bundle has one$"):
+        bundle_script.main()
+
+
 def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
     written(tmp_path, {"checkpoints/checkpoint.pt": "", "checkpoints/checkpoint-previous.pt": "", "names.txt": "a\n"})
     assert [file.name for file in job_files(tmp_path)] == ["checkpoint.pt", "names.txt"]
@@ -125,7 +134,7 @@ def test_an_unfinished_training_sends_its_newest_checkpoint(tmp_path):
     assert [file.name for file in job_files(tmp_path)] == ["weights", "names.txt"]
 
 
-CHAIN = {"train": ["one", "0a"], "evaluate": [["one", "0b", "glyphs"]]}
+CHAIN = {"train": [["one", "0a"]], "evaluate": [["one", "0b", "glyphs"]]}
 SLEEPER = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("saved the state", flush=True), sys.exit(130)))
@@ -180,7 +189,7 @@ def test_results_and_checkpoints_are_packed_apart(tmp_path, capsys):
         {"train/0c/checkpoints/c.pt": "c"},
     )
     written(tmp_path / "cache", {**result, **checkpoint})
-    chains = [CHAIN, {"train": ["two", "0c"], "evaluate": [["two", "0d", "glyphs"]]}]
+    chains = [CHAIN, {"train": [["two", "0c"]], "evaluate": [["two", "0d", "glyphs"]]}]
     pack_results(tmp_path, "tiny", chains, tmp_path / "out", 100_000)
     assert "1 of 4 jobs finished; 1 parts of results; 1 parts of checkpoints" in capsys.readouterr().out
     archives = json.loads((tmp_path / "out" / "results.json").read_text())["archives"]

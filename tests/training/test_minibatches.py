@@ -139,7 +139,7 @@ def test_another_number_of_classes_than_the_data_have_is_an_error(classifier, ru
 
 ERRORS = [
     ({"recipe": {"batch_size": None}}, "'classifier' is trained on minibatches of images, but recipe 'quick' has no"),
-    ({"recipe": {"n_shot": 1}}, "batch_size: a minibatch of images has no n_shot; leave them out"),
+    ({"recipe": {"n_shot": 1}}, "batch_size: a minibatch of images has no n_shot; choose a recipe"),
     ({"shots": "train_shot"}, "shots: learner 'classifier' is trained without shots"),
     ({"recipe": {"devices": 4}}, "devices: 4 does not divide batch_size 10"),
 ]

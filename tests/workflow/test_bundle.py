@@ -82,6 +82,19 @@ def test_a_bundle_brings_what_is_finished_here(project, plan):
     assert "exit 0: restored" in run_elsewhere()
 
 
+def test_a_training_follows_those_it_starts_from(project, plan):
+    block = "- {dataset: shapes, learner: ridge, recipe: quick, init: {learner: svm, recipe: quick}}"
+    (project / "params.yaml").write_text(PARAMS.replace("recipes:", f"    {block}\nrecipes:"))
+    started = "shapes-conv4-ridge-quick-from_svm_quick-s0"
+    make_bundle(load_plan(), [RIDGE, started], Path("params.yaml"), Path("bundle"), HERE)
+    chains = json.loads(Path("bundle/bundle.json").read_text())["chains"]
+    assert [[name for name, _ in chain["train"]] for chain in chains] == [
+        [RIDGE],
+        ["shapes-conv4-svm-quick-s0", started],
+    ]
+    assert [[name for name, *_ in chain["evaluate"]] for chain in chains] == [[RIDGE], [started]]
+
+
 def test_unknown_experiments_are_refused(project, plan):
     with pytest.raises(ParamsError, match="no evaluate job 'rigde'"):
         make_bundle(plan, ["rigde"], Path("params.yaml"), Path("bundle"), HERE)
@@ -121,6 +134,20 @@ def finished(project, plan):
         return Path("out")
 
     return pack
+
+
+def test_results_of_another_suite_are_told_apart(plan, finished):
+    folder = finished()
+    record = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**record, "suite": "other"}))
+    assert take_results(plan, folder).endswith("; they are of suite other, so add --suite other")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"suite": "tiny"}'])
+def test_record_of_something_else_is_refused(plan, tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=r"results.json: not what run.py wrote; copy all files"):
+        take_results(plan, tmp_path)
 
 
 def test_results_are_verified_and_restored(plan, finished):

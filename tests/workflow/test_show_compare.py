@@ -120,6 +120,24 @@ def test_card_of_an_experiment(fewshot):
         assert float(accuracy) == pytest.approx(100 * accuracies(f"{RIDGE}-s1", shot).mean(), abs=0.006)
 
 
+def test_card_says_what_a_step_is_trained_on_and_where_it_starts(fewshot):
+    block = "{dataset: shapes, learner: ridge, recipe: quick, init: {learner: four, recipe: images}}"
+    recipe = (
+        "{batch_size: 8, epochs: 1, steps_per_epoch: 2, validation: {episodes: 4, n_shot: 1, n_query: 2, n_way: 3}}"
+    )
+    text = PARAMS.replace(
+        "recipes:", f"  third: [{{dataset: shapes, learner: four, recipe: images}}, {block}]\nrecipes:"
+    )
+    text = text.replace(
+        "backbones:", f"  images: {recipe}\nlearners: {{four: {{base: classifier, n_classes: 4}}}}\nbackbones:"
+    )
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    start = "shapes-conv4-four-images-s0"
+    assert "images: 1 epochs of 2 steps, batches of 8 images, sgd at 0.1\n" in fewshot("show", start)
+    card = fewshot("show", "shapes-conv4-ridge-quick-from_four_images-s0")
+    assert f"meta-batch 1, 3-way 1-shot, 2 queries per class, sgd at 0.1\ninit        {start}\n" in card
+
+
 def test_result_that_is_only_in_the_cache_is_shown_from_there(fewshot):
     shutil.rmtree("results/evaluate")
     shown = fewshot("show", f"{RIDGE}-s0")

@@ -462,11 +462,13 @@ def _start(params: Params, values: Mapping[str, Any], row: Mapping[str, Any], wh
         row: the values of the experiment; data set, seed and, if the block has none, the backbone are taken from it.
         where: dotted path of the block, for messages.
     """
-    fixed = [key for key in ("dataset", "seed", *_TESTED_ONLY) if key in values]
-    if fixed:
-        raise ParamsError(
-            f"{where}.{fixed[0]}: not allowed here: data set and seed are those of the training that starts"
-        )
+    for key in values:
+        if key in ("dataset", "seed"):
+            raise ParamsError(
+                f"{where}.{key}: not allowed here: data set and seed are those of the training that starts"
+            )
+        if key in _TESTED_ONLY or key.startswith("evaluate."):
+            raise ParamsError(f"{where}.{key}: not allowed here: a start is only trained, not tested; remove it")
     backbone = {key: row[key] for key in row if key.partition(".")[0] == "backbone"}
     own = any(key.partition(".")[0] == "backbone" for key in values)
     block = {"dataset": row["dataset"], "seed": row["seed"], **({} if own else backbone), **values, "shots": [1]}

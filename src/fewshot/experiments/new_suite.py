@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from fewshot.backbones import BACKBONES
 from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import RECIPE_SECTIONS, Experiment, experiment_blocks
-from fewshot.experiments.params import NAME_PATTERN, Matrix, Params
+from fewshot.experiments.params import NAME_PATTERN, OF_EPISODES, Matrix, Params
 from fewshot.experiments.reader import ParamsFiles
 from fewshot.files import write_atomic
 from fewshot.learners import LEARNERS
@@ -116,7 +116,8 @@ def _settings_of(experiment: Experiment) -> Iterator[tuple[str, Any, str]]:
         "targets": [target.label for target in experiment.targets],
     }
     yield from ((key, value, texts[key].description or "") for key, value in block.items())
-    yield from _plain_fields(recipe, "")
+    unused = OF_EPISODES if recipe.batch_size else ()
+    yield from (line for line in _plain_fields(recipe, "") if line[0] not in unused)
     for section in RECIPE_SECTIONS:
         yield from _plain_fields(getattr(recipe, section), f"{section}.")
     yield from _plain_fields(LEARNERS[experiment.learner.name].typed(experiment.learner.settings), "learner.")

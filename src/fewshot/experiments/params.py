@@ -156,7 +156,7 @@ class Recipe(Settings):
         if len(schedule) != 2 or not isinstance(epochs, list) or not isinstance(multipliers, list):
             raise ValueError("give two lists: {epochs: [20, 40], multipliers: [0.1, 0.01]}")
         if len(epochs) != len(multipliers):
-            raise ValueError(f"{len(epochs)} epochs but {len(multipliers)} multipliers; give one for each epoch")
+            raise ValueError(f"epochs {epochs} and multipliers {multipliers} differ in length; give one for each epoch")
         return tuple(zip(epochs, multipliers, strict=True))
 
     @model_serializer(mode="wrap")
@@ -169,15 +169,19 @@ class Recipe(Settings):
     def _consistent(self) -> "Recipe":
         if self.batch_size and (given := self.model_fields_set & set(OF_EPISODES)):
             raise ValueError(
-                f"batch_size: a minibatch of images has no {', '.join(sorted(given))}; leave them out, or leave out "
-                "batch_size to train on episodes"
+                f"batch_size: a minibatch of images has no {', '.join(sorted(given))}; choose a recipe (or a base) "
+                "without them, or leave out batch_size to train on episodes"
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov: true needs momentum above 0")
         if isinstance(self.schedule, tuple):
             epochs = [epoch for epoch, _ in self.schedule]
             if epochs != sorted(set(epochs)) or any(epoch < 0 or factor < 0 for epoch, factor in self.schedule):
-                raise ValueError("schedule: epochs must be 0 or more and increase, multipliers 0 or more")
+                factors = [factor for _, factor in self.schedule]
+                raise ValueError(
+                    f"schedule: epochs {epochs} and multipliers {factors} are not allowed: "
+                    "epochs must be 0 or more and increase, multipliers 0 or more"
+                )
         if self.items_per_step % self.devices:
             size = "batch_size" if self.batch_size else "meta_batch"
             raise ValueError(

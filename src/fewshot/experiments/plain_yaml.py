@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ MAX_FILE_BYTES = 2**20
 MAX_VALUES = 100_000
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, sections: Collection[str] = tuple(Params.model_fields)) -> dict[str, Any]:
     """Read a YAML file of plain values.
+
+    Args:
+        path: the file.
+        sections: what it may have, for messages.
 
     Raises:
         ParamsError: if it is unreadable, not YAML, or contains anything but text keys and finite plain values.
@@ -25,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     with locate_errors(path):
         values = parse_yaml(_read_text(path))
         if not isinstance(values, dict):
-            raise ParamsError(f"must consist of sections ({', '.join(Params.model_fields)}), not {quoted(values)}")
+            raise ParamsError(f"must consist of sections ({', '.join(sections)}), not {quoted(values)}")
         return values
 
 

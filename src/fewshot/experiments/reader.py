@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot.errors import ParamsError, locate_errors, quoted, quoted_key
+from fewshot.errors import ParamsError, allowed_values, locate_errors, quoted, quoted_key
 from fewshot.experiments.params import Params
 from fewshot.experiments.plain_yaml import read_yaml
 from fewshot.settings import parse_as
@@ -36,7 +36,7 @@ class ParamsFiles:
 
     def file_of(self, dotted: str) -> Path:
         """Return the file that defines the entry which a dotted path, or a message that starts with one, names."""
-        entry = re.match(r"\w+\.\w+", dotted)
+        entry = re.match(r"\w+\.[^.:\[\s]+", dotted)
         return self.places.get(entry.group(), self.path) if entry else self.path
 
     @contextmanager
@@ -72,7 +72,7 @@ def read_files(path: Path = PARAMS_FILE, overrides: Mapping[str, Any] | None = N
     with locate_errors(path):
         files.included.extend(_included_files(path, files.values.get("include", ())))
     for file in files.included:
-        values = read_yaml(file)
+        values = read_yaml(file, NAMED)
         with locate_errors(file):
             _include(files, file, values)
     return files
@@ -87,6 +87,12 @@ def _included_files(path: Path, patterns: Any) -> list[Path]:
         matched = [path.parent / name for name in sorted(glob.glob(pattern, root_dir=path.parent))]
         if not matched and not glob.has_magic(pattern):
             raise ParamsError(f"include: {quoted(pattern)} is not a file; correct the path, relative to {path.name}")
+        for file in matched:
+            if not file.is_file():
+                raise ParamsError(
+                    f"include: {quoted(pattern)} matches {file}, which is not a file; "
+                    "give files, such as experiments/*.yaml"
+                )
         found.update(dict.fromkeys(matched))
     return list(found)
 
@@ -95,9 +101,8 @@ def _include(files: ParamsFiles, file: Path, values: dict[str, Any]) -> None:
     """Add the entries of an included file."""
     for section, entries in values.items():
         if section not in NAMED:
-            raise ParamsError(
-                f"{quoted_key(section)}: an included file has only {', '.join(NAMED)}; set this in {files.path}"
-            )
+            advice = f"set this in {files.path}" if section in Params.model_fields else allowed_values(section, NAMED)
+            raise ParamsError(f"{quoted_key(section)}: an included file has only named entries; {advice}")
         if not isinstance(entries, dict):
             raise ParamsError(f"{section}: {quoted(entries)} is not allowed: it should be a section of named entries")
         known = files.values.setdefault(section, {})

@@ -51,7 +51,10 @@ def main() -> None:
     if missing := receive(bundle, folder, project):
         print(f"received {len(bundle['parts']) - len(missing)} of {len(bundle['parts'])} parts; missing: {missing}")
         return
-    chains = [chain for chain in bundle["chains"] if options.only in chain["train"][0]]
+    chains = [chain for chain in bundle["chains"] if any(options.only in name for name, _ in chain["train"])]
+    if not chains:
+        known = ", ".join(name for chain in bundle["chains"] for name, _ in chain["train"])
+        raise Refused(f"error: --only {options.only}: no training has this in its name; the bundle has {known}")
     work = Work(project, bundle["suite"], deadline)
     signal.signal(signal.SIGTERM, lambda *_: work.stop())
     with ThreadPoolExecutor(options.jobs) as workers:
@@ -156,7 +159,7 @@ class Work:
 
     def run_chain(self, chain: dict[str, Any]) -> None:
         """Train and then evaluate, as far as there is time."""
-        commands = [["train", *named(chain["train"])]]
+        commands = [["train", *named(job)] for job in chain["train"]]
         commands += [["evaluate", *named(job), "--target", job[2]] for job in chain["evaluate"]]
         for command in commands:
             if self.stopped.is_set() or self._run(command) != 0:
@@ -206,7 +209,7 @@ def named(job: Sequence[str]) -> list[str]:
 
 def pack_results(project: Path, suite: str, chains: Sequence[dict[str, Any]], out: Path, part_bytes: int) -> None:
     """Write results, and apart from them checkpoints of what is unfinished, in parts that `fewshot unbundle` reads."""
-    keys = [("train", chain["train"][1]) for chain in chains]
+    keys = [("train", job[1]) for chain in chains for job in chain["train"]]
     keys += [("evaluate", job[1]) for chain in chains for job in chain["evaluate"]]
     entries = [project / "cache" / stage / key for stage, key in dict.fromkeys(keys)]
     finished = [entry for entry in entries if (entry / "result").is_dir()]
@@ -262,7 +265,7 @@ def write_parts(files: Sequence[tuple[Path, Path]], folder: Path, name: str, par
 
 
 class Refused(SystemExit):
-    """A part is damaged or contains what it must not; ends the script with this message."""
+    """An option or a part cannot be used; ends the script with this message."""
 
 
 def check_part(folder: Path, part: dict[str, Any]) -> None:

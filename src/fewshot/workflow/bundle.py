@@ -33,6 +33,7 @@ WHEELS = (
 )
 PLATFORMS = tuple(f"manylinux{version}_x86_64" for version in ("_2_28", "_2_27", "_2_17", "2014", "1"))
 SCRIPT = "run.py"
+COPY_ALL = "copy all files that run.py wrote"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         FewshotError: if the wheels cannot be downloaded.
     """
     evaluations = [job for name in names for job in _named(plan, name)] or list(plan.evaluate)
-    trainings = list({job.train.key: job.train for job in evaluations}.values())
+    trainings = list({job.key: job for evaluation in evaluations for job in evaluation.train.chain[::-1]}.values())
     for job in trainings:
         if job.experiment.weights is not None:
             raise ParamsError(f"{job.name}: evaluates given weights, which a bundle does not contain; leave it out")
@@ -84,7 +85,7 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
         _add_finished(stage, jobs)
         files = [(file, file.relative_to(stage)) for file in sorted(stage.rglob("*")) if file.is_file()]
         contents = bundle_script.write_parts(files, out, "bundle", target.part_bytes)
-    chains = [_chain(job, evaluations) for job in trainings]
+    chains = _chains(trainings, evaluations)
     record = {"suite": plan.suite, "python": target.python_version, "stores": stores, "chains": chains, **contents}
     write_json(out / bundle_script.CONTENTS, record)
     shutil.copyfile(bundle_script.__file__, out / SCRIPT)
@@ -95,13 +96,16 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
     )
 
 
-def _chain(training: TrainJob, evaluations: Sequence[EvaluateJob]) -> dict[str, list[Any]]:
-    """Return a training and the evaluations that follow it, as the script reads them."""
-    following = [job for job in evaluations if job.train.key == training.key]
-    return {
-        "train": [training.name, training.key],
-        "evaluate": [[job.name, job.key, job.target] for job in following],
-    }
+def _chains(trainings: Sequence[TrainJob], evaluations: Sequence[EvaluateJob]) -> list[dict[str, list[Any]]]:
+    """Return each training with those that start from it and their evaluations, in order, as the script reads them."""
+    return [
+        {
+            "train": [[job.name, job.key] for job in trainings if first in job.chain],
+            "evaluate": [[job.name, job.key, job.target] for job in evaluations if first in job.train.chain],
+        }
+        for first in trainings
+        if first.init is None
+    ]
 
 
 def take_results(plan: Plan, folder: Path) -> str:
@@ -112,12 +116,16 @@ def take_results(plan: Plan, folder: Path) -> str:
     Raises:
         DataError: if a file is missing or damaged, or a result does not belong to its key.
     """
-    archives = read_json(folder / "results.json", advice="copy all files that run.py wrote")["archives"]
-    counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in archives.items()}
+    record = read_json(folder / "results.json", advice=COPY_ALL)
+    if not isinstance(record, dict) or not {"suite", "archives"} <= record.keys():
+        raise DataError(f"{folder / 'results.json'}: not what run.py wrote; {COPY_ALL}")
+    counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in record["archives"].items()}
+    other = f"; they are of suite {record['suite']}, so add --suite {record['suite']}"
     ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
     return (
         f"{folder}: took {counts.get('results', 0)} results and {counts.get('checkpoints', 0)} checkpoints; "
         f"suite {plan.suite}: {ready} of {len(plan.train) + len(plan.evaluate)} trainings and evaluations are finished"
+        f"{other if record['suite'] != plan.suite else ''}"
     )
 
 
@@ -127,7 +135,7 @@ def _take_archive(folder: Path, kind: str, parts: Sequence[dict[str, Any]]) -> i
     if kind == "checkpoints" and len(missing) == len(parts):
         return 0
     if missing:
-        raise DataError(f"{folder / missing[0]}: missing; copy all files that run.py wrote")
+        raise DataError(f"{folder / missing[0]}: missing; {COPY_ALL}")
     adopt = adopt_result if kind == "results" else adopt_checkpoints
     paths.CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE) as scratch:
@@ -207,9 +215,10 @@ def _add_wheels(folder: Path, pinned: Sequence[str], target: Target) -> None:
     ]
     done = subprocess.run([*command, *pinned], capture_output=True, text=True)
     if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if "Ignored the following" not in line]
         raise FewshotError(
-            f"the wheels for Python {target.python_version} cannot be downloaded: "
-            f"{'; '.join(done.stderr.strip().splitlines()[-3:])}; give others with --wheels, or none with --wheels none"
+            f"the wheels for Python {target.python_version} cannot be downloaded: {'; '.join(lines[-3:])}; "
+            "give others with --wheels, or none with --wheels none"
         )
 
 

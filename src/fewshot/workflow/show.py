@@ -7,7 +7,7 @@ from typing import Any
 from fewshot import paths
 from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import Choice, Experiment
-from fewshot.experiments.params import AS_TRAINED
+from fewshot.experiments.params import AS_TRAINED, Recipe
 from fewshot.files import read_json
 from fewshot.report.inputs import described_backbone, described_learner
 from fewshot.workflow.listing import STATE_WORDS, aligned, job_state
@@ -89,20 +89,26 @@ def show_experiment(plan: Plan, jobs: tuple[EvaluateJob, ...]) -> str:
 
 def _parts(experiment: Experiment) -> list[tuple[str, str]]:
     """Return what an experiment is made of."""
-    recipe = experiment.recipe
-    steps = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps, meta-batch {recipe.meta_batch}"
-    optimizer = f"{recipe.optimizer} at {recipe.learning_rate:g}"
-    form = f"{recipe.n_way}-way {recipe.n_shot}-shot, {recipe.n_query} queries per class"
-    how = f"{steps}, {form}, {optimizer}" if recipe.epochs else "no training"
-    variant = experiment.test_variant
+    recipe, variant, init = experiment.recipe, experiment.test_variant, experiment.init
+    steps = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps, {_step(recipe)}"
+    how = f"{steps}, {recipe.optimizer} at {recipe.learning_rate:g}" if recipe.epochs else "no training"
     return [
         ("dataset", experiment.dataset.label),
         ("backbone", _with_label(experiment.backbone, described_backbone(experiment.backbone))),
         ("learner", _with_label(experiment.learner, described_learner(experiment.learner))),
         ("recipe", f"{experiment.recipe_name}: {how}"),
+        *([] if init is None else [("init", init.training_name)]),
         *([] if variant == AS_TRAINED else [("variant", variant)]),
         ("seed", str(experiment.seed)),
     ]
+
+
+def _step(recipe: Recipe) -> str:
+    """Return what an outer step is trained on."""
+    if recipe.batch_size:
+        return f"batches of {recipe.batch_size} images"
+    form = f"{recipe.n_way}-way {recipe.n_shot}-shot, {recipe.n_query} queries per class"
+    return f"meta-batch {recipe.meta_batch}, {form}"
 
 
 def _with_label(choice: Choice, described: str) -> str:
@@ -117,7 +123,10 @@ def _training(job: TrainJob) -> list[tuple[str, str]]:
         return [("training", f"{job.key}, {state}")]
     run: dict[str, Any] = read_json(folder / "run.json")
     recorded = [f"{run['seconds']:.0f} s on {run['machine']['device']}"] if "seconds" in run else []
-    if run.get("selected_epoch"):
+    averaged = job.experiment.recipe.average_checkpoints
+    if averaged > 1:
+        recorded.append(f"mean of the weights after the last {averaged} epochs")
+    elif run.get("selected_epoch"):
         recorded.append(f"epoch {run['selected_epoch']} selected{_validation(folder, run['selected_epoch'])}")
     return [("training", ", ".join([job.key, state, *recorded])), ("", str(folder))]
 
