@@ -99,6 +99,13 @@ def test_out_of_memory_names_what_to_lower(error, tiny_experiment):
         raise error
 
 
+def test_out_of_memory_in_a_minibatch_names_its_size(tiny_experiment):
+    experiment = tiny_experiment("classifier")
+    message = r"out of memory; set recipes\.\w+\.precision: .*, or lower recipes\.\w+\.batch_size or backbone\.filters$"
+    with pytest.raises(ResourceError, match=message), memory_errors(experiment):
+        raise MemoryError
+
+
 def test_other_errors_pass_unchanged(tiny_experiment):
     with pytest.raises(RuntimeError, match="shapes differ"), memory_errors(tiny_experiment()):
         raise RuntimeError("shapes differ")

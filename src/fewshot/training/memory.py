@@ -74,6 +74,8 @@ def _advice(experiment: Experiment) -> str:
     precision = (
         f"set {section}.precision: bfloat16 (learners with a head), or " if recipe.precision != "bfloat16" else ""
     )
+    if recipe.batch_size:
+        return f"{precision}lower {section}.batch_size or backbone.filters"
     return (
         f"{precision}lower {section}.episodes_per_backward (1 needs least; batch-norm statistics then cover fewer "
         "episodes), n_shot or backbone.filters"
