@@ -110,6 +110,8 @@ class RecordedSteps:
         try:
             with torch.cuda.graph(graph):
                 self._run(step)
+        except torch.OutOfMemoryError:
+            raise  # explained by the training
         except RuntimeError as error:
             raise ResourceError(
                 f"the outer step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
