@@ -101,7 +101,7 @@ def test_a_step_whose_check_failed_is_taken_once(failing, ahead, tiny_experiment
 
 @pytest.mark.parametrize("ahead", [(), (0, 1, 2, 3, 4)], ids=["never", "always"])
 def test_a_loss_that_is_not_finite_is_named_with_its_step(ahead, recording, tiny_experiment, tiny_store, monkeypatch):
-    experiment = tiny_experiment("ridge", "conv4")
+    experiment = tiny_experiment("ridge", "conv4", recipe={"steps_per_epoch": 4, "schedule": [[1, 0.5]]})
     first_ids = 3 * experiment.recipe.meta_batch
 
     def loss(given, batch, step):
@@ -109,5 +109,5 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(ahead, recording, tiny
         factor = float("nan") if int(batch.episode_ids[0]) == first_ids else 1.0
         return SimpleNamespace(loss=output.loss * factor, accuracy=output.accuracy)
 
-    with pytest.raises(NumericalError, match=r"the loss is nan \(after 3 steps"):
+    with pytest.raises(NumericalError, match=r"the loss is nan \(after 3 steps, at learning rate 0\.1\)"):
         states(experiment, tiny_store, ahead, monkeypatch, loss)

@@ -58,19 +58,14 @@ class Update:
         optimizer: of the learner.
         learner: whose gradients are limited first, if its method does so.
         device: of the learner.
-
-    Attributes:
-        rate: learning rate of the last step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, learner: Learner, device: torch.device) -> None:
         self.optimizer, self.learner = optimizer, learner
-        self.rate = float(optimizer.param_groups[0]["lr"])
         self._rate_on_gpu = torch.zeros((), device=device) if device.type == "cuda" else None
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next update."""
-        self.rate = rate
         if self._rate_on_gpu is not None:
             self._rate_on_gpu.fill_(rate)
         for group in self.optimizer.param_groups:

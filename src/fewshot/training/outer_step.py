@@ -41,6 +41,7 @@ class OuterStep:
         split: the training classes, their images of the size that the backbone needs.
         preprocess: of the experiment's images.
         optimizer: of the learner.
+        learning_rate: of the last step.
         is_ahead: whether the learner's state is already that of the step after the last one.
     """
 
@@ -52,7 +53,7 @@ class OuterStep:
         self.learner, self.processes = learner, processes
         self.preprocess = preprocessing(experiment)
         self.optimizer = build_optimizer(self.recipe, learner, processes.device)
-        self.is_ahead = False
+        self.learning_rate, self.is_ahead = self.recipe.learning_rate, False
         self._update = Update(self.optimizer, learner, processes.device)
 
     def take(self, step: int, *, ahead: bool = False) -> tuple[float, float]:
@@ -68,6 +69,7 @@ class OuterStep:
             ResourceError: if the step cannot be recorded on a GPU.
         """
         self.learner.train()
+        self.learning_rate = self._rate(step)
         if self._records:
             return self._on_recording_gpu(step, ahead)
         self._begin(step)
@@ -118,11 +120,6 @@ class OuterStep:
         """Episodes, or images of a minibatch, differentiated by one backward pass."""
         return self.recipe.episodes_per_backward or self.learner.episodes_per_backward or len(self._own)
 
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the last step."""
-        return self._update.rate
-
     def estimate_bytes(self) -> int | None:
         """Return roughly how much memory a step needs, bytes; None if the learner has no estimate."""
         return self.learner.estimate_step_bytes(
@@ -167,7 +164,7 @@ class OuterStep:
         """Tell the learner the step, set its rate, and seed dropout: a step draws the same whenever it is computed."""
         torch.manual_seed(torch_seed(self.experiment, "step", step * self.processes.size + self.processes.rank))
         self.learner.set_step(step)
-        self._update.set_rate(self.recipe.learning_rate * rate_multiplier(self.recipe, step))
+        self._update.set_rate(self._rate(step))
 
     def _differentiate(self, chunk: EpisodeBatch, step: int) -> Tensor:
         """Add the gradients of some episodes; return their mean loss and accuracy, (2,)."""
@@ -211,6 +208,9 @@ class OuterStep:
     def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", step)
+
+    def _rate(self, step: int) -> float:
+        return self.recipe.learning_rate * rate_multiplier(self.recipe, step)
 
     def _diverged(self, what: str, steps_done: int) -> NumericalError:
         return NumericalError(
