@@ -2,14 +2,12 @@
 
 import csv
 import math
-import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fewshot.errors import ParamsError
-from fewshot.training.outer_step import training_batch
 from fewshot.training.state import Checkpoints
 from fewshot.training.stop_signals import Interrupted
 from fewshot.training.train import train
@@ -55,18 +53,10 @@ def test_it_takes_the_place_of_the_best_epoch(tiny_experiment, run):
 
 
 @pytest.mark.parametrize("step", [5, 8, 10])
-def test_a_stopped_and_resumed_average_is_byte_identical(step, tiny_experiment, run, monkeypatch):
+def test_a_stopped_and_resumed_average_is_byte_identical(step, tiny_experiment, run, stop_at_step):
     experiment = tiny_experiment("classifier", recipe={"average_checkpoints": 2})
     whole, _ = run(experiment, "whole")
-    waiting = [step]
-
-    def stopped_once(*arguments):
-        if arguments[2] in waiting:
-            waiting.remove(step)
-            signal.raise_signal(signal.SIGTERM)
-        return training_batch(*arguments)
-
-    monkeypatch.setattr("fewshot.training.outer_step.training_batch", stopped_once)
+    stop_at_step(step)
     with pytest.raises(Interrupted):
         run(experiment, "stopped")
 

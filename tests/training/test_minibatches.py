@@ -2,7 +2,6 @@
 
 import csv
 import math
-import signal
 
 import numpy as np
 import pytest
@@ -45,18 +44,10 @@ def run(tiny_store, tmp_path):
 
 @pytest.mark.parametrize("learner", ["classifier", "baselinepp"])
 @pytest.mark.parametrize("step", [2, 7])
-def test_a_stopped_and_resumed_run_is_byte_identical(learner, step, classifier, run, monkeypatch):
+def test_a_stopped_and_resumed_run_is_byte_identical(learner, step, classifier, run, stop_at_step):
     experiment = classifier(learner, {"augmentation": {"crop_padding": 2, "flip": True}, "schedule": "one_cycle"})
     whole = run(experiment, "whole")
-    waiting = [step]
-
-    def stopped_once(*arguments):
-        if arguments[2] in waiting:
-            waiting.remove(step)
-            signal.raise_signal(signal.SIGTERM)
-        return minibatch(*arguments)
-
-    monkeypatch.setattr("fewshot.training.outer_step.minibatch", stopped_once)
+    stop_at_step(step)
     with pytest.raises(Interrupted, match=f"after step {step + 1}"):
         run(experiment, "stopped")
 

@@ -45,26 +45,6 @@ def run(tiny_store, tmp_path):
     return train_in
 
 
-@pytest.fixture
-def at_step(monkeypatch):
-    """Return a function that makes something happen once, during a given outer step (from 0)."""
-
-    def arrange(number, happening):
-        def drawn(experiment, split, step, share):
-            if step == number and waiting.pop("here", False):
-                happening()
-            return training_batch(experiment, split, step, share)
-
-        waiting = {"here": True}
-        monkeypatch.setattr("fewshot.training.outer_step.training_batch", drawn)
-
-    return arrange
-
-
-def terminate():
-    signal.raise_signal(signal.SIGTERM)
-
-
 def fail():
     raise RuntimeError("killed")
 
@@ -82,10 +62,10 @@ LEARNERS = [("prototype", "conv4"), ("ridge", "r2d2"), ("maml", "conv4_maml")]
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 11])
-def test_a_stopped_and_resumed_run_is_byte_identical(step, tiny_experiment, run, at_step):
+def test_a_stopped_and_resumed_run_is_byte_identical(step, tiny_experiment, run, stop_at_step):
     experiment = tiny_experiment(recipe={"keep_checkpoints": 2})
     whole = run(experiment, "whole")
-    at_step(step, terminate)
+    stop_at_step(step)
 
     with pytest.raises(Interrupted, match=f"SIGTERM: stopped after step {step + 1}"):
         run(experiment, "stopped")
@@ -95,10 +75,10 @@ def test_a_stopped_and_resumed_run_is_byte_identical(step, tiny_experiment, run,
 
 
 @pytest.mark.parametrize(("learner", "backbone"), LEARNERS)
-def test_every_type_of_learner_resumes_exactly(learner, backbone, tiny_experiment, run, at_step):
+def test_every_type_of_learner_resumes_exactly(learner, backbone, tiny_experiment, run, stop_at_step):
     experiment = tiny_experiment(learner, backbone, recipe={"augmentation": {"crop_padding": 2, "flip": True}})
     whole = run(experiment, "whole")
-    at_step(5, terminate)
+    stop_at_step(5)
 
     with pytest.raises(Interrupted):
         run(experiment, "stopped")
@@ -130,11 +110,11 @@ def test_a_run_killed_between_kept_weights_and_checkpoint_is_byte_identical(tiny
     assert files(run(experiment, "killed")) == files(whole)
 
 
-def test_a_run_stopped_several_times_is_byte_identical(tiny_experiment, run, at_step):
+def test_a_run_stopped_several_times_is_byte_identical(tiny_experiment, run, stop_at_step):
     experiment = tiny_experiment()
     whole = run(experiment, "whole")
     for step in (1, 2, 7):
-        at_step(step, terminate)
+        stop_at_step(step)
         with pytest.raises(Interrupted):
             run(experiment, "stopped")
 

@@ -56,7 +56,7 @@ class DropBlock(nn.Module):
         )
         self._step = self._calls = 0
         self._forwards: Tensor
-        self.register_buffer("_forwards", torch.zeros(()), persistent=False)  # made before this step; on the device
+        self.register_buffer("_forwards", torch.zeros(()), persistent=False)  # calls before this step
 
     def set_step(self, step: int) -> None:
         """Number the next forward calls according to the global outer step `step`."""

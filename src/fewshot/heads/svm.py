@@ -63,7 +63,7 @@ class SvmHead(CertifiedHead):
                 solution = truncated(problem, self.settings.max_iterations, PRECISIONS[self.settings.solver_precision])
             else:
                 solution = solve(problem, self.settings.backend, blindly=are_deferred())
-                if are_deferred():
+                if are_deferred():  # no fallback was tried: to be repeated even if `allow_unconverged`
                     holds(solution.converged)
             self.certify(solution.kkt_residual, solution.converged)
             return solution.alpha, solution.adjoint
