@@ -34,17 +34,19 @@ def assert_same(found, wanted):
 
 @pytest.mark.parametrize("recipe", [{}, AUGMENTED, {"image_size": 20}], ids=["plain", "augmented", "resized"])
 @pytest.mark.parametrize("free_bytes", [None, 0], ids=["resident", "copied"])
+@pytest.mark.parametrize("learner", ["ridge", "classifier"])
 def test_several_steps_give_the_numbers_of_the_cpu(
-    gpu, float64, recipe, free_bytes, tiny_experiment, tiny_store, monkeypatch
+    gpu, float64, learner, recipe, free_bytes, tiny_experiment, tiny_store, monkeypatch
 ):
     monkeypatch.setattr(device_inputs, "free_memory", lambda device: free_bytes)
-    experiment = tiny_experiment("ridge", "conv4", recipe)
+    experiment = tiny_experiment(learner, "conv4", recipe)
 
     assert_same(states_after(4, experiment, tiny_store, gpu.device), states_after(4, experiment, tiny_store, CPU))
 
 
-def test_images_of_a_split_are_sent_once(gpu, tiny_experiment, tiny_store):
-    experiment = tiny_experiment("ridge", "conv4", AUGMENTED)
+@pytest.mark.parametrize(("learner", "uploads"), [("ridge", 1), ("classifier", 2)])  # the table; labels too
+def test_images_of_a_split_are_sent_once(gpu, learner, uploads, tiny_experiment, tiny_store):
+    experiment = tiny_experiment(learner, "conv4", AUGMENTED)
     learner = initial_learner(experiment).to(gpu.device)
     outer_step = OuterStep(experiment, tiny_store.split("train"), learner, ProcessGroup(device=gpu.device))
     outer_step.take(0)
@@ -52,7 +54,7 @@ def test_images_of_a_split_are_sent_once(gpu, tiny_experiment, tiny_store):
     with gpu.counting() as counts:
         outer_step.take(1)
 
-    assert counts.uploads.total() == 1, counts.uploads
+    assert counts.uploads.total() == uploads, counts.uploads
     assert counts.synchronisations.total() == 1, counts.synchronisations
 
 

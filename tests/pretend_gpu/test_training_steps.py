@@ -8,7 +8,7 @@ from fewshot.checks import deferred
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.matrix import Experiment
-from fewshot.learners import ADAPTIVE_LEARNERS, EPISODIC_LEARNERS, LEARNERS
+from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS, EPISODIC_LEARNERS, LEARNERS
 from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import ProcessGroup
 
@@ -85,7 +85,7 @@ def test_adapting_to_all_tasks_needs_nothing_from_the_host(gpu, learner, tiny_ex
     assert not counts.uploads
 
 
-@pytest.mark.parametrize("learner", sorted(EPISODIC_LEARNERS))
+@pytest.mark.parametrize("learner", sorted({**EPISODIC_LEARNERS, **CLASSIFIERS}))
 def test_a_learner_is_recordable_if_it_needs_nothing_from_the_host(gpu, learner, tiny_experiment, tiny_store):
     experiment = tiny_experiment(learner, "conv4")
     model = initial_learner(experiment).to(gpu.device)

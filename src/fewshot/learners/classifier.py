@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
+from fewshot.backbones.base import Backbone
 from fewshot.episodes.minibatch import ImageBatch
 from fewshot.heads import build_head
 from fewshot.heads.cosine import unit_vectors
@@ -87,6 +88,11 @@ class ClassifierLearner(EpisodicLearner):
     def class_layer(embedding_size: int, n_classes: int, settings: ClassifierSettings) -> nn.Module:
         """Return the layer that scores the training classes."""
         return nn.Linear(embedding_size, n_classes)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the backbone is this project's; the head has no part in an outer step."""
+        return isinstance(self.backbone, Backbone)
 
     def loss(self, batch: ImageBatch, step: int) -> LossOutput:  # type: ignore[override]
         """Return the label-smoothed cross-entropy over the training classes at global outer step `step` (from 0)."""

@@ -15,18 +15,28 @@ IMAGES_PER_CLASS = 50
 
 
 def minibatch(experiment: Experiment, split: SplitStore, step: int, share: range | None = None) -> ImageBatch:
-    """Return the images of an outer step: those at positions `step * batch_size + i` of the sequence of passes.
+    """Return the labelled images of an outer step; arguments as for `minibatch_rows`."""
+    rows, positions = minibatch_rows(experiment, split, step, share)
+    return gather_images(split.images, split.labels, rows, positions)
+
+
+def minibatch_rows(
+    experiment: Experiment, split: SplitStore, step: int, share: range | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the images of an outer step: those at positions `step * batch_size + i` of the sequence of passes.
 
     Args:
         experiment: what is trained; its recipe has a `batch_size`.
         split: the training classes.
         step: from 0.
         share: the i to return; None means all.
+
+    Returns:
+        The rows of the split and the positions, each (B,) int64.
     """
     size = experiment.recipe.items_per_step
     positions = step * size + np.arange(size)[slice(None) if share is None else list(share)]
-    rows = draw_images(experiment.seed, experiment.recipe.train_split, positions, len(split))
-    return gather_images(split.images, split.labels, rows, positions)
+    return draw_images(experiment.seed, experiment.recipe.train_split, positions, len(split)), positions
 
 
 def check_classes(experiment: Experiment, split: SplitStore) -> None:

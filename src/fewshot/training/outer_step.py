@@ -20,8 +20,8 @@ from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.params import Recipe
 from fewshot.images.resized import at_size
 from fewshot.learners.base import Learner
-from fewshot.training.device_inputs import DeviceInputs
-from fewshot.training.minibatches import minibatch
+from fewshot.training.device_inputs import EpisodeInputs, MinibatchInputs
+from fewshot.training.minibatches import minibatch, minibatch_rows
 from fewshot.training.optimizer import Update, build_optimizer
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.queued import QueuedGradients, pairs
@@ -151,8 +151,8 @@ class OuterStep:
 
     @property
     def _queues(self) -> bool:
-        """Whether the inputs of a step are sent ahead and its results read once: episodes on an accelerator."""
-        return self.recipe.batch_size is None and self.processes.device.type != "cpu"
+        """Whether the inputs of a step are sent ahead and its results read once: on an accelerator."""
+        return self.processes.device.type != "cpu"
 
     @property
     def _records(self) -> bool:
@@ -182,27 +182,29 @@ class OuterStep:
         return loss, accuracy
 
     @cached_property
+    def _inputs(self) -> EpisodeInputs | MinibatchInputs:
+        own, device, recipe = len(self._own), self.processes.device, self.recipe
+        if recipe.batch_size is not None:
+            return MinibatchInputs(self.split, self.preprocess, device, own)
+        form = {"n_way": recipe.n_way, "n_shot": recipe.n_shot, "n_query": recipe.n_query}
+        return EpisodeInputs(self.split, self.preprocess, device, episodes=own, **form)
+
+    @cached_property
     def _gradients(self) -> QueuedGradients:
-        recipe = self.recipe
-        inputs = DeviceInputs(
-            self.split,
-            self.preprocess,
-            self.processes.device,
-            episodes=len(self._own),
-            n_way=recipe.n_way,
-            n_shot=recipe.n_shot,
-            n_query=recipe.n_query,
-        )
-        return QueuedGradients(self.learner, inputs, self._differentiate, chunk=self.episodes_at_once)
+        return QueuedGradients(self.learner, self._inputs, self._differentiate, chunk=self.episodes_at_once)
 
     @cached_property
     def _recorded(self) -> RecordedSteps:
         return RecordedSteps(self._gradients, self._update, self._draw, self._begin)
 
     def _draw(self, step: int) -> None:
-        """Draw the episodes of a step on the host unless that was done."""
-        inputs = self._gradients.inputs
-        if not inputs.is_drawn(step):
+        """Draw the images of a step on the host unless that was done."""
+        inputs = self._inputs
+        if inputs.is_drawn(step):
+            return
+        if isinstance(inputs, MinibatchInputs):
+            inputs.draw(step, *minibatch_rows(self.experiment, self.split, step, self._own))
+        else:
             inputs.draw(step, training_episodes(self.experiment, self.split, step, self._own))
 
     def _check_finite(self, loss: float, step: int) -> None:
