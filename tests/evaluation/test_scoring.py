@@ -94,6 +94,46 @@ def test_blocks_change_nothing(sizes, tiny_experiment, tiny_store, episodes, mon
         assert np.array_equal(cut[shot].predictions, whole[shot].predictions)
 
 
+AUGMENTATION = {"augmentation": {"crop_padding": 2, "jitter": 0.4, "flip": True}}
+
+
+def score_augmented(experiment, store, episodes, shots, copies=3):
+    learner, split = initial_learner(experiment), store.split("test")
+    return score_episodes([learner], split, episodes, shots, preprocessing(experiment), CPU, augmented_support=copies)
+
+
+@pytest.mark.parametrize("shot", SHOTS)
+def test_augmented_support_is_that_many_augmentations_of_each_image(shot, tiny_experiment, tiny_store, episodes):
+    experiment, split, copies = tiny_experiment("ridge", recipe=AUGMENTATION), tiny_store.split("test"), 3
+    learner, preprocess = initial_learner(experiment).eval(), preprocessing(experiment)
+    raw = gather_batch(split.images, split.class_starts, episodes, shot)
+    images = raw.support_images.unflatten(1, (3, shot)).swapaxes(1, 2).flatten(1, 2).repeat_interleave(copies, 1)
+    support = preprocess.episodes(images, "tested support", episodes.ids, training=True)
+    labels = torch.arange(3).repeat(shot).repeat_interleave(copies).expand(len(support), -1)
+    query = preprocess(raw, training=False).query_images
+    with torch.no_grad():
+        embedded = [learner.embed(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (support, query)]
+        expected = learner.classify(embedded[0], labels, embedded[1], 3).argmax(-1)
+
+    found = score_augmented(experiment, tiny_store, episodes, [shot], copies)
+
+    assert np.array_equal(found[shot].predictions, expected.numpy())
+    assert not np.array_equal(found[shot].predictions, score([experiment], tiny_store, episodes)[shot].predictions)
+
+
+def test_augmentations_of_the_support_do_not_depend_on_the_other_shots_or_episodes(
+    tiny_experiment, tiny_store, episodes, monkeypatch
+):
+    experiment = tiny_experiment("ridge", recipe=AUGMENTATION)
+    whole = score_augmented(experiment, tiny_store, episodes, SHOTS)
+    monkeypatch.setattr(scoring, "EMBEDDING_BYTES", 2000)
+    monkeypatch.setattr(scoring, "IMAGES_PER_FORWARD", 40)
+
+    for shot in SHOTS:
+        alone = score_augmented(experiment, tiny_store, episodes, [shot])
+        assert np.array_equal(alone[shot].predictions, whole[shot].predictions)
+
+
 def test_blocks_of_adapted_episodes_change_nothing(tiny_experiment, tiny_store, episodes, monkeypatch):
     experiment = tiny_experiment("maml", "conv4_maml")
     whole = score([experiment], tiny_store, episodes)

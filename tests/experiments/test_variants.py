@@ -13,6 +13,7 @@ VARIANTS = {
     "iterations_3": {"head_settings": {"solver": "truncated", "max_iterations": 3}},
     "ridge_head": {"head": "ridge"},
     "steps_2": {"inner_steps": 2},
+    "augmented": {"augmented_support": 5},
 }
 
 
@@ -64,6 +65,7 @@ def test_variants_of_the_test_protocol_apply_to_every_block_without_its_own(plan
         ("ridge", "conv4", "iterations_3", "variant 'iterations_3': .*solver"),
         ("maml", "conv4_maml", "ridge_head", "variant 'ridge_head': .*another head"),
         ("svm", "conv4", "steps_2", "variant 'steps_2': .*no inner loop"),
+        ("svm", "conv4", "augmented", "augmented_support repeats the augmentation of the training, but recipe 'quick'"),
         ("svm", "conv4", "iteration_3", "variants: unknown variant 'iteration_3'.*Did you mean 'iterations_3'"),
     ],
 )

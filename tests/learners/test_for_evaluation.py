@@ -132,6 +132,7 @@ REFUSED = [
     ("svm", {"head": "sfm"}, "unknown head 'sfm'.* Did you mean 'svm'"),
     ("svm", {"head": "ridge", "head_settings": {"bound": 1.0}}, "unknown key 'bound'; allowed: initial_scale, ridge"),
     ("svm", {"head_settings": {"bound": -1.0}}, "bound: -1.0 is not allowed"),
+    ("maml", {"augmented_support": 5}, "cannot be evaluated with augmented_support: its inner loop"),
     ("maml", {"head": "svm"}, "cannot be evaluated with another head"),
     ("maml", {"head_settings": {"ridge": 1.0}}, "cannot be evaluated with another head"),
     ("mamlpp", {"inner_steps": 7}, r"inner_steps 7: it has parameters for each of its 2 inner steps"),

@@ -25,7 +25,7 @@ BUDGETS = [
     pytest.param(
         *("metaoptnet", "mini_imagenet-resnet12-svm-metaoptnet_mini-s0", 16, 1_480, 1), marks=pytest.mark.slow
     ),
-    ("classifiers", "cifar_fs-resnet12_pooled-classifier-rfs-logistic_l2-s0", 16, 600, 1),
+    ("classifiers", "cifar_fs-resnet12_pooled-classifier-rfs-logistic_augmented-s0", 16, 600, 1),
     ("cxgrad", "mini_imagenet-conv4_maml-maml-maml_1shot-s0", 20, 1_950, 1),
     ("cxgrad", "mini_imagenet-conv4_maml-cxgrad-maml_1shot-s0", 20, 2_880, 1),
     ("maml_family", "mini_imagenet-conv4_maml-fomaml-maml_1shot-s0", 20, 745, 1),

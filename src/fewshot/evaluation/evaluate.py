@@ -84,7 +84,10 @@ def evaluate(
     preprocess = preprocessing(experiment)
     rows, arrays = [], {"episode_ids": episodes.ids}
     for selection, models in learners.items():
-        scores = score_episodes(models, split, episodes, experiment.shots, preprocess, device)
+        scores = score_episodes(
+            *(models, split, episodes, experiment.shots, preprocess, device),
+            augmented_support=experiment.changes.augmented_support,
+        )
         for shot, scored in scores.items():
             row = {**result_row(shot, selection, scored), "episodes_hash": episodes_hash(episodes.at(shot))}
             rows.append(row)

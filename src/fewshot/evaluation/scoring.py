@@ -48,6 +48,7 @@ def score_episodes(
     shots: Sequence[int],
     preprocess: Preprocess,
     device: torch.device,
+    augmented_support: int | None = None,
 ) -> dict[int, Scores]:
     """Classify the query images of every episode at each number of shots.
 
@@ -58,6 +59,8 @@ def score_episodes(
         shots: numbers of support images per class.
         preprocess: converts stored images to network input.
         device: where the learners are.
+        augmented_support: number of random augmentations of each support image that take its place, from learners that
+            cache embeddings; None: the image itself.
 
     Returns:
         Scores by number of shots.
@@ -65,7 +68,7 @@ def score_episodes(
     for learner in learners:
         learner.eval()
         learner.take_certificates()
-    models = _Models(learners, split, preprocess, device)
+    models = _Models(learners, split, preprocess, device, augmented_support)
     cached = all(learner.caches_embeddings for learner in learners)
     batches = models.classified(episodes, shots) if cached else models.adapted(episodes, shots)
     predictions: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
@@ -136,6 +139,7 @@ class _Models:
     split: SplitStore
     preprocess: Preprocess
     device: torch.device
+    augmented_support: int | None = None
 
     def adapted(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (shot, mean scores (T, Q, M)) from learners that adapt to each episode."""
@@ -150,22 +154,52 @@ class _Models:
         classify = [learner.classify for learner in self.learners]
         for part in _slices(len(episodes), self._block(episodes)):
             block = episodes.take(part)
-            support_rows, query_rows = block.rows(self.split.class_starts, max(shots))
-            rows, inverse = np.unique(np.concatenate([support_rows, query_rows], axis=1), return_inverse=True)
-            at = torch.from_numpy(inverse.reshape(len(block), -1)).to(self.device)
-            support_at = at[:, : support_rows.shape[1]].unflatten(1, (episodes.n_way, -1))
-            query_at = at[:, support_rows.shape[1] :]
-            features = [
-                embed_rows(learner, self.split, rows, self.preprocess, self.device) for learner in self.learners
-            ]
+            features, support_at, query_at = self._embedded(block, max(shots))
             for shot in shots:
-                for scores in classify_rows(classify, features, support_at, query_at, shot):
+                per_class = shot * (self.augmented_support or 1)
+                for scores in classify_rows(classify, features, support_at, query_at, per_class):
                     yield shot, scores
 
     def _block(self, episodes: EpisodeIndices) -> int:
         """Return the number of episodes whose embeddings are held at once."""
         limit = embedding_bytes(self.device) // (4 * self.learners[0].embedding_size * len(self.learners))
-        return len(episodes) if len(self.split) <= limit else max(1, limit // episodes.images[0].size)
+        if self.augmented_support is None and len(self.split) <= limit:
+            return len(episodes)
+        return max(1, limit // (episodes.images[0].size * (self.augmented_support or 1)))
+
+    def _embedded(self, episodes: EpisodeIndices, n_shot: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Embed episodes; return each learner's table (N, d), and the support's (E, M, S / M) and queries' rows in it.
+
+        The rows of a class begin with those of its first support image, so that fewer shots are a part of more.
+        """
+        support_rows, query_rows = episodes.rows(self.split.class_starts, n_shot)
+        n_support = 0 if self.augmented_support else support_rows.shape[1]
+        rows, inverse = np.unique(
+            np.concatenate([support_rows[:, :n_support], query_rows], axis=1), return_inverse=True
+        )
+        at = torch.from_numpy(inverse.reshape(len(episodes), -1)).to(self.device)
+        features = [embed_rows(learner, self.split, rows, self.preprocess, self.device) for learner in self.learners]
+        if not self.augmented_support:
+            return features, at[:, :n_support].unflatten(1, (episodes.n_way, -1)), at[:, n_support:]
+        by_shot = support_rows.reshape(len(episodes), episodes.n_way, n_shot).swapaxes(1, 2)
+        augmented = np.repeat(by_shot.reshape(len(episodes), -1), self.augmented_support, axis=1)
+        features = [
+            torch.cat([table, self._embed_augmented(learner, episodes.ids, augmented)])
+            for table, learner in zip(features, self.learners, strict=True)
+        ]
+        places = len(rows) + torch.arange(augmented.size, device=self.device)
+        grid = places.view(len(episodes), n_shot, episodes.n_way, self.augmented_support)
+        return features, grid.swapaxes(1, 2).flatten(2), at
+
+    def _embed_augmented(self, learner: Learner, ids: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Embed a random augmentation of each image (E, n) of the split given for each episode, (E * n, d) float32."""
+        parts = []
+        for part in _slices(len(rows), max(1, IMAGES_PER_FORWARD // rows.shape[1])):
+            stored = torch.from_numpy(self.split.images[rows[part].reshape(-1)]).to(self.device).permute(0, 3, 1, 2)
+            by_episode = stored.unflatten(0, (-1, rows.shape[1]))
+            images = self.preprocess.episodes(by_episode, "tested support", ids[part], training=True)
+            parts.append(learner.embed(images.flatten(0, 1)).float())
+        return torch.cat(parts)
 
 
 def _scores(predictions: np.ndarray, labels: np.ndarray, certificates: list[dict[str, np.ndarray]]) -> Scores:

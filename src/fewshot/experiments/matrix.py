@@ -13,7 +13,7 @@ from fewshot.datasets import DATASETS
 from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import ParamsError, Problems, allowed_values, locate_errors, quoted
-from fewshot.experiments.params import AS_TRAINED, Evaluate, Matrix, Params, Recipe
+from fewshot.experiments.params import AS_TRAINED, Augmentation, Evaluate, Matrix, Params, Recipe
 from fewshot.learners import ADAPTIVE_LEARNERS, LEARNERS, check_evaluation
 from fewshot.learners.context import LearnerContext
 from fewshot.learners.settings import EvaluationSettings
@@ -572,6 +572,11 @@ def _tested(params: Params, trained: Experiment, name: str, where: str) -> Exper
             backbone_settings=trained.backbone.settings,
             **trained.learner.settings,
         )
+        if changes.augmented_support is not None and trained.recipe.augmentation == Augmentation():
+            raise ParamsError(
+                f"augmented_support repeats the augmentation of the training, but recipe {trained.recipe_name!r} has "
+                "none; set its augmentation, or leave augmented_support out"
+            )
     return experiment
 
 

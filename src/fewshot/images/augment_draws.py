@@ -69,8 +69,8 @@ def draw_augmentations(
 
     Args:
         seed: seed of the experiment.
-        role: "support", "query" or "minibatch"; these have separate streams, so that the number of shots does not
-            affect the draws for the queries.
+        role: "support", "query", "minibatch" or "tested support"; these have separate streams, so that the number of
+            shots does not affect the draws for the queries.
         episode_ids: (T,) int64.
         n_images: n.
         crop_padding: width of the black border added on each side before the crop, pixels.

@@ -74,13 +74,13 @@ class Preprocess:
             DataError: if the images are not uint8 with three channels.
         """
         if isinstance(batch, ImageBatch):
-            images = self._episodes(batch.images.unsqueeze(1), "minibatch", batch.ids.numpy(), training)
+            images = self.episodes(batch.images.unsqueeze(1), "minibatch", batch.ids.numpy(), training)
             return replace(batch, images=images.squeeze(1))
         ids = batch.episode_ids.numpy()
         return replace(
             batch,
-            support_images=self._episodes(batch.support_images, "support", ids, training),
-            query_images=self._episodes(batch.query_images, "query", ids, training),
+            support_images=self.episodes(batch.support_images, "support", ids, training),
+            query_images=self.episodes(batch.query_images, "query", ids, training),
         )
 
     def images(self, images: Tensor | np.ndarray) -> Tensor:
@@ -131,8 +131,15 @@ class Preprocess:
             return images
         return torch.from_numpy(resize(images.cpu().numpy(), size)).to(images.device)
 
-    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
-        """Preprocess the support or query images (T, n, C, h, w) of a batch."""
+    def episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        """Return images (T, n, C, h, w) uint8 of some episodes as float32 (T, n, C, H, W).
+
+        Args:
+            images: of each episode.
+            role: the random stream of their augmentation: "support", "query", "minibatch" or "tested support".
+            ids: (T,) int64, ids of the episodes.
+            training: whether to augment.
+        """
         stored, shape = images.permute(0, 1, 3, 4, 2).flatten(0, 1), images.shape[:2]
         if not (training and self.augments):
             return self.images(stored).unflatten(0, shape)

@@ -129,6 +129,11 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
             f"learner {name!r} cannot be evaluated with another head or head_settings: its linear head is part of the "
             "network it adapts; allowed: inner_steps, batch_norm"
         )
+    if changes.augmented_support is not None:
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with augmented_support: its inner loop takes each support image "
+            "once; allowed: inner_steps, batch_norm"
+        )
     _check_untreated(name, changes, "inner_steps, batch_norm")
     if settings.has_parameters_per_step and changes.inner_steps not in (None, settings.inner_steps):
         raise ParamsError(
@@ -140,13 +145,14 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
 
 def check_head_changes(name: str, changes: EvaluationSettings) -> None:
     """Raise `ParamsError` unless an episodic learner can be evaluated with these changes."""
-    _check_no_inner_loop(name, changes, "head, head_settings")
-    _check_untreated(name, changes, "head, head_settings")
+    allowed = "head, head_settings, augmented_support"
+    _check_no_inner_loop(name, changes, allowed)
+    _check_untreated(name, changes, allowed)
 
 
 def check_classifier_changes(name: str, changes: EvaluationSettings) -> None:
     """Raise `ParamsError` unless a classifier of images can be evaluated with these changes."""
-    _check_no_inner_loop(name, changes, "head, head_settings, l2, centre")
+    _check_no_inner_loop(name, changes, "head, head_settings, l2, centre, augmented_support")
 
 
 def _check_untreated(name: str, changes: EvaluationSettings, allowed: str) -> None:

@@ -31,6 +31,13 @@ class EvaluationSettings(Settings):
     centre: bool | None = Field(
         None, description="first subtract the mean embedding of the training classes (classifiers only)"
     )
+    augmented_support: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="fit the head to so many random augmentations of each support image, drawn as in training, instead "
+        "of the image itself (RFS: 5; learners that embed each image alone)",
+    )
 
 
 class ClassifierSettings(Settings):

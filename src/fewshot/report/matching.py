@@ -110,7 +110,8 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     found += _unequal(
         "QP solver in the test", _stopped_after(solver_iterations(row)), _stopped_after(protocol.solver_iterations)
     )
-    found += _unequal("random augmentations of a support image in the test", 0, protocol.augmented_support)
+    augmented = row.changes.get("augmented_support", 0)
+    found += _unequal("random augmentations of a support image in the test", augmented, protocol.augmented_support)
     if number.training is None:
         return (*found, Departure(UNKNOWN_TRAINING))
     return (*found, *_other_training(recipe, number.training))
