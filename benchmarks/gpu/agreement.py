@@ -15,6 +15,7 @@ import torch
 from benchmarks.gpu.families import (
     ADAPTIVE,
     EPISODIC,
+    ON_MINIBATCHES,
     Scale,
     checked_split,
     drawn_batch,
@@ -61,7 +62,7 @@ def cases(scale: Scale) -> list[Case]:
     for training in (*EPISODIC, *ADAPTIVE):
         experiment = scale.to(experiments[training], checking=True)
         found.append((f"training step of {label(experiment)}", partial(step_agrees, scale, experiment)))
-    for training in (*EPISODIC, *ADAPTIVE):
+    for training in (*EPISODIC, *ADAPTIVE, *ON_MINIBATCHES):
         experiment = scale.to(experiments[training], checking=True)
         found.append((f"losses of {label(experiment)}", partial(losses_agree, scale, experiment)))
     for training in (EPISODIC[1], EPISODIC[4], ADAPTIVE[0], ADAPTIVE[3]):

@@ -10,6 +10,7 @@ from benchmarks.gpu.families import (
     COMPILED,
     EPISODIC,
     FORMS,
+    ON_MINIBATCHES,
     Scale,
     checked_split,
     label,
@@ -27,7 +28,10 @@ from fewshot.training.parallel import ProcessGroup
 from fewshot.training.state import Checkpoints, TrainingState
 
 STEPS, STOP_AFTER = 6, 3
-FAMILIES = (EPISODIC[0], EPISODIC[1], EPISODIC[2], EPISODIC[6], ADAPTIVE[0], ADAPTIVE[3], ADAPTIVE[4], ADAPTIVE[7])
+FAMILIES = (
+    *(EPISODIC[0], EPISODIC[1], EPISODIC[2], EPISODIC[6], ADAPTIVE[0], ADAPTIVE[3], ADAPTIVE[4], ADAPTIVE[7]),
+    *ON_MINIBATCHES,
+)
 COMPILED_FAMILY = EPISODIC[0]
 
 

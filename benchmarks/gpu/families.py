@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from fewshot.datasets.store import SplitStore, Store
-from fewshot.episodes.batch import EpisodeBatch, gather_batch
-from fewshot.episodes.draw import draw_episodes
+from fewshot.episodes import EpisodeBatch, ImageBatch
 from fewshot.errors import ParamsError
 from fewshot.experiments.build import initial_learner
 from fewshot.experiments.matrix import Experiment, suite_experiments
 from fewshot.experiments.params import Recipe
 from fewshot.experiments.reader import read_params
 from fewshot.learners.base import Learner
+from fewshot.training.outer_step import training_batch
 
 PARAMS = Path("params.yaml")
-SUITES = ("metaoptnet", "cxgrad", "maml_family")
+SUITES = ("metaoptnet", "cxgrad", "maml_family", "classifiers")
 PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
 FORMS: dict[str, dict[str, Any]] = {name: {"precision": name} for name in PRECISIONS}
 COMPILED: dict[str, dict[str, Any]] = {
@@ -52,6 +52,8 @@ ADAPTIVE = (
     "tiered_imagenet-conv4_maml_64-maml-maml_5shot-epochs250-s0",
 )
 
+ON_MINIBATCHES = ("cifar_fs-resnet12_pooled-classifier-rfs-s0",)
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -80,8 +82,11 @@ class Scale:
         recipe, validation, small = experiment.recipe, experiment.recipe.validation, {}
         if checking:
             small = {"n_shot": min(recipe.n_shot, 5), "n_query": 3, "meta_batch": 2}
+        if checking and recipe.batch_size is not None:
+            small = {"batch_size": 16}
         if self.tiny:
             small = {"n_shot": 1, "n_query": 2, "meta_batch": 1}
+            small = {"batch_size": 4} if recipe.batch_size is not None else small
             validation = validation.model_copy(update={"episodes": 4, "n_shot": 1, "n_query": 2})
         update = {"image_size": size, "validation": validation, **small, **changes}
         return replace(experiment, recipe=recipe.model_copy(update=update), image_size=size)
@@ -105,7 +110,8 @@ def trainings() -> dict[str, Experiment]:
 def label(experiment: Experiment) -> str:
     """Return what the tables call the outer step of an experiment."""
     recipe = experiment.recipe
-    return f"{experiment.backbone.label} {experiment.learner.label}, {recipe.n_shot}-shot, {experiment.image_size} px"
+    batch = f"{recipe.n_shot}-shot" if recipe.batch_size is None else f"{recipe.batch_size} images"
+    return f"{experiment.backbone.label} {experiment.learner.label}, {batch}, {experiment.image_size} px"
 
 
 def offered_forms(experiment: Experiment) -> Iterator[str]:
@@ -140,12 +146,10 @@ def checked_split(size: int) -> SplitStore:
     return random_split("train", size, 20, 60)
 
 
-def drawn_batch(experiment: Experiment, split: SplitStore, step: int) -> EpisodeBatch:
-    """Return the meta-batch of an outer step as stored, on the CPU."""
-    recipe = experiment.recipe
-    indices = step * recipe.meta_batch + np.arange(recipe.meta_batch)
-    episodes = draw_episodes(experiment.seed, split.name, indices, recipe.form, split.class_sizes)
-    return gather_batch(split.images, split.class_starts, episodes, recipe.n_shot)
+def drawn_batch(experiment: Experiment, split: SplitStore, step: int) -> EpisodeBatch | ImageBatch:
+    """Return the meta-batch or the minibatch of an outer step as stored, on the CPU."""
+    batch: EpisodeBatch | ImageBatch = training_batch(experiment, split, step)
+    return batch
 
 
 def without_dropout(learner: Learner) -> Learner:

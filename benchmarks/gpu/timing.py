@@ -19,6 +19,7 @@ from benchmarks.gpu.families import (
     COMPILED,
     EPISODIC,
     FORMS,
+    ON_MINIBATCHES,
     Scale,
     drawn_batch,
     label,
@@ -41,7 +42,7 @@ from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup
 
 WARM_UP, FEWEST, MOST, SECONDS = 3, 3, 50, 2.5
-COMPILED_FAMILIES = (EPISODIC[4], EPISODIC[6])
+COMPILED_FAMILIES = (EPISODIC[4], EPISODIC[6], *ON_MINIBATCHES)
 ADAPTED_EPISODES = 64  # of a validation by learners that adapt to each episode; scaled to the recipe's number
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
@@ -50,7 +51,9 @@ WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 def cases(scale: Scale) -> list[Case]:
     """Return the cases of this part: float32 first, compiled ones, which take longest to start, last."""
     experiments = trainings()
-    offered = {training: list(offered_forms(experiments[training])) for training in (*EPISODIC, *ADAPTIVE)}
+    offered = {
+        training: list(offered_forms(experiments[training])) for training in (*EPISODIC, *ADAPTIVE, *ON_MINIBATCHES)
+    }
     wanted = [
         (training, form, changes)
         for form, changes in FORMS.items()
@@ -112,6 +115,8 @@ def time_training(scale: Scale, experiment: Experiment, training: str, form: str
 def images_per_step(experiment: Experiment) -> int:
     """Return how many images an outer step embeds once or adapts to."""
     recipe = experiment.recipe
+    if recipe.batch_size is not None:
+        return recipe.batch_size
     return recipe.meta_batch * recipe.n_way * (recipe.n_shot + recipe.n_query)
 
 
@@ -135,12 +140,12 @@ def count_flop(scale: Scale, experiment: Experiment, split: SplitStore) -> int:
     """
     recipe = experiment.recipe.model_copy(update={"compile": False})
     learner = initial_learner(replace(experiment, recipe=recipe)).to(scale.device)
-    at_once = learner.episodes_per_backward or recipe.meta_batch
+    at_once = learner.episodes_per_backward or recipe.items_per_step
     raw = next(drawn_batch(experiment, split, 0).chunks(at_once))
     batch = preprocessing(experiment)(raw.to(scale.device), training=True)
     with FlopCounter() as counter:
         learner.train().loss(batch, 0).loss.backward()
-    return counter.flop * recipe.meta_batch // len(batch)
+    return counter.flop * recipe.items_per_step // len(batch)
 
 
 class FlopCounter(TorchDispatchMode):
