@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.convolution import Convolution
 from fewshot.backbones.dropblock import DropBlock, DropBlockMode
 from fewshot.backbones.settings import ResNet12Settings
 from fewshot.settings import parse_as
@@ -27,15 +28,16 @@ class ResidualBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of all four convolutions.
         drop: dropout applied to the pooled sum.
+        by_size: compute the 3x3 convolutions in the form that is fastest for their size, see `Convolution`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, drop: nn.Module) -> None:
+    def __init__(self, in_channels: int, out_channels: int, drop: nn.Module, by_size: bool = True) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Convolution(in_channels, out_channels, by_size)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Convolution(out_channels, out_channels, by_size)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv3 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv3 = Convolution(out_channels, out_channels, by_size)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
@@ -62,6 +64,7 @@ class ResNet12(Backbone):
         dropblock_ramp_steps: outer steps until DropBlock reaches its final rate.
         init_slope: LeakyReLU slope assumed by the initialisation gain.
         pooling: "flatten", or "mean" for an embedding of 640 features.
+        convolutions: "by_size": on a CPU, each 3x3 convolution in the fastest form for its size; "direct": torch's.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class ResNet12(Backbone):
         dropblock_ramp_steps: int = 20_000,
         init_slope: float = 0.0,
         pooling: Literal["flatten", "mean"] = "flatten",
+        convolutions: Literal["by_size", "direct"] = "by_size",
     ) -> None:
         super().__init__(image_size, smallest=16)
         settings = {
@@ -82,6 +86,7 @@ class ResNet12(Backbone):
             "dropblock_ramp_steps": dropblock_ramp_steps,
             "init_slope": init_slope,
             "pooling": pooling,
+            "convolutions": convolutions,
         }
         parse_as(ResNet12Settings, settings, where="")
         side = image_size // 16
@@ -92,7 +97,7 @@ class ResNet12(Backbone):
 
         drops = [nn.Dropout(drop_rate), nn.Dropout(drop_rate), squares(image_size // 8), squares(side)]
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.Sequential(ResidualBlock(before, width, drop))
+            nn.Sequential(ResidualBlock(before, width, drop, convolutions == "by_size"))
             for before, width, drop in zip((3, *WIDTHS[:-1]), WIDTHS, drops, strict=True)
         )
         for module in self.modules():

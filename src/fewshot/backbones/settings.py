@@ -27,6 +27,7 @@ class ResNet12Settings(Settings):
 
     not_weights: ClassVar[tuple[str, ...]] = (
         "drop_rate", "dropblock", "dropblock_size", "dropblock_ramp_steps", "init_slope", "pooling",
+        "convolutions",
     )  # fmt: skip
 
     drop_rate: float = Field(
@@ -47,6 +48,11 @@ class ResNet12Settings(Settings):
         "flatten",
         exclude_if=lambda pooling: pooling == "flatten",
         description="the embedding is the last map, flattened (MetaOptNet), or its mean over the pixels (RFS)",
+    )
+    convolutions: Literal["by_size", "direct"] = Field(
+        "by_size",
+        exclude_if=lambda convolutions: convolutions == "by_size",
+        description="by_size: on a CPU, 3x3 convolutions in the fastest form for their size; direct: always torch's",
     )
 
 
