@@ -7,24 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.pooled_block import PooledBlock
 from fewshot.backbones.settings import R2D2Settings
 from fewshot.settings import parse_as
 
 WIDTHS = (96, 192, 384, 512)
 
 
-def _block(in_channels: int, out_channels: int, *, activation: bool = True, dropout: float = 0.0) -> nn.Sequential:
-    """Return a 3x3 convolution with bias, batch norm, 2x2 max-pool, LeakyReLU(0.1) if `activation`, dropout."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
-        nn.MaxPool2d(2),
-    ]
-    if activation:
-        layers.append(nn.LeakyReLU(0.1, inplace=True))
-    if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers)
+def _block(in_channels: int, out_channels: int, *, slope: float = 0.1) -> PooledBlock:
+    """Return a 3x3 convolution with bias, batch norm, 2x2 max-pool, LeakyReLU with this slope."""
+    return PooledBlock(nn.Conv2d(in_channels, out_channels, 3, padding=1), slope)
 
 
 class R2D2Net(Backbone):
@@ -43,13 +35,15 @@ class R2D2Net(Backbone):
         parse_as(R2D2Settings, {"dropout3": dropout3, "dropout4": dropout4}, where="")
         self.block1 = _block(3, WIDTHS[0])
         self.block2 = _block(WIDTHS[0], WIDTHS[1])
-        self.block3 = _block(WIDTHS[1], WIDTHS[2], dropout=dropout3)
-        self.block4 = _block(WIDTHS[2], WIDTHS[3], activation=False, dropout=dropout4)
+        self.block3 = _block(WIDTHS[1], WIDTHS[2])
+        self.dropout3 = nn.Dropout(dropout3)
+        self.block4 = _block(WIDTHS[2], WIDTHS[3], slope=1)
+        self.dropout4 = nn.Dropout(dropout4)
         self.embedding_size = WIDTHS[2] * (image_size // 8) ** 2 + WIDTHS[3] * (image_size // 16) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (N, d) of images (N, 3, H, W)."""
         self.check(images)
-        block3 = self.block3(self.block2(self.block1(images)))
-        block4 = self.block4(block3)
+        block3 = self.dropout3(self.block3(self.block2(self.block1(images))))
+        block4 = self.dropout4(self.block4(block3))
         return torch.cat([block3.reshape(len(images), -1), block4.reshape(len(images), -1)], dim=1)

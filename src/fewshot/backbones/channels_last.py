@@ -1,0 +1,299 @@
+"""Pool, sums per channel and their derivatives, each in one pass over channels-last maps on a CPU.
+
+Full-size maps exceed the caches, and torch's batch norm, pool and activation read or write them about a dozen times in
+a training step. The loops here are compiled, run on one thread, and let NaN and infinity through.
+
+Shapes: maps (N, C, H, W), in float32, float64 or bfloat16 and contiguous in `torch.channels_last`; pooled maps
+(N, C, H // 2, W // 2); values per channel are arrays (C,). Loops see maps as (N, H, W, C), with bfloat16 as uint16.
+Values per channel are float64, and rounded to float32 unless the maps are float64. Sums are in the precision of these
+values within two rows of pixels, otherwise in float64.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import overload
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+_compile = numba.njit(cache=True, nogil=True, error_model="numpy")
+_inline = numba.njit(forceinline=True, error_model="numpy")
+
+
+class PooledMoments(NamedTuple):
+    """Pooled maps, and the mean and biased variance of each channel over images and pixels."""
+
+    pooled: Tensor
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def pool_and_moments(maps: Tensor, weight: Tensor) -> PooledMoments:
+    """Pool maps and compute their moments.
+
+    Sums are centred at the mean of the first image: subtracting it leaves deviations comparable to the standard
+    deviation, so that the variance loses no digits where the mean is large.
+
+    Args:
+        maps: as described above.
+        weight: batch-norm weight, (C,); a channel is max-pooled if it is 0 or more, otherwise min-pooled.
+    """
+    n, channels, height, width = maps.shape
+    shape = (n, channels, height // 2, width // 2)
+    pooled = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
+    sign = np.where(weight.detach().numpy() >= 0, 1, -1)
+    centre = _values(maps.detach()[0].mean((1, 2), dtype=torch.float64).numpy(), maps)
+    total, squares = np.zeros(channels), np.zeros(channels)
+    _pool_and_sum(_array(maps), _values(sign, maps), centre, _array(pooled), total, squares)
+    pixels = n * height * width
+    offset = total / pixels
+    return PooledMoments(pooled, centre + offset, np.maximum(squares / pixels - offset * offset, 0))
+
+
+def line(
+    maps: Tensor, mean: np.ndarray, slope: np.ndarray, constant: np.ndarray | float = 0, below_zero: float = 1
+) -> Tensor:
+    """Return the leaky ReLU, of slope `below_zero`, of slope * (maps - mean) + constant."""
+    out = torch.empty_like(maps)
+    vectors = [_values(vector, maps) for vector in (mean, slope, constant, below_zero)]
+    _line(_array(maps), *vectors, _array(out))
+    return out
+
+
+def sums(cotangent: Tensor, maps: Tensor, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of the cotangent of maps, and of cotangent * (maps - mean), over images and pixels."""
+    total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
+    _sums(_array(cotangent), _array(maps), _values(mean, maps), total, product)
+    return total, product
+
+
+def scatter_on_line(
+    maps: Tensor,
+    pooled: Tensor,
+    of_pooled: Tensor,
+    factor: np.ndarray | float,
+    mean: np.ndarray,
+    slope: np.ndarray,
+    constant: np.ndarray,
+) -> Tensor:
+    """Return slope * (maps - mean) + constant, plus factor * of_pooled at the pixel that was pooled in each cell."""
+    out = torch.empty_like(maps)
+    vectors = [_values(vector, maps) for vector in (factor, mean, slope, constant)]
+    _scatter_on_line(_array(maps), _array(pooled), _array(of_pooled), *vectors, _array(out))
+    return out
+
+
+def gather_and_sums(
+    cotangent: Tensor, maps: Tensor, pooled: Tensor, mean: np.ndarray
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Return the cotangent at the pixel that was pooled in each cell, and the result of `sums`."""
+    gathered = torch.empty_like(pooled)
+    total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
+    arrays = [_array(tensor) for tensor in (cotangent, maps, pooled)]
+    _gather_and_sum(*arrays, _values(mean, maps), _array(gathered), total, product)
+    return gathered, total, product
+
+
+def _array(maps: Tensor) -> np.ndarray:
+    """Return channels-last maps as a C-contiguous array (N, H, W, C) that shares their memory."""
+    maps = maps.detach().permute(0, 2, 3, 1)
+    values: np.ndarray = (maps.view(torch.uint16) if maps.dtype == torch.bfloat16 else maps).numpy()
+    return values
+
+
+def _values(per_channel: np.ndarray | float, maps: Tensor) -> np.ndarray:
+    """Return values per channel in the precision of the loops over these maps."""
+    precision = np.float64 if maps.dtype == torch.float64 else np.float32
+    values = np.asarray(per_channel, dtype=precision)
+    return values if values.ndim == 1 else np.full(maps.shape[1], values)
+
+
+def _number(stored):  # type: ignore[no-untyped-def]
+    """Return the number that an entry of maps stands for."""
+    raise NotImplementedError("only compiled, below")
+
+
+def _stored(number, like):  # type: ignore[no-untyped-def]
+    """Return a number as an entry of maps such as `like`, rounded to the nearest."""
+    raise NotImplementedError("only compiled, below")
+
+
+@overload(_number, inline="always")
+def _compile_number(stored):  # type: ignore[no-untyped-def]
+    if stored == types.uint16:
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
+
+
+@overload(_stored, inline="always")
+def _compile_stored(number, like):  # type: ignore[no-untyped-def]
+    if like == types.uint16:
+        return lambda number, like: _bfloat16(number)
+    return lambda number, like: number
+
+
+@_inline
+def _bfloat16(number):  # type: ignore[no-untyped-def]
+    """Return the upper half of a float32, rounded to the nearest, ties to even; NaN stays NaN."""
+    bits = np.float32(number).view(np.uint32)
+    is_odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16((bits + np.uint32(0x7FFF) + is_odd) >> np.uint32(16))
+
+
+# The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so a loop writes one
+# map at most.
+
+
+@_compile
+def _pool_and_sum(maps, sign, shift, pooled, total, squares) -> None:  # type: ignore[no-untyped-def]
+    """Pool 2x2 cells by sign * max(sign * maps); add maps - shift, and the squares of that, to the sums per channel."""
+    n, height, width, channels = maps.shape
+    row_total, row_squares = np.zeros_like(shift), np.zeros_like(shift)
+    for i in range(n):
+        for y in range(height // 2):
+            for x in range(width // 2):
+                upper_left, upper_right = maps[i, 2 * y, 2 * x], maps[i, 2 * y, 2 * x + 1]
+                lower_left, lower_right = maps[i, 2 * y + 1, 2 * x], maps[i, 2 * y + 1, 2 * x + 1]
+                cell = pooled[i, y, x]
+                for c in range(channels):
+                    p, q = _number(upper_left[c]), _number(upper_right[c])
+                    r, s = _number(lower_left[c]), _number(lower_right[c])
+                    upper, lower = _larger(sign[c] * p, sign[c] * q), _larger(sign[c] * r, sign[c] * s)
+                    cell[c] = _stored(sign[c] * _larger(upper, lower), cell[c])
+                    p, q, r, s = p - shift[c], q - shift[c], r - shift[c], s - shift[c]
+                    row_total[c] += (p + q) + (r + s)
+                    row_squares[c] += (p * p + q * q) + (r * r + s * s)
+            _move(row_total, total)
+            _move(row_squares, squares)
+        if height % 2 == 1 or width % 2 == 1:
+            _sum_beyond_cells(maps[i], shift, row_total, row_squares, total, squares)
+
+
+@_compile
+def _sums(cotangent, maps, mean, total, product) -> None:  # type: ignore[no-untyped-def]
+    """Add the cotangent of maps, and its product with maps - mean, to the sums per channel."""
+    n, height, width, channels = maps.shape
+    row_total, row_product = np.zeros_like(mean), np.zeros_like(mean)
+    for i in range(n):
+        for y in range(height):
+            for x in range(width):
+                values, pixel = cotangent[i, y, x], maps[i, y, x]
+                for c in range(channels):
+                    value = _number(values[c])
+                    row_total[c] += value
+                    row_product[c] += value * (_number(pixel[c]) - mean[c])
+            _move(row_total, total)
+            _move(row_product, product)
+
+
+@_compile
+def _line(maps, mean, slope, constant, below_zero, out) -> None:  # type: ignore[no-untyped-def]
+    n, height, width, channels = maps.shape
+    for i in range(n):
+        for y in range(height):
+            for x in range(width):
+                pixel, written = maps[i, y, x], out[i, y, x]
+                for c in range(channels):
+                    value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c]
+                    written[c] = _stored(value if value > 0 else below_zero[c] * value, written[c])
+
+
+@_compile
+def _scatter_on_line(maps, pooled, of_pooled, factor, mean, slope, constant, out) -> None:  # type: ignore[no-untyped-def]
+    """Write slope * (maps - mean) + constant; add factor * of_pooled at the pixel that was pooled in each cell."""
+    n, height, width, channels = maps.shape
+    left, zero = np.empty_like(mean), mean.dtype.type(0)
+    for i in range(n):
+        for y in range(height // 2):
+            for x in range(width // 2):
+                taken, cotangent = pooled[i, y, x], of_pooled[i, y, x]
+                for c in range(channels):
+                    left[c] = factor[c] * _number(cotangent[c])
+                for k in range(4):
+                    pixel, written = maps[i, 2 * y + k // 2, 2 * x + k % 2], out[i, 2 * y + k // 2, 2 * x + k % 2]
+                    for c in range(channels):
+                        share = left[c] if pixel[c] == taken[c] else zero
+                        value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c] + share
+                        written[c] = _stored(value, written[c])
+                    for c in range(channels):  # the first of equal pixels takes it all
+                        left[c] = zero if pixel[c] == taken[c] else left[c]
+        if height % 2 == 1 or width % 2 == 1:
+            _line_beyond_cells(maps[i], mean, slope, constant, out[i])
+
+
+@_compile
+def _gather_and_sum(cotangent, maps, pooled, mean, gathered, total, product) -> None:  # type: ignore[no-untyped-def]
+    """Write the cotangent at the pixel that was pooled in each cell; add to the sums as `_sums` does."""
+    n, height, width, channels = maps.shape
+    row_total, row_product = np.zeros_like(mean), np.zeros_like(mean)
+    for i in range(n):
+        for row in range(height):
+            for x in range(width):
+                values, pixel = cotangent[i, row, x], maps[i, row, x]
+                for c in range(channels):
+                    row_total[c] += values[c]
+                    row_product[c] += values[c] * (pixel[c] - mean[c])
+            _move(row_total, total)
+            _move(row_product, product)
+            if row % 2 == 1:
+                for x in range(width // 2):
+                    _gather(cotangent[i], maps[i], pooled[i, row // 2, x], row - 1, 2 * x, gathered[i, row // 2, x])
+
+
+@_inline
+def _gather(cotangent, maps, taken, y, x, gathered) -> None:  # type: ignore[no-untyped-def]
+    """Write the cotangent at the first pixel of the cell at (y, x) that equals the pooled one."""
+    for k in (3, 2, 1, 0):
+        values, pixel = cotangent[y + k // 2, x + k % 2], maps[y + k // 2, x + k % 2]
+        for c in range(len(gathered)):
+            gathered[c] = values[c] if k == 3 or pixel[c] == taken[c] else gathered[c]
+
+
+@_compile
+def _line_beyond_cells(image, mean, slope, constant, out) -> None:  # type: ignore[no-untyped-def]
+    """Write slope * (image - mean) + constant at the last row and column of an image (H, W, C) of odd sides."""
+    height, width, channels = image.shape
+    for y in range(height):
+        for x in range(_first_beyond_cells(y, height, width), width):
+            pixel, written = image[y, x], out[y, x]
+            for c in range(channels):
+                written[c] = _stored(slope[c] * (_number(pixel[c]) - mean[c]) + constant[c], written[c])
+
+
+@_compile
+def _sum_beyond_cells(image, shift, row_total, row_squares, total, squares) -> None:  # type: ignore[no-untyped-def]
+    """Add the last row and column of an image (H, W, C) of odd sides to the sums of `_pool_and_sum`."""
+    height, width, channels = image.shape
+    for y in range(height):
+        for x in range(_first_beyond_cells(y, height, width), width):
+            pixel = image[y, x]
+            for c in range(channels):
+                value = _number(pixel[c]) - shift[c]
+                row_total[c] += value
+                row_squares[c] += value * value
+        _move(row_total, total)
+        _move(row_squares, squares)
+
+
+@_inline
+def _first_beyond_cells(y, height, width):  # type: ignore[no-untyped-def]
+    """Return the first pixel of row y that belongs to no 2x2 cell."""
+    return width // 2 * 2 if y < height // 2 * 2 else 0
+
+
+@_inline
+def _move(row, total) -> None:  # type: ignore[no-untyped-def]
+    """Add the sums of a row to the total, and reset them."""
+    for c in range(len(row)):
+        total[c] += row[c]
+    for c in range(len(row)):
+        row[c] = 0
+
+
+@_inline
+def _larger(one, other):  # type: ignore[no-untyped-def]
+    return other if other > one else one
