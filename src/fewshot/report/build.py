@@ -23,8 +23,8 @@ from fewshot.report.sheets import sheet_pictures
 from fewshot.report.style import Picture, common_style, save
 
 MANIFEST = "manifest.json"
-# Times differ from run to run, so this file is neither in the manifest nor reproducible.
-UNTRACKED = ("runtimes.csv",)
+# Times and machines differ from run to run, so these files are neither in the manifest nor reproducible.
+UNTRACKED = ("report.html", "runtimes.csv")
 
 
 def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) -> Summary:

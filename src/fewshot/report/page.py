@@ -1,4 +1,4 @@
-"""report.html: a single self-contained page, byte-identical for the same numbers."""
+"""report.html: a single self-contained page."""
 
 import base64
 import json
@@ -7,20 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from fewshot.report import difference_tables, stats
 from fewshot.report.contents import Cell, Contents, counterpart
+from fewshot.report.learner_table import learner_tables
 from fewshot.report.measure import Run
 from fewshot.report.published import Published, published_numbers
 from fewshot.report.style import Picture
+from fewshot.report.summary import summary
 from fewshot.report.tables import protocol_text, published_text
+from fewshot.report.terms import explained, terms
 from fewshot.report.verdict import Word
 
+GLOSSARY = "../../../docs/glossary.md"
+# Title, key of the value that it shows and sorts by, kind, whether it is empty without a counterpart.
 COLUMNS = (
-    ("trained on", ""), ("tested on", ""), ("backbone", ""), ("learner", ""), ("shot", "number"),
-    ("accuracy", "number"), ("{counterpart}", "number"), ("difference", "number"), ("verdict", ""), ("seeds", "number"),
+    ("trained on", "dataset", "", False), ("tested on", "target", "", False), ("backbone", "backbone", "", False),
+    ("learner", "method", "", False), ("shot", "shot", "number", False), ("accuracy", "accuracy", "number", False),
+    ("{counterpart}", "published_value", "number", True), ("difference", "difference", "number", True),
+    ("verdict", "word", "", True), ("seeds", "seeds", "number", False),
 )  # fmt: skip
+CONSTANT_IS_LEFT_OUT = ("dataset", "target", "backbone")
 FILTERS = {
     "dataset": "trained on",
     "target": "tested on",
@@ -49,18 +58,20 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    cells = [_cell(cell) for cell in contents.cells]
+    environment.filters["explained"] = explained
+    cells = [_cell(cell, number) for number, cell in enumerate(contents.cells)]
     compared_with = counterpart(contents.cells)
     return environment.get_template("page.html.jinja").render(
         suite=contents.suite.suite,
         key=contents.suite.key,
+        glossary=GLOSSARY,
         groups=len({cell["group"] for cell in cells}),
         runs=len({run.entry.evaluation for run in contents.runs}),
         missing=contents.missing,
-        columns=[(name.format(counterpart=compared_with), kind) for name, kind in COLUMNS],
-        counterpart=compared_with,
-        margin=contents.suite.settings.margin_pct,
-        tests=sum(cell.verdict.is_comparable for cell in contents.cells) + len(contents.expected_differences),
+        summary=summary(contents),
+        table_note=_table_note(contents),
+        tables=learner_tables(contents, cells),
+        columns=_columns(cells, compared_with),
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
@@ -71,7 +82,33 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         expected_title=difference_tables.TITLE,
         expected_columns=_expected_columns(),
         versions=_versions(contents),
+        terms=list(terms().values()),
     )
+
+
+def _table_note(contents: Contents) -> Markup:
+    """Return how to read the table: accuracies, marks and verdicts."""
+    compared_with, margin = counterpart(contents.cells), contents.suite.settings.margin_pct
+    tests = sum(cell.verdict.is_comparable for cell in contents.cells) + len(contents.expected_differences)
+    even = ", even within that margin" if compared_with == "expected" else ""
+    return Markup(
+        "Accuracy in percent with the half width of its 95 % interval: over test episodes for one training seed, over "
+        "episodes and seeds for several. <strong>Bold</strong>: best of its column; †: not significantly worse (paired, "
+        f"Holm-corrected, 5 %). The verdict on the difference from the {compared_with} number: it agrees if it is "
+        f"within {margin:g} points with 90 % confidence, and is higher or lower if it is significant at 5 % over all "
+        f"{tests} tests of this page (Holm-corrected, with the variation between training runs){even}; otherwise it is "
+        "undecided. A number opens its protocol card, which also says why it is not comparable. Training: mean time "
+        "over the seeds."
+    )
+
+
+def _columns(cells: Sequence[dict[str, Any]], compared_with: str) -> list[dict[str, Any]]:
+    """Return the columns of the long form; those with the same text in every row are left out."""
+    return [
+        {"title": title.format(counterpart=compared_with), "value": value, "kind": kind, "optional": optional}
+        for title, value, kind, optional in COLUMNS
+        if value not in CONSTANT_IS_LEFT_OUT or len({cell[value] for cell in cells}) > 1
+    ]
 
 
 def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,11 +121,12 @@ def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return filters
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    """Return the texts of one row and its protocol card."""
+def _cell(cell: Cell, number: int) -> dict[str, Any]:
+    """Return the texts of one number and its protocol card."""
     row, verdict = cell.row, cell.verdict
-    gap, number = verdict.difference, verdict.number
+    gap, found = verdict.difference, verdict.number
     return {
+        "card": f"card-{number}",
         "group": row.entry.group,
         "dataset": row.entry.dataset,
         "target": row.entry.target,
@@ -101,7 +139,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "ci95": f"{cell.ci95_pct:.2f}",
         "mark": cell.mark,
         "published": published_text(cell),
-        "published_value": "" if number is None else number.mean_text,
+        "published_value": "" if found is None else found.mean_text,
         "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
@@ -109,7 +147,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "verdict_class": _verdict_class(verdict.word),
         "sign": SIGNS[verdict.word],
         "reasons": verdict.reasons,
-        "numbers": [_number(found) for found in ([number, *verdict.others] if number else [])],
+        "numbers": [_number(other) for other in ([found, *verdict.others] if found else [])],
         "seeds": len(row.runs),
         "protocol": protocol_text(row),
         "runs": [_run(run) for run in row.runs],
@@ -132,7 +170,7 @@ def _expected_differences(contents: Contents) -> list[dict[str, Any]]:
     """Return the texts of the differences that were expected."""
     lines = difference_tables.expected_lines(contents)
     return [
-        {"texts": texts, "word": word, "sign": SIGNS[word], "verdict_class": _verdict_class(word)}
+        {"texts": texts, "verdict": word, "sign": SIGNS[word], "verdict_class": _verdict_class(word)}
         for (*texts, _), word in zip(lines, (found.word for found in contents.expected_differences), strict=True)
     ]
 
