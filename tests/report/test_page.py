@@ -130,7 +130,7 @@ def test_the_page_shows_every_section(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     sections = set(re.findall(r'<section id="([a-z-]+)"', text))
     assert sections == {
-        "results", "accuracy", "learning-curves", "shots", "paired-differences", "cross-domain", "inner-loop",
+        "results", "accuracy-and-training", "paired-differences", "cross-domain", "inner-loop",
         "solver-certificates", "embedding-map", "episode-sheets", "all-differences", "published",
         "environment", "summary",
     }  # fmt: skip
@@ -171,7 +171,8 @@ def _screenshots(browser: Browser, report: Path, folder: Path) -> None:
         browser.run("document.querySelectorAll('button.result')[7].click()")
         browser.screenshot(folder / f"card-{width}.png")
         browser.run(
-            "document.querySelector('dialog[open]').close(); document.querySelector('#accuracy').scrollIntoView()"
+            "document.querySelector('dialog[open]').close();"
+            "document.querySelector('#accuracy-and-training').scrollIntoView()"
         )
         time.sleep(1)
         browser.screenshot(folder / f"figures-{width}.png")

@@ -78,5 +78,5 @@ def _training(row: Row) -> dict[str, Any]:
         "parameters": parameters[0] if parameters else "",
         "parameters_text": f"{parameters[0]:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if parameters else "–",
         "seconds": "" if mean is None else round(mean, 1),
-        "time_text": "–" if mean is None else duration(mean) if row.is_trained else "untrained",
+        "time_text": duration(mean) if mean is not None and row.is_trained else "–",
     }

@@ -1,21 +1,26 @@
 """report.html: a single self-contained page."""
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+import matplotlib as mpl
 from markupsafe import Markup
-from PIL import Image
+from matplotlib.colors import to_hex
 
 from fewshot.report import difference_tables, stats
 from fewshot.report.contents import Cell, Contents, counterpart
+from fewshot.report.drawings import Differences, difference_text
+from fewshot.report.figures import MAX_MATRIX, differences
 from fewshot.report.learner_table import learner_tables
 from fewshot.report.measure import Run
+from fewshot.report.pictures import Picture
 from fewshot.report.published import Published, published_numbers
-from fewshot.report.style import Picture
+from fewshot.report.sheets import STYLE, Sheet
+from fewshot.report.style import DIVERGING
 from fewshot.report.summary import summary
 from fewshot.report.tables import protocol_text, published_text
 from fewshot.report.terms import explained, terms
@@ -39,16 +44,17 @@ FILTERS = {
     "verdict": "verdict",
 }
 SIGNS = {"agrees": "=", "higher": "▲", "lower": "▼", "undecided": "?", "not comparable": "≁", "none published": "–"}
-RASTER_SECTION = "Episode sheets"
-SVG_PIXELS_PER_INCH = 96
+PIXELS_PER_POINT = 1.7  # a figure of the common width is 560 pixels wide, and narrower on a phone
+SAFE_IN_URL = " /:;=,!()'@*+$&?-._~|[]{}"
 
 
-def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
+def page(contents: Contents, pictures: Sequence[Picture], sheets: Sequence[Sheet], figures: Path) -> str:
     """Return the whole page.
 
     Args:
         contents: what the page shows.
         pictures: figures in the order of the page; the drawings are read from `figures`.
+        sheets: the episode sheets.
         figures: folder of the saved figures.
     """
     environment = jinja2.Environment(
@@ -76,6 +82,10 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
+        sheets=sheets,
+        mosaics=list({sheet.mosaic.id: sheet.mosaic for sheet in sheets}.values()),
+        sheet_style=STYLE,
+        matrices=_matrices(contents),
         published=[_number(number) for number in _published_for(contents)],
         differences=difference_tables.difference_records(contents),
         expected_differences=_expected_differences(contents),
@@ -93,11 +103,11 @@ def _table_note(contents: Contents) -> Markup:
     even = ", even within that margin" if compared_with == "expected" else ""
     return Markup(
         "Accuracy in percent with the half width of its 95 % interval: over test episodes for one training seed, over "
-        "episodes and seeds for several. <strong>Bold</strong>: best of its column; †: not significantly worse (paired, "
-        f"Holm-corrected, 5 %). The verdict on the difference from the {compared_with} number: it agrees if it is "
-        f"within {margin:g} points with 90 % confidence, and is higher or lower if it is significant at 5 % over all "
-        f"{tests} tests of this page (Holm-corrected, with the variation between training runs){even}; otherwise it is "
-        "undecided. A number opens its protocol card, which also says why it is not comparable. Training: mean time "
+        "episodes and seeds for several. <strong>Bold</strong>: best of its column; †: not significantly worse "
+        f"(paired, Holm-corrected, 5 %). The verdict on the difference from the {compared_with} number: it agrees if it "
+        f"is within {margin:g} points with 90 % confidence, and is higher or lower if it is significant at 5 % over "
+        f"all {tests} tests of this page (Holm-corrected, with the variation between training runs){even}; otherwise "
+        "it is undecided. A number opens its protocol card, which also says why it is not comparable. Training: mean time "
         "over the seeds."
     )
 
@@ -240,32 +250,48 @@ def _published_for(contents: Contents) -> list[Published]:
 
 
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
-    """Collect the figures under their headings; drawings are shown side by side, wide sheets one below another."""
+    """Collect the figures of the page under their headings."""
     sections = []
-    for title in dict.fromkeys(picture.section for picture in pictures):
+    for title in dict.fromkeys(picture.section for picture in pictures if picture.section):
         embedded = [_embedded(picture, figures) for picture in pictures if picture.section == title]
-        sections.append(
-            {
-                "id": title.lower().replace(" ", "-"),
-                "title": title,
-                "pictures": embedded,
-                "gallery": len(embedded) > 1 and title != RASTER_SECTION,
-            }
-        )
+        sections.append({"id": title.lower().replace(" ", "-"), "title": title, "pictures": embedded})
     return sections
 
 
 def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
-    """Return a figure as a data URL: drawings as SVG, photographs as PNG."""
-    if picture.section == RASTER_SECTION:
-        path, kind = figures / f"{picture.name}.png", "image/png"
-        with Image.open(path) as image:
-            width = image.width // 2
-    else:
-        path, kind = figures / f"{picture.name}.svg", "image/svg+xml"
-        width = round(picture.width_inches * SVG_PIXELS_PER_INCH)
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return {"source": f"data:{kind};base64,{data}", "caption": picture.caption, "width": width}
+    """Return a figure as a data URL of its SVG."""
+    svg = (figures / f"{picture.name}.svg").read_text(encoding="utf-8")
+    width = float(svg.split('width="', 1)[1].partition("pt")[0])
+    return {
+        "source": f"data:image/svg+xml,{quote(svg.strip(), safe=SAFE_IN_URL)}",
+        "caption": picture.caption,
+        "width": round(PIXELS_PER_POINT * width),
+    }
+
+
+def _matrices(contents: Contents) -> list[dict[str, Any]]:
+    """Return the paired differences of each family of two or more rows as a table of coloured cells."""
+    families = [family for family in contents.comparisons if 1 < len(family.rows) <= MAX_MATRIX]
+    return [_matrix(differences(family, contents.labels)) for family in families]
+
+
+def _matrix(found: Differences) -> dict[str, Any]:
+    rows = []
+    for i, name in enumerate(found.names):
+        cells = [_matrix_cell(found, i, j) if i != j else None for j in range(len(found.names))]
+        rows.append({"name": name, "cells": cells})
+    return {"title": found.title, "rows": rows}
+
+
+def _matrix_cell(found: Differences, i: int, j: int) -> dict[str, str]:
+    """Return the text and the colours of a difference; white or black text, whichever contrasts more."""
+    text = difference_text(found.points[i, j])
+    if not found.significant[i, j]:
+        return {"text": text, "style": ""}
+    color = mpl.colormaps[DIVERGING]((1 + found.points[i, j] / found.limit) / 2)
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2
+    return {"text": text, "style": f"background:{to_hex(color)};color:{'#000' if luminance > 0.18 else '#fff'}"}
 
 
 def _versions(contents: Contents) -> list[tuple[str, str]]:
