@@ -7,6 +7,7 @@ RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 RESULTS = Path("results")  # a plan may use a different root (`--results`, for jobs with remote storage)
 CACHE = Path("cache")
+FIGURES = CACHE / "figures"  # drawn before, by digest
 LOGS = Path("logs")
 TESTS = Path("tests")  # within the root of results
 EXPORTS = Path("exports")

@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 # files with timestamps, and the hashes of such files
-TIMED = ("run.json", "runtimes.csv", "sha256.json")
+TIMED = ("run.json", "report.html", "runtimes.csv", "sha256.json")
 ROOT = Path(__file__).parents[2]
 COPIED = (
     "Snakefile",

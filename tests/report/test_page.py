@@ -128,11 +128,11 @@ def test_the_page_is_self_contained(report: Path) -> None:
 
 def test_the_page_shows_every_section(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
-    sections = set(re.findall(r'<section id="([a-z-]+)">', text))
+    sections = set(re.findall(r'<section id="([a-z-]+)"', text))
     assert sections == {
-        "results", "accuracy", "learning-curves", "shots", "paired-differences", "cross-domain", "inner-loop",
+        "results", "accuracy-and-training", "paired-differences", "cross-domain", "inner-loop",
         "solver-certificates", "embedding-map", "episode-sheets", "all-differences", "published",
-        "environment",
+        "environment", "summary",
     }  # fmt: skip
 
 
@@ -168,56 +168,93 @@ def _screenshots(browser: Browser, report: Path, folder: Path) -> None:
     for width in (1200, 390):
         browser.open(report, width)
         browser.screenshot(folder / f"report-{width}.png")
-        browser.run("document.querySelectorAll('button.open')[7].click()")
+        browser.run("document.querySelectorAll('button.result')[7].click()")
         browser.screenshot(folder / f"card-{width}.png")
         browser.run(
-            "document.querySelector('dialog[open]').close(); document.querySelector('#accuracy').scrollIntoView()"
+            "document.querySelector('dialog[open]').close();"
+            "document.querySelector('#accuracy-and-training').scrollIntoView()"
         )
         time.sleep(1)
         browser.screenshot(folder / f"figures-{width}.png")
 
 
+SHOWN = "return [...document.querySelectorAll('{} tbody tr')].filter(r => !r.hidden).length"
+
+
+def click(browser: Browser, table: str, column: str) -> None:
+    """Click the heading of a column."""
+    browser.run(
+        f"[...document.querySelectorAll('{table} thead button')].find(b => b.textContent === '{column}').click()"
+    )
+
+
 @needs_browser
-def test_columns_sort_both_ways(browser: Browser, report: Path) -> None:
+@pytest.mark.parametrize(("table", "column"), [("table.results", "accuracy"), ("table.learners", "5-shot")])
+def test_columns_sort_both_ways(browser: Browser, report: Path, table: str, column: str) -> None:
     browser.open(report)
-    column = "return [...document.querySelectorAll('td[data-label=accuracy]')].map(c => parseFloat(c.dataset.value))"
-    click = "document.querySelectorAll('th button')[5].click()"
-    browser.run(click)
-    assert browser.run(column) == sorted(browser.run(column))
-    browser.run(click)
-    assert browser.run(column) == sorted(browser.run(column), reverse=True)
-    assert browser.run("return document.querySelectorAll('th')[5].ariaSort") == "descending"
+    values = (
+        f"return [...document.querySelector('{table}').querySelectorAll('td[data-label=\"{column}\"]')]"
+        ".map(c => c.dataset.value).filter(Boolean).map(Number)"
+    )
+    click(browser, table, column)
+    assert browser.run(values) == sorted(browser.run(values))
+    click(browser, table, column)
+    assert browser.run(values) == sorted(browser.run(values), reverse=True)
+    assert browser.run(f"return document.querySelector('{table} th[aria-sort]').ariaSort") == "descending"
 
 
 @needs_browser
 def test_empty_cells_stay_last_when_sorted(browser: Browser, report: Path) -> None:
     browser.open(report)
-    browser.run("document.querySelectorAll('th button')[6].click()")
+    click(browser, "table.results", "published")
     values = browser.run("return [...document.querySelectorAll('td[data-label=published]')].map(c => c.dataset.value)")
     assert values[-1] == ""
     assert values[0] != ""
 
 
 @needs_browser
-def test_filters_and_search_narrow_the_table(browser: Browser, report: Path) -> None:
+def test_filters_and_search_narrow_both_tables(browser: Browser, report: Path) -> None:
     browser.open(report)
     browser.run(
         "const s = document.querySelector('select[name=learner]'); s.value = 'ridge';"
         "s.dispatchEvent(new Event('change'))"
     )
-    shown = "return [...document.querySelectorAll('table.results tbody tr')].filter(r => r.offsetParent).length"
-    assert browser.run(shown) == 5
+    assert browser.run(SHOWN.format("table.results")) == 5
+    assert browser.run(SHOWN.format("table.learners")) == 2
     browser.run(
         "const s = document.querySelector('input[type=search]'); s.value = 'cub'; s.dispatchEvent(new Event('input'))"
     )
-    assert browser.run(shown) == 2
+    assert browser.run(SHOWN.format("table.results")) == 2
     assert browser.run("return document.querySelector('.count').textContent") == "2 of 11 numbers"
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_verdict_is_cut(browser: Browser, report: Path, width: int) -> None:
+    browser.open(report, width)
+    browser.run("document.querySelector('#long-form').open = true")
+    cut = (
+        "return [...document.querySelectorAll('.verdict')].filter(v => v.offsetParent"
+        " && v.getBoundingClientRect().right > v.closest('.scroll').getBoundingClientRect().right).length"
+    )
+    assert browser.run(cut) == 0
+
+
+@needs_browser
+def test_a_mark_does_not_shift_the_decimals(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelector('table.learners .mark').textContent = '†'")
+    right = (
+        "return [...document.querySelector('table.learners').querySelectorAll('td[data-label=\"1-shot\"] .ci')]"
+        ".filter(c => c.textContent).map(c => Math.round(c.getBoundingClientRect().right))"
+    )
+    assert len(set(browser.run(right))) == 1
 
 
 @needs_browser
 def test_a_click_opens_the_protocol_card(browser: Browser, report: Path) -> None:
     browser.open(report)
-    browser.run("document.querySelectorAll('button.open[data-card]')[0].click()")
+    browser.run("document.querySelectorAll('button.result')[0].click()")
     text = browser.run("return document.querySelector('dialog[open]').innerText")
     assert "glyphs-conv4-prototype-quick" in text
     assert "interval over episodes" in text
@@ -230,5 +267,5 @@ def test_the_page_fits_a_phone(browser: Browser, report: Path) -> None:
     browser.open(report, width=390)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     assert browser.run("return parseFloat(getComputedStyle(document.body).fontSize)") >= 16
-    row = "return document.querySelector('table.results tbody tr').getBoundingClientRect().width"
+    row = "return document.querySelector('table.learners tbody tr').getBoundingClientRect().width"
     assert browser.run(row) <= 390

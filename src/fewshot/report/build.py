@@ -18,16 +18,16 @@ from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport, Summary
 from fewshot.report.latex import latex
 from fewshot.report.page import page
+from fewshot.report.pictures import Picture, save_pictures
 from fewshot.report.runtimes import write_runtimes
-from fewshot.report.sheets import sheet_pictures
-from fewshot.report.style import Picture, common_style, save
+from fewshot.report.sheets import sheets
 
 MANIFEST = "manifest.json"
-# Times differ from run to run, so this file is neither in the manifest nor reproducible.
-UNTRACKED = ("runtimes.csv",)
+# Times and machines differ from run to run, so these files are neither in the manifest nor reproducible.
+UNTRACKED = ("report.html", "runtimes.csv")
 
 
-def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) -> Summary:
+def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False, cache: Path | None = None) -> Summary:
     """Write all files of a report into `out`, replacing its previous content.
 
     The files are written to a folder next to `out` that takes its place when complete: a failure leaves the old report.
@@ -36,6 +36,7 @@ def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) 
         suite: the entries to show.
         out: folder of the report.
         allow_missing: write a partial report from the results that exist, and list what is missing.
+        cache: folder of figures drawn before; None draws all.
 
     Raises:
         DataError: if results are missing and not `allow_missing`, or a result is damaged.
@@ -47,7 +48,7 @@ def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) 
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "figures").mkdir(parents=True)
-        _write_all(contents, text, partial)
+        _write_all(contents, text, partial, cache)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except OSError as error:
@@ -57,23 +58,22 @@ def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False) 
     return Summary(text, out, bool(contents.missing))
 
 
-def _write_all(contents: Contents, text: str, out: Path) -> None:
+def _write_all(contents: Contents, text: str, out: Path, cache: Path | None) -> None:
     _write_tables(contents, out)
-    with common_style():
-        drawn = list(pictures(contents))
-        for picture in drawn:
-            save(picture, out / "figures")
-    (out / "report.html").write_text(page(contents, drawn, out / "figures"), encoding="utf-8")
+    drawn = list(pictures(contents))
+    digests = save_pictures(drawn, out / "figures", cache)
+    episodes = sheets(contents) if contents.suite.settings.sheets else []
+    for sheet in episodes:
+        (out / "figures" / f"{sheet.name}.svg").write_text(sheet.file, encoding="utf-8")
+    (out / "report.html").write_text(page(contents, drawn, episodes, out / "figures"), encoding="utf-8")
     (out / "results.txt").write_text(text, encoding="utf-8")
-    _write_manifest(contents, out)
+    _write_manifest(contents, digests, out)
 
 
 def pictures(contents: Contents) -> Iterator[Picture]:
     """Yield every figure of a report in the order of the page."""
     yield from result_pictures(contents)
     yield from adaptation_pictures(contents)
-    if contents.suite.settings.sheets:
-        yield from sheet_pictures(contents)
 
 
 def _write_tables(contents: Contents, out: Path) -> None:
@@ -93,13 +93,14 @@ def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     pandas.DataFrame(list(records), columns=columns, dtype=object).to_csv(path, index=False, lineterminator="\n")
 
 
-def _write_manifest(contents: Contents, out: Path) -> None:
-    """Write the report's key and the SHA-256 of every other file."""
+def _write_manifest(contents: Contents, digests: Mapping[str, str], out: Path) -> None:
+    """Write the report's key, the digests of its figures, and the SHA-256 of every other file."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name not in UNTRACKED)
     manifest = {
         "suite": contents.suite.suite,
         "key": contents.suite.key,
         "missing": [f"{entry.experiment} on {entry.target}" for entry in contents.missing],
+        "figures": dict(digests),
         "files": {path.relative_to(out).as_posix(): sha256_of(path) for path in files},
     }
     write_json(out / MANIFEST, manifest)

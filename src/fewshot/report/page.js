@@ -1,24 +1,24 @@
 "use strict";
-const table = document.querySelector("table.results");
-const body = table.tBodies[0];
-const rows = [...body.rows];
+const tables = [...document.querySelectorAll("table.sortable")];
+const rows = tables.flatMap((table) => [...table.tBodies[0].rows]);
+const numbers = rows.filter((row) => row.closest("table.results"));
 const filters = [...document.querySelectorAll(".filters select")];
 const search = document.querySelector(".filters input");
 const count = document.querySelector(".count");
+const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
 function filterRows() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
   for (const row of rows) {
-    const text = row.textContent.toLowerCase();
-    const fits = filters.every((f) => !f.value || row.dataset[f.name] === f.value) && words.every((w) => text.includes(w));
-    row.hidden = !fits;
-    shown += fits;
+    const chosen = filters.every((f) => !f.value || row.dataset[f.name].split("|").includes(f.value));
+    row.hidden = !(chosen && words.every((word) => texts.get(row).includes(word)));
   }
-  count.textContent = `${shown} of ${rows.length} numbers`;
+  for (const table of tables) table.classList.toggle("emptied", [...table.tBodies[0].rows].every((row) => row.hidden));
+  count.textContent = `${numbers.filter((row) => !row.hidden).length} of ${numbers.length} numbers`;
 }
 
 function sortRows(header) {
+  const table = header.closest("table");
   const column = header.cellIndex;
   const up = header.getAttribute("aria-sort") !== "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
@@ -30,18 +30,16 @@ function sortRows(header) {
     const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
     return up ? order : -order;
   };
-  body.append(...[...rows].sort(compare));
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
 }
 
 for (const filter of filters) filter.addEventListener("change", filterRows);
 search.addEventListener("input", filterRows);
-for (const button of table.tHead.querySelectorAll("button")) {
-  button.addEventListener("click", () => sortRows(button.closest("th")));
-}
-for (const button of document.querySelectorAll("button.open")) {
-  button.addEventListener("click", () => document.getElementById(button.dataset.card).showModal());
-}
-for (const card of document.querySelectorAll("dialog")) {
-  card.addEventListener("click", (event) => { if (event.target === card) card.close(); });
-}
+document.addEventListener("click", (event) => {
+  const header = event.target.closest("table.sortable thead th");
+  if (header && event.target.closest("button")) return sortRows(header);
+  const opener = event.target.closest("[data-card]");
+  if (opener) return document.getElementById(opener.dataset.card).showModal();
+  if (event.target.matches("dialog")) event.target.close();
+});
 filterRows();

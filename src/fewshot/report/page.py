@@ -1,26 +1,40 @@
-"""report.html: a single self-contained page, byte-identical for the same numbers."""
+"""report.html: a single self-contained page."""
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
-from PIL import Image
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.colors import to_hex
 
 from fewshot.report import difference_tables, stats
 from fewshot.report.contents import Cell, Contents, counterpart
+from fewshot.report.drawings import Differences, difference_text
+from fewshot.report.figures import MAX_MATRIX, differences
+from fewshot.report.learner_table import learner_tables
 from fewshot.report.measure import Run
+from fewshot.report.pictures import Picture
 from fewshot.report.published import Published, published_numbers
-from fewshot.report.style import Picture
+from fewshot.report.sheets import STYLE, Sheet
+from fewshot.report.style import DIVERGING
+from fewshot.report.summary import summary
 from fewshot.report.tables import protocol_text, published_text
+from fewshot.report.terms import explained, terms
 from fewshot.report.verdict import Word
 
+GLOSSARY = "../../../docs/glossary.md"
+# Title, key of the value that it shows and sorts by, kind, whether it is empty without a counterpart.
 COLUMNS = (
-    ("trained on", ""), ("tested on", ""), ("backbone", ""), ("learner", ""), ("shot", "number"),
-    ("accuracy", "number"), ("{counterpart}", "number"), ("difference", "number"), ("verdict", ""), ("seeds", "number"),
+    ("trained on", "dataset", "", False), ("tested on", "target", "", False), ("backbone", "backbone", "", False),
+    ("learner", "method", "", False), ("shot", "shot", "number", False), ("accuracy", "accuracy", "number", False),
+    ("{counterpart}", "published_value", "number", True), ("difference", "difference", "number", True),
+    ("verdict", "word", "", True), ("seeds", "seeds", "number", False),
 )  # fmt: skip
+CONSTANT_IS_LEFT_OUT = ("dataset", "target", "backbone")
 FILTERS = {
     "dataset": "trained on",
     "target": "tested on",
@@ -30,16 +44,17 @@ FILTERS = {
     "verdict": "verdict",
 }
 SIGNS = {"agrees": "=", "higher": "▲", "lower": "▼", "undecided": "?", "not comparable": "≁", "none published": "–"}
-RASTER_SECTION = "Episode sheets"
-SVG_PIXELS_PER_INCH = 96
+PIXELS_PER_POINT = 1.7  # a figure of the common width is 560 pixels wide, and narrower on a phone
+SAFE_IN_URL = " /:;=,!()'@*+$&?-._~|[]{}"
 
 
-def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
+def page(contents: Contents, pictures: Sequence[Picture], sheets: Sequence[Sheet], figures: Path) -> str:
     """Return the whole page.
 
     Args:
         contents: what the page shows.
         pictures: figures in the order of the page; the drawings are read from `figures`.
+        sheets: the episode sheets.
         figures: folder of the saved figures.
     """
     environment = jinja2.Environment(
@@ -49,29 +64,61 @@ def page(contents: Contents, pictures: Sequence[Picture], figures: Path) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    cells = [_cell(cell) for cell in contents.cells]
+    environment.filters["explained"] = explained
+    cells = [_cell(cell, number) for number, cell in enumerate(contents.cells)]
     compared_with = counterpart(contents.cells)
     return environment.get_template("page.html.jinja").render(
         suite=contents.suite.suite,
         key=contents.suite.key,
+        glossary=GLOSSARY,
         groups=len({cell["group"] for cell in cells}),
         runs=len({run.entry.evaluation for run in contents.runs}),
         missing=contents.missing,
-        columns=[(name.format(counterpart=compared_with), kind) for name, kind in COLUMNS],
-        counterpart=compared_with,
-        margin=contents.suite.settings.margin_pct,
-        tests=sum(cell.verdict.is_comparable for cell in contents.cells) + len(contents.expected_differences),
+        summary=summary(contents),
+        table_note=_table_note(contents),
+        tables=learner_tables(contents, cells),
+        columns=_columns(cells, compared_with),
         filters=_filters(cells),
         cells=cells,
         originals=list(stats.ORIGINAL_INTERVALS),
         sections=_sections(pictures, figures),
+        sheets=sheets,
+        mosaics=list({sheet.mosaic.id: sheet.mosaic for sheet in sheets}.values()),
+        sheet_style=STYLE,
+        matrices=_matrices(contents),
         published=[_number(number) for number in _published_for(contents)],
         differences=difference_tables.difference_records(contents),
         expected_differences=_expected_differences(contents),
         expected_title=difference_tables.TITLE,
         expected_columns=_expected_columns(),
         versions=_versions(contents),
+        terms=list(terms().values()),
     )
+
+
+def _table_note(contents: Contents) -> Markup:
+    """Return how to read the table: accuracies, marks and verdicts."""
+    compared_with, margin = counterpart(contents.cells), contents.suite.settings.margin_pct
+    tests = sum(cell.verdict.is_comparable for cell in contents.cells) + len(contents.expected_differences)
+    even = ", even within that margin" if compared_with == "expected" else ""
+    return Markup(
+        "Accuracy in percent with the half width of its 95 % interval: over test episodes for one training seed, over "
+        "episodes and seeds for several. <strong>Bold</strong>: best of its column; †: not significantly worse "
+        f"(paired, Holm-corrected, 5 %). The verdict on the difference from the {compared_with} number: it agrees if it "
+        f"is within {margin:g} points with 90 % confidence, and is higher or lower if it is significant at 5 % over "
+        f"all {tests} tests of this page (Holm-corrected, with the variation between training runs){even}; otherwise "
+        "it is undecided. A number opens its protocol card, which also says why it is not comparable. Training: mean time "
+        "over the seeds."
+    )
+
+
+def _columns(cells: Sequence[dict[str, Any]], compared_with: str) -> list[dict[str, Any]]:
+    """Return the columns of the long form; those with the same text in every row are left out."""
+    return [
+        {"title": title.format(counterpart=compared_with), "value": value, "kind": kind, "optional": optional}
+        for title, value, kind, optional in COLUMNS
+        if value not in CONSTANT_IS_LEFT_OUT or len({cell[value] for cell in cells}) > 1
+    ]
 
 
 def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,11 +131,12 @@ def _filters(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return filters
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    """Return the texts of one row and its protocol card."""
+def _cell(cell: Cell, number: int) -> dict[str, Any]:
+    """Return the texts of one number and its protocol card."""
     row, verdict = cell.row, cell.verdict
-    gap, number = verdict.difference, verdict.number
+    gap, found = verdict.difference, verdict.number
     return {
+        "card": f"card-{number}",
         "group": row.entry.group,
         "dataset": row.entry.dataset,
         "target": row.entry.target,
@@ -101,7 +149,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "ci95": f"{cell.ci95_pct:.2f}",
         "mark": cell.mark,
         "published": published_text(cell),
-        "published_value": "" if number is None else number.mean_text,
+        "published_value": "" if found is None else found.mean_text,
         "difference": "" if gap is None else f"{100 * gap.mean:+.2f}",
         "difference_ci95": "" if gap is None else f"{100 * gap.ci95:.2f}",
         "word": verdict.word,
@@ -109,7 +157,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "verdict_class": _verdict_class(verdict.word),
         "sign": SIGNS[verdict.word],
         "reasons": verdict.reasons,
-        "numbers": [_number(found) for found in ([number, *verdict.others] if number else [])],
+        "numbers": [_number(other) for other in ([found, *verdict.others] if found else [])],
         "seeds": len(row.runs),
         "protocol": protocol_text(row),
         "runs": [_run(run) for run in row.runs],
@@ -132,7 +180,7 @@ def _expected_differences(contents: Contents) -> list[dict[str, Any]]:
     """Return the texts of the differences that were expected."""
     lines = difference_tables.expected_lines(contents)
     return [
-        {"texts": texts, "word": word, "sign": SIGNS[word], "verdict_class": _verdict_class(word)}
+        {"texts": texts, "verdict": word, "sign": SIGNS[word], "verdict_class": _verdict_class(word)}
         for (*texts, _), word in zip(lines, (found.word for found in contents.expected_differences), strict=True)
     ]
 
@@ -202,32 +250,48 @@ def _published_for(contents: Contents) -> list[Published]:
 
 
 def _sections(pictures: Sequence[Picture], figures: Path) -> list[dict[str, Any]]:
-    """Collect the figures under their headings; drawings are shown side by side, wide sheets one below another."""
+    """Collect the figures of the page under their headings."""
     sections = []
-    for title in dict.fromkeys(picture.section for picture in pictures):
+    for title in dict.fromkeys(picture.section for picture in pictures if picture.section):
         embedded = [_embedded(picture, figures) for picture in pictures if picture.section == title]
-        sections.append(
-            {
-                "id": title.lower().replace(" ", "-"),
-                "title": title,
-                "pictures": embedded,
-                "gallery": len(embedded) > 1 and title != RASTER_SECTION,
-            }
-        )
+        sections.append({"id": title.lower().replace(" ", "-"), "title": title, "pictures": embedded})
     return sections
 
 
 def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
-    """Return a figure as a data URL: drawings as SVG, photographs as PNG."""
-    if picture.section == RASTER_SECTION:
-        path, kind = figures / f"{picture.name}.png", "image/png"
-        with Image.open(path) as image:
-            width = image.width // 2
-    else:
-        path, kind = figures / f"{picture.name}.svg", "image/svg+xml"
-        width = round(picture.width_inches * SVG_PIXELS_PER_INCH)
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return {"source": f"data:{kind};base64,{data}", "caption": picture.caption, "width": width}
+    """Return a figure as a data URL of its SVG."""
+    svg = (figures / f"{picture.name}.svg").read_text(encoding="utf-8")
+    width = float(svg.split('width="', 1)[1].partition("pt")[0])
+    return {
+        "source": f"data:image/svg+xml,{quote(svg.strip(), safe=SAFE_IN_URL)}",
+        "caption": picture.caption,
+        "width": round(PIXELS_PER_POINT * width),
+    }
+
+
+def _matrices(contents: Contents) -> list[dict[str, Any]]:
+    """Return the paired differences of each family of two or more rows as a table of coloured cells."""
+    families = [family for family in contents.comparisons if 1 < len(family.rows) <= MAX_MATRIX]
+    return [_matrix(differences(family, contents.labels)) for family in families]
+
+
+def _matrix(found: Differences) -> dict[str, Any]:
+    rows = []
+    for i, name in enumerate(found.names):
+        cells = [_matrix_cell(found, i, j) if i != j else None for j in range(len(found.names))]
+        rows.append({"name": name, "cells": cells})
+    return {"title": found.title, "rows": rows}
+
+
+def _matrix_cell(found: Differences, i: int, j: int) -> dict[str, str]:
+    """Return the text and the colours of a difference; white or black text, whichever contrasts more."""
+    text = difference_text(found.points[i, j])
+    if not found.significant[i, j]:
+        return {"text": text, "style": ""}
+    color = mpl.colormaps[DIVERGING]((1 + found.points[i, j] / found.limit) / 2)
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2
+    return {"text": text, "style": f"background:{to_hex(color)};color:{'#000' if luminance > 0.18 else '#fff'}"}
 
 
 def _versions(contents: Contents) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""runtimes.csv: duration and hardware of each training; not in the manifest, because times are not reproducible."""
+"""Duration and hardware of each training: runtimes.csv, and the columns of the page. Times are not reproducible."""
 
 from pathlib import Path
 from typing import Any
@@ -7,20 +7,22 @@ import pandas
 
 from fewshot.files import read_json
 from fewshot.report.contents import Contents
+from fewshot.report.inputs import ReportEntry
 
 
 def write_runtimes(contents: Contents, path: Path) -> None:
     """Write the scalar facts of each existing run.json, one line per experiment."""
     records = []
     for entry in contents.trainings:
-        facts = _facts(entry.train_dir / "run.json")
+        facts = training_facts(entry)
         if facts:
             records.append({"experiment": entry.experiment, **facts})
     pandas.DataFrame(records or {"experiment": []}, dtype=object).to_csv(path, index=False, lineterminator="\n")
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """Return the facts of a run that are single values; {} if the file is missing."""
+def training_facts(entry: ReportEntry) -> dict[str, Any]:
+    """Return what run.json says about a training in single values, "machine.device" and so on; {} without the file."""
+    path = entry.train_dir / "run.json"
     content = read_json(path) if path.is_file() else None
     if not isinstance(content, dict):
         return {}

@@ -1,31 +1,33 @@
-"""The common style of all figures, and how they are saved: byte-identical for the same numbers."""
+"""The common style of all figures. They fit a phone, so they are narrow, with legends below.
 
+Every drawing depends on this module; see `pictures.py`.
+"""
+
+import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-# Okabe & Ito (2008): distinguishable with all common forms of colour blindness. Black is for published numbers.
+# Okabe & Ito (2008): distinguishable with all common forms of colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
-PUBLISHED_COLOR = "#000000"
-CORRECT_COLOR, WRONG_COLOR = "#0072B2", "#D55E00"
+NEUTRAL_COLOR = "#555555"
 DIVERGING = "PuOr"
 INSIGNIFICANT_COLOR, INSIGNIFICANT_TEXT_COLOR = "#dddddd", "#555555"
 SEQUENTIAL = "cividis"
-LABEL_WIDTH = 34
-LINE_INCHES = 0.15  # a line of a tick label
+WIDTH = 4.6  # inches
+LABEL_WIDTH, LEGEND_WIDTH = 34, 62  # characters
+LINE_INCHES = 0.15  # a line of a tick label or legend
 
 _RC: Any = {
     "svg.hashsalt": "fewshot",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -42,28 +44,6 @@ _RC: Any = {
     "figure.facecolor": "white",
     "savefig.dpi": 150,
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its caption.
-
-    Attributes:
-        name: file name without suffix.
-        section: heading under which the page shows it.
-        caption: what it shows and how to read it; also the alternative text of the page.
-        figure: the drawing.
-    """
-
-    name: str
-    section: str
-    caption: str
-    figure: Figure
-
-    @property
-    def width_inches(self) -> float:
-        """Width of the drawing."""
-        return float(self.figure.get_figwidth())
 
 
 @contextmanager
@@ -84,9 +64,9 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def wrapped(label: str) -> str:
+def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
     """Return a label of ticks or legends on several lines if it is long."""
-    return textwrap.fill(label, LABEL_WIDTH, break_long_words=False)
+    return textwrap.fill(label, width, break_long_words=False)
 
 
 def row_height(labels: Iterable[str], least: float) -> float:
@@ -95,12 +75,33 @@ def row_height(labels: Iterable[str], least: float) -> float:
     return max(least, LINE_INCHES * lines + 0.06)
 
 
-def legend_at_the_side(axis: Axes) -> None:
-    """Put the legend to the right of the axes."""
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def figure_with_legend(height: float, labels: Sequence[str]) -> Figure:
+    """Return an empty figure of the common width with room for a legend below, which `legend_below` fills.
+
+    Args:
+        height: of the panels, inches.
+        labels: of the legend.
+    """
+    shown = [legend_label(label) for label in labels]
+    lines = max((label.count("\n") + 1 for label in shown), default=0)
+    rows = math.ceil(len(shown) / legend_columns(shown))
+    return Figure(figsize=(WIDTH, height + LINE_INCHES * rows * lines + 0.15), layout="constrained")
 
 
-def save(picture: Picture, folder: Path) -> None:
-    """Write <name>.svg and <name>.png without dates and versions."""
-    picture.figure.savefig(folder / f"{picture.name}.svg", metadata={"Date": None, "Creator": None})
-    picture.figure.savefig(folder / f"{picture.name}.png", metadata={"Software": None})
+def legend_below(figure: Figure | SubFigure, axis: Axes) -> None:
+    """Put the legend of an axis below all panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    shown = [legend_label(label) for label in labels]
+    if handles:
+        figure.legend(handles, shown, loc="outside lower center", ncols=legend_columns(shown))
+
+
+def legend_label(label: str) -> str:
+    """Return a label that fits into a legend of one column."""
+    return wrapped(label, LEGEND_WIDTH)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns of these labels fit into the common width."""
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
+    return max(1, min(len(labels), 78 // (longest + 8)))

@@ -33,7 +33,7 @@ class UnneededFolder:
     """Files of one job or suite that are no longer needed.
 
     Attributes:
-        kind: "old" (the job has a new key), "orphaned" (its job is in no suite), "partial" or "arrays".
+        kind: "old" (the job has a new key), "orphaned" (its job is in no suite), "partial", "arrays" or "figure".
         path: folder.
         size: bytes.
         names: of the job, where the path does not show them.
@@ -133,8 +133,18 @@ def find_unneeded(plans: list[Plan], needed: set[Key]) -> list[UnneededFolder]:
         for folder in _subfolders(paths.PREPARED, "*/*")
         if (folder.parent.name, folder.name) not in data_keys
     ]
-    others = [UnneededFolder(kind, folder, _folder_size(folder)) for kind, folder in (*tables, *partial, *arrays)]
+    others = [
+        UnneededFolder(kind, folder, _folder_size(folder))
+        for kind, folder in (*tables, *partial, *arrays, *_unneeded_figures())
+    ]
     return sorted([*_unneeded_jobs(plans, needed), *others], key=lambda item: (-item.size, item.path))
+
+
+def _unneeded_figures() -> list[tuple[str, Path]]:
+    """Return the figures in the cache that no report in `results/tables` shows."""
+    manifests = (read_json(file) for file in sorted(paths.RESULTS.glob("tables/*/manifest.json")))
+    shown = {key for manifest in manifests for key in manifest.get("figures", {}).values()}
+    return [("figure", folder) for folder in _subfolders(paths.FIGURES, "*") if folder.name not in shown]
 
 
 def _unneeded_jobs(plans: list[Plan], needed: set[Key]) -> Iterator[UnneededFolder]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewshot.paths import log_file
+from fewshot.paths import FIGURES, log_file
 from fewshot.progress import say
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
@@ -17,7 +17,7 @@ READ = {"prepare": (), "train": (HASHES, "run.json", "history.csv"), "evaluate":
 
 def report_suite(plan: Plan, out: Path, *, allow_missing: bool = False) -> Summary:
     """Write the tables, figures and report of a suite; a complete one in its default folder is stamped."""
-    summary = write_report(suite_report(plan), out, allow_missing=allow_missing)
+    summary = write_report(suite_report(plan), out, allow_missing=allow_missing, cache=FIGURES)
     if out == plan.tables_dir and not summary.partial:
         stamp_file(plan).touch()
     return summary
