@@ -353,10 +353,13 @@ def _check(options: argparse.Namespace) -> None:
         _check_mirrors(options)
         return
     from fewshot.workflow.check import check_file
+    from fewshot.workflow.unused import unreached_epochs
 
     checked = check_file(options.params, options.suite)
     if checked.plans:
         print(checked.table)
+    for line in dict.fromkeys(line for plan in checked.plans for line in unreached_epochs(plan)):
+        _show(f"note: {line}", file=sys.stderr)
     if checked.problems:
         raise ParamsError("\n".join(checked.problems))
 
@@ -378,11 +381,11 @@ def _check_mirrors(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
-    from fewshot.workflow.unused import unused_changes
+    from fewshot.workflow.unused import without_effect
 
     plan = _plan(options)
     _show((suite_json if options.json else suite_table)(plan))
-    for line in unused_changes(plan, read_files(options.params)):
+    for line in without_effect(plan, read_files(options.params)):
         _show(f"note: {line}", file=sys.stderr)
 
 
@@ -462,7 +465,7 @@ def _coverage(options: argparse.Namespace) -> None:
     files = read_files(options.params)
     params = files.parsed()
     with files.located():
-        print(coverage_table(params, options.suite))
+        print(coverage_table(params, None if options.suite is None else [options.suite]))
 
 
 def _evidence(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
-from fewshot.workflow.unused import unused_changes
+from fewshot.workflow.unused import without_effect
 
 
 report: "../report/workflow.rst"
@@ -40,7 +40,7 @@ if workflow.is_main_process:
 PLAN = planned()
 FILES = read_files(overrides=config)
 if workflow.is_main_process:
-    for line in unused_changes(PLAN, FILES):
+    for line in without_effect(PLAN, FILES):
         logger.warning(f"Note: {line}")
 config.update(FILES.values)
 validate(config, "../schemas/params.schema.json")

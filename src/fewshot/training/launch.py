@@ -202,10 +202,11 @@ def _failure(training: _SharedTraining, codes: dict[int, int]) -> Exception:
     experiment = training.experiment
     for rank, code in codes.items():
         if code < 0:
+            size = "batch_size" if experiment.recipe.batch_size else "episodes_per_backward"
             return ResourceError(
                 f"{experiment.name}: the process of device {rank} of {len(training.devices)} was killed by "
                 f"{signal.Signals(-code).name}; the same command resumes from the last checkpoint (if memory "
-                f"ran out, lower recipes.{experiment.recipe_name}.episodes_per_backward first)"
+                f"ran out, lower recipes.{experiment.recipe_name}.{size} first)"
             )
     for record in records:
         if record["kind"] != LostContactError.__name__:
