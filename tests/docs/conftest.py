@@ -67,7 +67,7 @@ def copy_with_weights(project_copy):
 
 @pytest.fixture(scope="session")
 def run_python():
-    """Return a function that runs Python with the package of a project copy and returns what it printed, or its error."""
+    """Return a function that runs Python with the package of a project copy and returns its output, or its errors."""
 
     def run(folder: Path, *arguments: str, status: int = 0) -> str:
         environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
