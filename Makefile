@@ -16,10 +16,14 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow test-clusters cloud check format bench bench-gpu bundle lock
+.PHONY: doctor run test test-slow test-clusters cloud check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
+
+# What this machine lacks, and what to do; before anything is installed.
+doctor:
+	$(PYTHON) -I src/fewshot/doctor.py . $(VENV)
 
 test: $(READY)
 	pytest tests -m "not slow" -n auto --dist loadfile

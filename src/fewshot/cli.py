@@ -183,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--mirrors", action="store_true", help="ask every address of every data set; fail if one has no working mirror"
     )
+    command("doctor", _doctor, "Look for what this machine lacks to run the project, and say what to do.")
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
@@ -377,6 +378,13 @@ def _check_mirrors(options: argparse.Namespace) -> None:
     _show(mirror_table(rows))
     if unavailable := without_mirror(rows):
         raise FewshotError(no_mirror_message(unavailable))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from fewshot.doctor import main as examine_machine
+
+    if examine_machine(environment=Path(sys.prefix)):
+        raise FewshotError("something required is missing; see above")
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -5,6 +5,11 @@ import sys
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from fewshot.doctor import system_problem
+
+if problem := system_problem():  # the modules below need Linux or macOS
+    raise WorkflowError(problem)
+
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
