@@ -16,7 +16,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: doctor run test test-slow test-clusters cloud check format bench bench-gpu bundle lock
+.PHONY: doctor run test test-slow test-clusters cloud tensorboard check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -31,6 +31,11 @@ test: $(READY)
 # Whole workflows, kills at random moments, every command: several minutes.
 test-slow: $(READY)
 	pytest tests -m slow -n auto --dist worksteal
+
+# Learning curves of trainings with `train.tensorboard: true`, at http://localhost:6006
+tensorboard: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-tensorboard.lock
+	tensorboard --logdir logs/tensorboard
 
 # Additional packages for S3 remotes and Snakemake's Kubernetes executor.
 cloud: $(READY)
@@ -80,3 +85,4 @@ lock: $(READY)
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --override $(VENV)/overrides.txt -o requirements.lock
 	$(COMPILE) requirements-cloud.in -c requirements.lock -o requirements-cloud.lock
+	$(COMPILE) requirements-tensorboard.in -c requirements.lock -o requirements-tensorboard.lock

@@ -13,6 +13,7 @@ if problem := system_problem():  # the modules below need Linux or macOS
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
+from fewshot.training.tensorboard import check_installed
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
@@ -31,6 +32,8 @@ def planned():
         plan = load_plan(overrides=config)
         if workflow.is_main_process:
             check_experiment_names(plan, sys.argv[1:])
+            if plan.params.train.tensorboard:
+                check_installed()
         return plan
     except FewshotError as error:
         raise WorkflowError(str(error)) from None
