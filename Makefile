@@ -4,6 +4,10 @@ VENV   ?= .venv
 CORES  ?= all
 # TORCH=cpu installs torch without its CUDA libraries (5.6 GB less), from torch's own index of CPU builds.
 TORCH  ?= default
+# INSTALLER=pip installs with pip alone.
+INSTALLER ?= uv
+# The extras of pyproject.toml in requirements.lock.
+EXTRAS := workflow glyphs qpth dev
 # Python of the machine that a bundle is for, and the folder to write.
 PYTHON_VERSION ?= 3.12
 BUNDLE ?= bundle
@@ -12,10 +16,14 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test test-slow test-clusters cloud check format bench bench-gpu bundle lock
+.PHONY: doctor run test test-slow test-clusters cloud tensorboard check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
+
+# What this machine lacks, and what to do; before anything is installed.
+doctor:
+	$(PYTHON) -I src/fewshot/doctor.py . $(VENV)
 
 test: $(READY)
 	pytest tests -m "not slow" -n auto --dist loadfile
@@ -24,9 +32,14 @@ test: $(READY)
 test-slow: $(READY)
 	pytest tests -m slow -n auto --dist worksteal
 
+# Learning curves of trainings with `train.tensorboard: true`, at http://localhost:6006
+tensorboard: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-tensorboard.lock
+	tensorboard --logdir logs/tensorboard
+
 # Additional packages for S3 remotes and Snakemake's Kubernetes executor.
 cloud: $(READY)
-	$(BIN)/python -m pip install -q --no-deps -r requirements-cloud.lock
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-cloud.lock
 
 # S3, simulated Kubernetes (as root), and Slurm if tests/cluster/one_node_slurm.sh starts this.
 test-clusters: cloud
@@ -59,22 +72,17 @@ format: $(READY)
 	fewshot schema --write
 	fewshot evidence
 
-# The environment: exact versions, no dependency resolution (qpth declares an old numpy but runs with the locked one).
+# The environment: exact versions and hashes, no resolution (qpth declares an old numpy but runs with the locked one).
 $(READY): requirements.lock pyproject.toml
-	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), 2 to 5 minutes."
+	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), half a minute plus the download."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifeq ($(TORCH),cpu)
-	grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' requirements.lock > $(VENV)/requirements-cpu.lock
-	$(BIN)/python -m pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock)
-	$(BIN)/python -m pip install -q --no-deps -r $(VENV)/requirements-cpu.lock
-else
-	$(BIN)/python -m pip install -q --no-deps -r requirements.lock
-endif
-	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	workflow/install.sh $(VENV) $(TORCH) $(INSTALLER)
 	touch $(READY)
 
-# Regenerates the lock files from pyproject.toml and requirements-cloud.in; needs the network and `pip install uv`.
-lock:
+# Regenerates the lock files from pyproject.toml and requirements-*.in; needs the network.
+COMPILE := uv pip compile --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
+lock: $(READY)
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
-	uv pip compile pyproject.toml --all-extras --override $(VENV)/overrides.txt --universal --python-version 3.11 --no-header -o requirements.lock
-	uv pip compile requirements-cloud.in -c requirements.lock --universal --python-version 3.11 --no-header -o requirements-cloud.lock
+	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --override $(VENV)/overrides.txt -o requirements.lock
+	$(COMPILE) requirements-cloud.in -c requirements.lock -o requirements-cloud.lock
+	$(COMPILE) requirements-tensorboard.in -c requirements.lock -o requirements-tensorboard.lock

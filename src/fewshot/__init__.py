@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Modules whose code cannot affect results (workflow/identity.py).
-NEUTRAL = ("__main__", "cli", "digests", "errors", "paths", "progress", "registry", "settings")
+NEUTRAL = ("__main__", "cli", "digests", "doctor", "errors", "paths", "progress", "registry", "settings")
 
 
 def load(folder: "str | Path", device: "Device" = None) -> "Classifier":

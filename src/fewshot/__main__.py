@@ -2,11 +2,15 @@
 
 import sys
 
-from fewshot.training.stop_signals import EXIT_STOPPED, raise_on_signals
+from fewshot.doctor import system_problem
 
 
 def main() -> None:
     """Run the command line; a missing package is one line that says how to install it, exit status 2."""
+    if problem := system_problem():
+        sys.exit(f"error: {problem}")
+    from fewshot.training.stop_signals import EXIT_STOPPED, raise_on_signals
+
     try:
         raise_on_signals()
         from fewshot import cli

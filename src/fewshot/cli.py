@@ -183,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--mirrors", action="store_true", help="ask every address of every data set; fail if one has no working mirror"
     )
+    command("doctor", _doctor, "Look for what this machine lacks to run the project, and say what to do.")
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
@@ -353,10 +354,13 @@ def _check(options: argparse.Namespace) -> None:
         _check_mirrors(options)
         return
     from fewshot.workflow.check import check_file
+    from fewshot.workflow.unused import unreached_epochs
 
     checked = check_file(options.params, options.suite)
     if checked.plans:
         print(checked.table)
+    for line in dict.fromkeys(line for plan in checked.plans for line in unreached_epochs(plan)):
+        _show(f"note: {line}", file=sys.stderr)
     if checked.problems:
         raise ParamsError("\n".join(checked.problems))
 
@@ -376,13 +380,20 @@ def _check_mirrors(options: argparse.Namespace) -> None:
         raise FewshotError(no_mirror_message(unavailable))
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from fewshot.doctor import main as examine_machine
+
+    if examine_machine(environment=Path(sys.prefix)):
+        raise FewshotError("something required is missing; see above")
+
+
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
-    from fewshot.workflow.unused import unused_changes
+    from fewshot.workflow.unused import without_effect
 
     plan = _plan(options)
     _show((suite_json if options.json else suite_table)(plan))
-    for line in unused_changes(plan, read_files(options.params)):
+    for line in without_effect(plan, read_files(options.params)):
         _show(f"note: {line}", file=sys.stderr)
 
 
@@ -462,7 +473,7 @@ def _coverage(options: argparse.Namespace) -> None:
     files = read_files(options.params)
     params = files.parsed()
     with files.located():
-        print(coverage_table(params, options.suite))
+        print(coverage_table(params, None if options.suite is None else [options.suite]))
 
 
 def _evidence(options: argparse.Namespace) -> None:

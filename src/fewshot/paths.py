@@ -16,6 +16,11 @@ JOB_STAGES = ("prepare", "train", "evaluate")
 STAGES = (*JOB_STAGES, "report")
 
 
+def curves_dir(name: str, key: str) -> Path:
+    """Return the folder of the TensorBoard curves of a training."""
+    return LOGS / "tensorboard" / f"{name}-{key}"
+
+
 def log_file(stage: str, name: str, key: str) -> Path:
     """Return the log file of a job."""
     return LOGS / stage / f"{name}-{key}.log"

@@ -67,14 +67,14 @@ def copy_with_weights(project_copy):
 
 @pytest.fixture(scope="session")
 def run_python():
-    """Return a function that runs Python with the package of a project copy and returns what it printed."""
+    """Return a function that runs Python with the package of a project copy and returns its output, or its errors."""
 
-    def run(folder: Path, *arguments: str) -> str:
+    def run(folder: Path, *arguments: str, status: int = 0) -> str:
         environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
 
     return run

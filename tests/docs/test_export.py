@@ -13,6 +13,7 @@ from fewshot.datasets.store import open_store
 PAGE = "docs/export.md"
 EXPERIMENT = "glyphs-conv4-ridge-quick-s0"
 RUN_COMMANDS = "import sys; from fewshot.cli import main; [main(line.split()[1:]) for line in sys.argv[1:]]"
+SORTED = {"cup": "1.jpg", "lamp": "2.jpg", "shoe": "3.png"}
 COLOURS = {"cup": (200, 30, 30), "lamp": (30, 200, 30), "shoe": (30, 30, 200)}
 
 
@@ -25,8 +26,8 @@ def folder(copy_with_weights):
     """Return a project copy with one experiment, which has random weights, and images in class folders."""
     folder = copy_with_weights(EXPERIMENT)
     for name, number in [(name, number) for name in COLOURS for number in range(3)]:
-        labelled = folder / "examples" / name / f"{number}.png"
-        path = labelled if number else folder / "sort_these" / f"{name}.jpg"
+        labelled = folder / "examples" / name / f"{'_ab'[number]}.png"
+        path = labelled if number else folder / "sort_these" / SORTED[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).normal(0, 15, (40, 60, 3))
         Image.fromarray(np.clip(COLOURS[name] + noise, 0, 255).astype(np.uint8)).save(path)
@@ -40,8 +41,11 @@ def test_images_in_class_folders_are_sorted(folder, run_python, code_blocks):
     program = blocks_of(code_blocks, "python")[0]
     name, *arguments = command.split()[1:]
     (folder / name).write_text(program, encoding="utf-8")
-    answers = run_python(folder, name, *arguments).splitlines()
-    assert answers == ["cup.jpg cup", "lamp.jpg lamp", "shoe.jpg shoe"]
+    answers, message = blocks_of(code_blocks, "text")
+    assert run_python(folder, name, *arguments) == answers
+
+    (folder / "sort_these" / "notes.txt").write_text("no image")
+    assert run_python(folder, name, *arguments, status=1) == message
 
 
 @pytest.mark.slow

@@ -24,6 +24,14 @@ def values(tiny_params):
     values["suites"]["images"] = [
         {"dataset": "glyphs", "backbone": "conv4", "learner": "classifier", "recipe": "images"}
     ]
+    values["suites"]["from_images"] = [
+        {
+            "dataset": "glyphs",
+            "learner": "ridge",
+            "recipe": "quick",
+            "init": {"learner": "classifier", "recipe": "images", "image_size": 16},
+        }
+    ]
     values["recipes"]["images"] = {"batch_size": 8, "epochs": 1, "validation": values["recipes"]["quick"]["validation"]}
     return values | {"include": "experiments/*.yaml"}
 
@@ -45,16 +53,15 @@ LIKE = [
     "glyphs-conv4_maml-maml-quick-1shot-s0",
     "glyphs-conv4_maml-cxgrad-quick-1shot-s0",
     "glyphs-conv4-classifier-images-s0",
+    "glyphs-conv4-ridge-quick-from_classifier_images-image_size16-s0",
 ]
 
 
 @pytest.mark.parametrize("like", LIKE)
-def test_new_suite_is_the_experiment_with_its_keys(written, like):
+def test_new_suite_is_the_experiment_with_its_keys(written, values, like):
     written(like)
     [new] = load_plan(suite="mine").evaluate
-    original = next(
-        job for suite in ("tiny", "family", "images") for job in load_plan(suite=suite).evaluate if job.name == like
-    )
+    original = next(job for suite in values["suites"] for job in load_plan(suite=suite).evaluate if job.name == like)
     assert (new.name, new.key) == (like, original.key)
 
 
@@ -65,6 +72,7 @@ def test_every_setting_in_a_comment_is_the_one_in_use(written, like):
     settings = re.findall(r"^      # ([\w.]+: .*)$", text, re.MULTILINE)
 
     assert len(settings) > 20
+    assert any(setting.startswith("weights: null") for setting in settings)
     for setting in settings:
         file.write_text(text.replace(f"# {setting}", setting), encoding="utf-8")
         assert load_plan(suite="mine").evaluate[0].key == key, setting

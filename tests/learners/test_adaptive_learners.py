@@ -235,6 +235,7 @@ def test_evaluation_steps_without_parameters_are_refused(name, settings, small_l
         ({"backbone_settings": {"bias": True}}, "bias: false"),
         ({"context": {"precision": "bfloat16"}}, "precision: float32"),
         ({"context": {"joint_forward": True}}, "joint_forward: false"),
+        ({"context": {"compile": True}}, "for other weights in each task; set compile: false"),
         ({"context": {"label_smoothing": 0.1}}, "label_smoothing"),
         (
             {"batch_norm": "per_query", "context": {"image_size": 16}, "backbone_settings": {"pooling": "stride"}},

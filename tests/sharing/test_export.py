@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image
 from fewshot.errors import CheckpointError, DataError, FewshotError, ResourceError
 from fewshot.experiments.build import initial_learner
+from fewshot.experiments.matrix import Choice
 from fewshot.files import read_json, write_json
 from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS, EPISODIC_LEARNERS
 
@@ -88,6 +90,29 @@ def test_paths_pil_images_and_arrays_of_any_size_give_the_same_scores(exported, 
     from_paths = model.scores(support, [0, 1], [tmp_path / "0.png", str(tmp_path / "1.png"), tmp_path / "2.png"])
     assert torch.equal(from_pictures, from_arrays)
     assert torch.equal(from_paths, from_arrays)
+
+
+def test_images_are_cropped_where_those_of_the_training_were(exported, tiny_experiment, write_export, coloured_images):
+    cropped = replace(tiny_experiment("prototype"), dataset=Choice("mine", "folder", {"resize": "center_crop"}))
+    support, wide = coloured_images([0, 1]), np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = coloured_images([2], seed=1)[0]
+
+    model = fewshot.load(write_export(cropped))
+
+    assert torch.equal(model.scores(support, [0, 1], [wide]), model.scores(support, [0, 1], [wide[:, 16:32]]))
+
+
+def test_drawings_are_inverted_and_reduced_where_those_of_the_training_were(tiny_experiment, write_export):
+    drawn = replace(tiny_experiment("prototype"), dataset=Choice("omniglot", "omniglot", {}))
+    ink = np.zeros((3, 28, 28, 3), np.uint8)
+    for number, image in enumerate(ink):
+        image[4 + 6 * number : 8 + 6 * number] = 255
+
+    model = fewshot.load(write_export(drawn))
+    expected = model.preprocess.images(ink)
+
+    assert torch.equal(model._prepared(list(255 - ink), "query").cpu(), expected), "black ink on white paper"
+    assert torch.equal(model._prepared(list(ink), "query").cpu(), expected), "already as stored"
 
 
 def test_answer_does_not_depend_on_the_other_queries(exported, coloured_images):

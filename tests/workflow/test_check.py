@@ -48,6 +48,32 @@ def test_every_shipped_suite_is_resolved():
     assert [plan.suite for plan in checked.plans] == list(read_params(SHIPPED).suites)
 
 
+def test_epochs_of_a_schedule_that_are_never_reached_are_noted(check):
+    long = TWO_SUITES.replace("{epochs: 1}", "{epochs: 3, schedule: [[1, 0.5], [3, 0.1]]}")
+
+    status, _, notes = check(long)
+
+    assert status == 0
+    assert notes == [
+        "note: recipes.quick.schedule: the training of 3 epochs never reaches epoch 3 (they count from 0); lower it or "
+        "raise epochs"
+    ], "recipe slow only inherits the schedule"
+
+
+def test_suite_with_the_keys_of_a_block_is_one_clear_error(check):
+    status, _, errors = check(
+        TWO_SUITES.replace("second:\n    - {", "third: {").replace(
+            "seed: [0, 1]}\n    -", "n_shot: 5}\n  second:\n    -"
+        )
+    )
+
+    assert status == 2
+    assert errors == [
+        "error: params.yaml: suites.third: dataset, learner, recipe, n_shot: keys of a block, but a suite consists of "
+        "blocks; write a list of blocks, third: [{dataset: ...}], or name the block, third: {my_block: {dataset: ...}}"
+    ]
+
+
 def test_each_suite_is_a_line_with_its_experiments_and_jobs(check):
     assert check(TWO_SUITES) == (
         0,

@@ -151,6 +151,17 @@ def test_check_fails_if_a_document_differs(finished, project, tiny_params, capsy
     assert "README.md: tables differ from docs/evidence" in capsys.readouterr().err
 
 
+def test_coverage_keeps_to_the_suites_it_lists(tiny_params, project):
+    values = tiny_params("ridge")
+    (project / "params.yaml").write_text(json.dumps(values))
+    (project / "README.md").write_text("<!-- coverage -->\n<!-- end of coverage -->\n")
+    update_documents(check=False)
+    (project / "params.yaml").write_text(
+        json.dumps(values | {"suites": values["suites"] | {"own": values["suites"]["tiny"]}})
+    )
+    assert update_documents(check=True) == []
+
+
 def test_document_shows_the_coverage_of_the_suites(tiny_params, project):
     (project / "params.yaml").write_text(json.dumps(tiny_params("ridge")))
     (project / "README.md").write_text("<!-- coverage -->\n<!-- end of coverage -->\n")

@@ -5,16 +5,22 @@ import sys
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from fewshot.doctor import system_problem
+
+if problem := system_problem():  # the modules below need Linux or macOS
+    raise WorkflowError(problem)
+
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
+from fewshot.training.tensorboard import check_installed
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
-from fewshot.workflow.unused import unused_changes
+from fewshot.workflow.unused import without_effect
 
 
 report: "../report/workflow.rst"
@@ -26,6 +32,8 @@ def planned():
         plan = load_plan(overrides=config)
         if workflow.is_main_process:
             check_experiment_names(plan, sys.argv[1:])
+            if plan.params.train.tensorboard:
+                check_installed()
         return plan
     except FewshotError as error:
         raise WorkflowError(str(error)) from None
@@ -40,7 +48,7 @@ if workflow.is_main_process:
 PLAN = planned()
 FILES = read_files(overrides=config)
 if workflow.is_main_process:
-    for line in unused_changes(PLAN, FILES):
+    for line in without_effect(PLAN, FILES):
         logger.warning(f"Note: {line}")
 config.update(FILES.values)
 validate(config, "../schemas/params.schema.json")

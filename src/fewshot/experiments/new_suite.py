@@ -114,6 +114,8 @@ def _settings_of(experiment: Experiment) -> Iterator[tuple[str, Any, str]]:
         "episodes": evaluate.episodes,
         "variants": evaluate.variants,
         "targets": [target.label for target in experiment.targets],
+        "init": None,
+        "weights": None if experiment.weights is None else str(experiment.weights),
     }
     yield from ((key, value, texts[key].description or "") for key, value in block.items())
     unused = OF_EPISODES if recipe.batch_size else ()

@@ -231,6 +231,9 @@ class Train(Settings):
     checkpoint_seconds: float = Field(
         120.0, ge=0, le=86400, description="seconds between checkpoints; the most a kill can lose"
     )
+    tensorboard: bool = Field(
+        False, description="write learning curves for TensorBoard to logs/tensorboard while training"
+    )
 
 
 class Report(Settings):

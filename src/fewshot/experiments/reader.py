@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot.errors import ParamsError, allowed_values, locate_errors, quoted, quoted_key
-from fewshot.experiments.params import Params
+from fewshot.errors import ParamsError, Problems, allowed_values, locate_errors, quoted, quoted_key
+from fewshot.experiments.params import Matrix, Params, Recipe
 from fewshot.experiments.plain_yaml import read_yaml
 from fewshot.settings import parse_as
 
 PARAMS_FILE = Path("params.yaml")
 NAMED = ("suites", "recipes", "learners", "backbones", "prepare", "variants")
 """Sections of named entries, which an included file may have too."""
+BLOCK_KEYS = (*Matrix.model_fields, *Recipe.model_fields)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def read_files(path: Path = PARAMS_FILE, overrides: Mapping[str, Any] | None = N
         values = read_yaml(file, NAMED)
         with locate_errors(file):
             _include(files, file, values)
+    with files.located():
+        _check_blocks(files.values.get("suites"))
     return files
 
 
@@ -95,6 +98,19 @@ def _included_files(path: Path, patterns: Any) -> list[Path]:
                 )
         found.update(dict.fromkeys(matched))
     return list(found)
+
+
+def _check_blocks(suites: Any) -> None:
+    """Refuse suites with the keys of a block, which would be taken for names of blocks."""
+    problems = Problems()
+    for name, suite in suites.items() if isinstance(suites, dict) else ():
+        blocks = suite if isinstance(suite, dict) else {}
+        if keys := [key for key, value in blocks.items() if key in BLOCK_KEYS and not isinstance(value, dict)]:
+            problems.add(
+                f"suites.{name}: {', '.join(keys)}: keys of a block, but a suite consists of blocks; write a list of "
+                f"blocks, {name}: [{{{keys[0]}: ...}}], or name the block, {name}: {{my_block: {{{keys[0]}: ...}}}}"
+            )
+    problems.raise_all()
 
 
 def _include(files: ParamsFiles, file: Path, values: dict[str, Any]) -> None:

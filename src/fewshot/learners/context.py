@@ -89,8 +89,8 @@ def check_context(name: str, context: LearnerContext) -> None:
         )
     if context.compile:
         raise ParamsError(
-            f"learner {name!r} differentiates its backbone twice, which torch.compile does not support; set compile: "
-            "false in its recipe"
+            f"learner {name!r} cannot be compiled: its forward pass takes gradients, for other weights in each task; "
+            "set compile: false in its recipe"
         )
     if context.label_smoothing:
         raise ParamsError(

@@ -85,10 +85,10 @@ def planned_rows(experiment: Experiment) -> Iterator[Row]:
                 yield Row((Run(entry, protocol, shot, selection, np.empty(0), 0, None, ""),))
 
 
-def coverage_table(params: Params, suite: str | None = None) -> str:
-    """Return a Markdown table with a line per suite of `params.yaml`, or for one suite."""
-    suites = params.suites if suite is None else (suite,)
-    coverages = [suite_coverage(name, suite_experiments(params, name)) for name in suites]
+def coverage_table(params: Params, suites: Iterable[str] | None = None) -> str:
+    """Return a Markdown table with a line per suite, by default of every suite of `params.yaml`."""
+    named = params.suites if suites is None else suites
+    coverages = [suite_coverage(name, suite_experiments(params, name)) for name in named]
     lines = ["| suite | rows | with a verdict | the other rows |", "| --- | ---: | --- | --- |"]
     return "\n".join([*lines, *map(_line, coverages)])
 

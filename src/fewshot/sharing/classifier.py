@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from fewshot.datasets.images import (
     BrokenImageError,
     Picture,
     convert_image,
+    crop_square,
     decode_image,
     refuse_broken,
     resize_square,
 )
+from fewshot.datasets.omniglot import reduce_drawing
 from fewshot.datasets.tally import summary
 from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
@@ -34,7 +36,7 @@ from fewshot.learners import LEARNERS
 from fewshot.learners.base import Learner
 from fewshot.registry import Part, find_part
 from fewshot.settings import parse_as
-from fewshot.sharing.export import FORMAT, ExportRecord, record_hash
+from fewshot.sharing.export import FORMAT, ExportRecord, Fit, record_hash
 from fewshot.weights.foreign import load_foreign_weights
 
 log = logging.getLogger(__name__)
@@ -43,24 +45,32 @@ IMAGES_PER_FORWARD = 256
 
 Device = torch.device | str | None
 
+FITS: dict[Fit, Callable[[Image.Image, int], np.ndarray]] = {
+    "squash": resize_square,
+    "center_crop": crop_square,
+    "drawing": lambda image, size: reduce_drawing(image),  # its size is Omniglot's; preprocessing resizes it
+}
+
 
 class Classifier:
     """A trained few-shot classifier for images given as paths, PIL images or uint8 arrays (H, W, 3).
 
-    Paths and PIL images are converted to RGB as in preparation (docs/data.md). Images whose size differs from
-    that in training are resized to it, both sides independently.
+    Paths and PIL images are converted to RGB as in preparation (docs/data.md), and all images are made square as those
+    of the training were: resized, both sides independently, or their central square, or reduced to white ink on black.
 
     Args:
         experiment: what was trained.
         learner: with the trained weights.
         device: where to compute; None: a GPU if there is one.
+        fit: how images are made square.
 
     Attributes:
         n_way: the number of classes it can distinguish; None means any.
     """
 
-    def __init__(self, experiment: Experiment, learner: Learner, device: Device = None) -> None:
+    def __init__(self, experiment: Experiment, learner: Learner, device: Device = None, fit: Fit = "squash") -> None:
         self.experiment = experiment
+        self.fit = FITS[fit]
         self.device = _usable_device(device)
         self.learner = learner.to(self.device).eval()
         self.preprocess = preprocessing(experiment)
@@ -143,7 +153,7 @@ class Classifier:
         if len(images) == 0:
             raise DataError(f"no {role} images given")
         size = self.experiment.image_size
-        squares = [resize_square(image, size) for image in _pictures(images, role)]
+        squares = [self.fit(image, size) for image in _pictures(images, role)]
         return self.preprocess.images(np.stack(squares)).to(self.device)
 
     def _embedded(self, images: Tensor) -> Tensor:
@@ -248,7 +258,7 @@ def load(folder: str | Path, device: Device = None) -> Classifier:
     except (ParamsError, DataError) as error:
         raise CheckpointError(f"{folder / 'model.json'}: {error}") from None
     load_foreign_weights(weights, learner)
-    return Classifier(experiment, learner, device)
+    return Classifier(experiment, learner, device, record.fit)
 
 
 def _read_record(folder: Path) -> ExportRecord:

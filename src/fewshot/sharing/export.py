@@ -15,13 +15,16 @@ from pydantic import Field
 
 from fewshot.digests import sha256_of
 from fewshot.errors import FewshotError
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.matrix import Choice, Experiment
 from fewshot.experiments.params import Seed
 from fewshot.files import write_atomic, write_json
 from fewshot.learners import LEARNERS
 from fewshot.settings import Settings
 
 FORMAT = 1
+
+Fit = Literal["squash", "center_crop", "drawing"]
+"""How a data set makes a picture square: resized as a whole; its central square; Omniglot's reduced drawing."""
 
 
 class TrainedSettings(Settings):
@@ -46,6 +49,7 @@ class ExportRecord(Settings):
     train_key: str
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     train: TrainedSettings
+    fit: Fit = "squash"
     record_sha256: str | None = None  # exports of earlier versions have none
 
 
@@ -85,6 +89,7 @@ def export(
         "train_key": train_key,
         "weights_sha256": sha256_of(weights),
         "train": experiment.train_settings(),
+        "fit": fit_of(experiment.dataset),
     }
     card = _card(experiment, train_key, data_hash, evaluations)
     try:
@@ -94,6 +99,13 @@ def export(
         write_json(out / "model.json", {**record, "record_sha256": record_hash(record)})
     except OSError as error:
         raise FewshotError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+
+
+def fit_of(dataset: Choice) -> Fit:
+    """Return how a data set makes its pictures square."""
+    if dataset.name == "omniglot":
+        return "drawing"
+    return "center_crop" if dataset.settings.get("resize") == "center_crop" else "squash"
 
 
 CARD = """# {name}

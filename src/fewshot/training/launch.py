@@ -51,6 +51,7 @@ class _SharedTraining:
         threads: CPU threads of each rank.
         timeout: how long one rank may keep the others waiting.
         start: weights of the training whose backbone this one starts from, or None.
+        curves: folder for TensorBoard's event files, or None.
         folder: for the rendezvous file and the reports of the ranks.
     """
 
@@ -62,6 +63,7 @@ class _SharedTraining:
     threads: int
     timeout: timedelta
     start: Path | None
+    curves: Path | None
     folder: Path
 
     @property
@@ -82,6 +84,7 @@ def train_on_devices(
     threads: int,
     timeout: timedelta = TIMEOUT,
     start: Path | None = None,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train a learner as `fewshot.training.train.train` does, with one process per device.
 
@@ -94,6 +97,7 @@ def train_on_devices(
         threads: CPU threads of each process.
         timeout: how long one process may keep the others waiting.
         start: weights of the training whose backbone this one starts from; None starts from random weights.
+        curves: folder for TensorBoard's event files; None writes none.
 
     Returns:
         Facts about the run for run.json.
@@ -114,6 +118,7 @@ def train_on_devices(
         threads=threads,
         timeout=timeout,
         start=start,
+        curves=curves,
         folder=folder,
     )
     try:
@@ -146,7 +151,9 @@ def _outcome(training: _SharedTraining, processes: ProcessGroup) -> dict[str, An
     """Return the facts about the run, or why it stopped."""
     store = open_store(training.store)
     try:
-        facts = train(training.experiment, store, training.out, training.checkpoints, processes, training.start)
+        facts = train(
+            training.experiment, store, training.out, training.checkpoints, processes, training.start, training.curves
+        )
         return {"facts": facts}
     except Interrupted as stop:
         return {"interrupted": str(stop)}
@@ -202,10 +209,11 @@ def _failure(training: _SharedTraining, codes: dict[int, int]) -> Exception:
     experiment = training.experiment
     for rank, code in codes.items():
         if code < 0:
+            size = "batch_size" if experiment.recipe.batch_size else "episodes_per_backward"
             return ResourceError(
                 f"{experiment.name}: the process of device {rank} of {len(training.devices)} was killed by "
                 f"{signal.Signals(-code).name}; the same command resumes from the last checkpoint (if memory "
-                f"ran out, lower recipes.{experiment.recipe_name}.episodes_per_backward first)"
+                f"ran out, lower recipes.{experiment.recipe_name}.{size} first)"
             )
     for record in records:
         if record["kind"] != LostContactError.__name__:

@@ -25,6 +25,7 @@ from fewshot.training.remaining_time import RemainingTime
 from fewshot.training.selection import keep_if_best, publish, publish_given_weights, validate
 from fewshot.training.state import Checkpoints, TrainingState
 from fewshot.training.stop_signals import Interrupted, stop_signals
+from fewshot.training.tensorboard import CurveWriter
 from fewshot.weights.start import load_backbone
 
 
@@ -35,6 +36,7 @@ def train(
     checkpoints: Checkpoints,
     processes: ProcessGroup = SINGLE_PROCESS,
     start: Path | None = None,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train a learner, resuming from the last checkpoint if there is one.
 
@@ -45,6 +47,7 @@ def train(
         checkpoints: where and how often to save the state of the run.
         processes: those that share the training, and the device of this one; the first one writes the files.
         start: weights of the training whose backbone this one starts from; None starts from random weights.
+        curves: folder for TensorBoard's event files; None writes none.
 
     Returns:
         Facts about the run for run.json (times among them).
@@ -68,6 +71,8 @@ def train(
         publish_given_weights(out, experiment.weights, learner)
         return {"weights_from": str(experiment.weights)}
     run = _Run(experiment, store, learner, checkpoints, processes)
+    if curves is not None and processes.leads:
+        run.curves = CurveWriter(curves, run.state.progress.history)
     with memory_errors(experiment), stop_signals() as stopped:
         run.announce()
         run.go(stopped)
@@ -94,6 +99,7 @@ class _Run:
         if self.state.resume():
             say(f"{experiment.name}: resuming after step {self.state.progress.step} of {self.total_steps}")
         self.first_step = self.state.progress.step
+        self.curves: CurveWriter | None = None
 
     def go(self, stopped: Callable[[], str | None]) -> None:
         """Train to the last step.
@@ -135,6 +141,8 @@ class _Run:
         if validation is not None and self.recipe.average_checkpoints == 1:
             keep_if_best(self.state, validation[0], row.epoch, self.recipe.keep_checkpoints)
         self.state.save()
+        if self.curves is not None:
+            self.curves.add(progress.history[-1])
         seen = "" if validation is None else f", validation {validation[0]:.1%}"
         say(
             f"epoch {row.epoch}/{self.recipe.epochs}: loss {row.train_loss:.4f}, "

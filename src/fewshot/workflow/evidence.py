@@ -4,7 +4,8 @@ docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<su
 docs/evidence/<suite>/accuracy.svg, learning_curves.svg
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
-<!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints
+<!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints, for the
+                                                  suites that its table lists; an empty block gets all suites
 """
 
 import platform
@@ -26,6 +27,7 @@ CURVES = "figures/learning_curves.svg"
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 COVERAGE_BLOCK = re.compile(r"(<!-- coverage -->\n)(.*?)(<!-- end of coverage -->)", re.DOTALL)
+LISTED = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 
 
 def copy_tables(plan: Plan) -> Path:
@@ -101,11 +103,17 @@ def embed_tables(text: str) -> str:
 
 
 def embed_coverage(text: str, params: Path) -> str:
-    """Return the text of a document with the coverage of the suites of `params` in every coverage block."""
-    if not COVERAGE_BLOCK.search(text):
-        return text
-    table = coverage_table(read_params(params))
-    return COVERAGE_BLOCK.sub(lambda match: f"{match[1]}{table}\n{match[3]}", text)
+    """Return the text of a document with the coverage of suites of `params` in every coverage block.
+
+    A table keeps to the suites it lists, so that a user's own suites in `experiments/` do not make it out of date.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        known = read_params(params)
+        listed = [suite for suite in LISTED.findall(match[2]) if suite in known.suites]
+        return f"{match[1]}{coverage_table(known, listed or None)}\n{match[3]}"
+
+    return COVERAGE_BLOCK.sub(table, text)
 
 
 def update_documents(*, check: bool, params: Path = PARAMS_FILE) -> list[Path]:

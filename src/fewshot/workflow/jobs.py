@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fewshot import paths
 from fewshot.datasets import DATASETS
 from fewshot.datasets.prepare import build_store, download, draw_contact_sheet
 from fewshot.datasets.store import Store
@@ -27,6 +28,7 @@ from fewshot.training.launch import train_on_devices
 from fewshot.training.memory import memory_errors
 from fewshot.training.parallel import ProcessGroup
 from fewshot.training.state import Checkpoints
+from fewshot.training.tensorboard import check_installed
 from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
 from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
@@ -136,6 +138,10 @@ def _tested_list(job: PrepareJob) -> EpisodeList:
 def train_job(job: TrainJob, plan: Plan) -> str:
     """Train one experiment."""
     runtime = plan.params.train
+    curves = None
+    if runtime.tensorboard:
+        check_installed()
+        curves = paths.curves_dir(job.name, job.key)
     require_result(job.prepare, suite=plan.suite, reads=[job.prepare.outputs["manifest"].name])
     start = None if job.init is None else _start(job.init, plan)
     store = open_prepared(job.prepare)
@@ -146,9 +152,11 @@ def train_job(job: TrainJob, plan: Plan) -> str:
         claimed, lock = devices.claim_devices(runtime.device, job.devices, runtime.jobs_per_gpu)
         saved = Checkpoints(checkpoints, runtime.checkpoint_seconds)
         if job.devices == 1:
-            facts = train(job.experiment, store, out, saved, ProcessGroup(device=claimed[0]), start)
+            facts = train(job.experiment, store, out, saved, ProcessGroup(device=claimed[0]), start, curves)
         else:
-            facts = train_on_devices(job.experiment, store, out, saved, claimed, threads=runtime.threads, start=start)
+            facts = train_on_devices(
+                job.experiment, store, out, saved, claimed, threads=runtime.threads, start=start, curves=curves
+            )
         record = {
             "key": job.key,
             "train": job.settings,

@@ -1,4 +1,4 @@
-"""Changed settings that no experiment of a suite uses: the change has no effect there."""
+"""Settings without effect: changed ones that no experiment of a suite uses, and schedules longer than the training."""
 
 import subprocess
 from contextlib import suppress
@@ -13,6 +13,11 @@ from fewshot.experiments.reader import NAMED, ParamsFiles
 from fewshot.workflow.plan import Plan
 
 SECTIONS = tuple(section for section in NAMED if section != "suites")
+
+
+def without_effect(plan: Plan, files: ParamsFiles) -> list[str]:
+    """Return a sentence per setting without effect in a suite; see the functions below."""
+    return [*unused_changes(plan, files), *unreached_epochs(plan)]
 
 
 def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
@@ -30,6 +35,24 @@ def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
         f"no experiment of suite {plan.suite} uses {entry}, which has changed since the last commit"
         + next((f"; {suite} does: --config suite={suite}" for suite in used_by if entry in used_by[suite]), "")
         for entry in unused
+    ]
+
+
+def unreached_epochs(plan: Plan) -> list[str]:
+    """Return a sentence per recipe of a suite whose own schedule names epochs that its training does not reach.
+
+    A schedule inherited by a shorter recipe is no mistake: several published trainings are the start of a longer one.
+    """
+    found = {}
+    for experiment in (training for job in plan.train for training in job.experiment.trainings):
+        name, recipe = experiment.recipe_name, experiment.recipe
+        if "schedule" in plan.params.recipes[name] and isinstance(recipe.schedule, tuple):
+            found[name, recipe.epochs] = [epoch for epoch, _ in recipe.schedule if epoch >= recipe.epochs]
+    return [
+        f"recipes.{name}.schedule: the training of {epochs} epochs never reaches epoch {', '.join(map(str, late))} "
+        "(they count from 0); lower it or raise epochs"
+        for (name, epochs), late in found.items()
+        if late and epochs
     ]
 
 
