@@ -60,7 +60,13 @@ class _PooledMoments(torch.autograd.Function):
 class _PooledMomentsBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, maps: Tensor, pooled: Tensor, mean: np.ndarray, of_pooled: Tensor, of_mean: Tensor, of_variance: Tensor
+        ctx: Any,
+        maps: Tensor,
+        pooled: Tensor,
+        mean: np.ndarray,
+        of_pooled: Tensor,
+        of_mean: Tensor,
+        of_variance: Tensor,
     ) -> Tensor:
         pixels = maps.numel() // maps.shape[1]
         slope = of_variance.numpy() * (2 / pixels)

@@ -21,6 +21,7 @@ from fewshot.report.page import page
 from fewshot.report.pictures import Picture, save_pictures
 from fewshot.report.runtimes import write_runtimes
 from fewshot.report.sheets import sheets
+from fewshot.report.sweeps import sweep_pictures
 
 MANIFEST = "manifest.json"
 # Times and machines differ from run to run, so these files are neither in the manifest nor reproducible.
@@ -73,6 +74,7 @@ def _write_all(contents: Contents, text: str, out: Path, cache: Path | None) -> 
 def pictures(contents: Contents) -> Iterator[Picture]:
     """Yield every figure of a report in the order of the page."""
     yield from result_pictures(contents)
+    yield from sweep_pictures(contents)
     yield from adaptation_pictures(contents)
 
 
