@@ -14,10 +14,12 @@ NEUTRAL = ("__main__", "cli", "digests", "doctor", "errors", "paths", "progress"
 
 
 def load(folder: "str | Path", device: "Device" = None) -> "Classifier":
-    """Load a classifier written by `fewshot export`; no code in the folder is executed.
+    """Load a classifier that `fewshot export` wrote or that comes with this package, such as "cifar_fs-conv4".
+
+    No code in the folder is executed.
 
     Args:
-        folder: folder of the export.
+        folder: of the export; or, if there is no such folder, the name of a model that comes with this package.
         device: where to compute, such as "cpu" or "cuda:1"; None: a GPU if there is one.
 
     Returns:

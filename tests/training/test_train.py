@@ -24,7 +24,7 @@ from fewshot.training.selection import publish
 from fewshot.training.state import Checkpoints
 from fewshot.training.stop_signals import Interrupted
 from fewshot.training.train import train
-from fewshot.weights.checkpoint import save_checkpoint
+from fewshot.weights.checkpoint import load_checkpoint, save_checkpoint
 from fewshot.workflow.plan import load_plan
 
 NEVER = math.inf
@@ -72,6 +72,21 @@ def test_a_stopped_and_resumed_run_is_byte_identical(step, tiny_experiment, run,
     resumed = run(experiment, "stopped")
 
     assert files(resumed) == files(whole)
+
+
+def test_the_time_of_a_training_includes_the_runs_that_were_stopped(
+    tiny_experiment, tiny_store, tmp_path, stop_at_step
+):
+    experiment, checkpoints = tiny_experiment(), Checkpoints(tmp_path / "checkpoints")
+    stop_at_step(5)
+    before = time.monotonic()
+    with pytest.raises(Interrupted):
+        train(experiment, tiny_store, tmp_path, checkpoints)
+    stopped = load_checkpoint(checkpoints.file)["seconds"]
+
+    facts = train(experiment, tiny_store, tmp_path, checkpoints)
+
+    assert 0 < stopped < facts["seconds"] <= time.monotonic() - before
 
 
 @pytest.mark.parametrize(("learner", "backbone"), LEARNERS)

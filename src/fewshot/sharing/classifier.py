@@ -37,6 +37,7 @@ from fewshot.learners.base import Learner
 from fewshot.registry import Part, find_part
 from fewshot.settings import parse_as
 from fewshot.sharing.export import FORMAT, ExportRecord, Fit, record_hash
+from fewshot.sharing.shipped import shipped_folder, shipped_models
 from fewshot.weights.foreign import load_foreign_weights
 
 log = logging.getLogger(__name__)
@@ -232,19 +233,19 @@ def _usable_device(device: Device) -> torch.device:
 
 
 def load(folder: str | Path, device: Device = None) -> Classifier:
-    """Load the classifier that `fewshot export` wrote; no code in the folder is executed.
+    """Load the classifier that `fewshot export` wrote, or one that comes with this package.
 
-    It computes as evaluations do: in full float32, with deterministic kernels.
+    No code in the folder is executed. It computes as evaluations do: in full float32, with deterministic kernels.
 
     Args:
-        folder: of the export.
+        folder: of the export; or, if there is no such folder, the name of a model that comes with this package.
         device: where to compute, such as "cpu" or "cuda:1"; None: a GPU if there is one.
 
     Raises:
         CheckpointError: if the folder is not an export, or is damaged.
         ResourceError: if the device cannot be used.
     """
-    folder = Path(folder)
+    folder = _folder_of(folder)
     record = _read_record(folder)
     weights = folder / "weights.safetensors"
     if os.path.isfile(weights) and sha256_of(weights) != record.weights_sha256:
@@ -261,12 +262,18 @@ def load(folder: str | Path, device: Device = None) -> Classifier:
     return Classifier(experiment, learner, device, record.fit)
 
 
+def _folder_of(name: str | Path) -> Path:
+    """Return the folder of an export given by its path or, if there is none, by the name of a shipped model."""
+    shipped = None if os.path.isdir(name) else shipped_folder(str(name))
+    return shipped or Path(name)
+
+
 def _read_record(folder: Path) -> ExportRecord:
     path = folder / "model.json"
     if not os.path.isfile(path):  # unlike Path.is_file, also where the name is too long
         raise CheckpointError(
             f"{quoted_key(str(folder))}: not an export, because it has no model.json; 'fewshot export "
-            "<experiment>' writes one"
+            f"<experiment>' writes one, and models that come with this package are: {', '.join(shipped_models())}"
         )
     try:
         values = read_json(path)

@@ -136,9 +136,15 @@ class TrainingState:
         self.checkpoints, self.writes = checkpoints, writes
         self.progress = Progress()
         self.average = WeightAverage()
-        self.saved_at = time.monotonic()
+        self.started = self.saved_at = time.monotonic()
+        self.seconds_before = 0.0
         self._newest_is_intact = True
         self._saved_kept: list[Kept] = []  # of the last intact checkpoint
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has run, with the runs that it resumed."""
+        return self.seconds_before + time.monotonic() - self.started
 
     def save(self) -> None:
         """Write a checkpoint, keep the one before it, and delete the states that neither of them names.
@@ -161,6 +167,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "progress": {**asdict(progress), "kept": [list(kept) for kept in progress.kept]},
             "average": self.average.state_dict(),
+            "seconds": self.seconds,
         }
         save_checkpoint(folder / "checkpoint-new.pt", state)
         if self.checkpoints.file.exists() and self._newest_is_intact:
@@ -210,6 +217,7 @@ class TrainingState:
             fit_state(state["learner"], self.learner, source=str(path))
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state["average"])
+            self.seconds_before = float(state["seconds"])
             self.progress = Progress(**{**progress, "kept": kept})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: incomplete ({error!r}); {FROM_THE_START}") from None

@@ -4,7 +4,6 @@ A run is a pure function of its settings and the data: episodes, augmentation an
 so a run that was stopped after any step and resumed gives byte-identical results.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,6 @@ class _Run:
     def __init__(
         self, experiment: Experiment, store: Store, learner: Learner, checkpoints: Checkpoints, processes: ProcessGroup
     ) -> None:
-        self.started = time.monotonic()
         self.experiment, self.recipe = experiment, experiment.recipe
         self.store, self.learner, self.processes = store, learner, processes
         split = store.split(self.recipe.train_split)
@@ -192,7 +190,7 @@ class _Run:
         kept = self.state.progress.kept
         return {
             "resumed_at_step": self.first_step,
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(self.state.seconds, 3),
             "parameters": self.n_parameters,
             "selected_epoch": kept[0].epoch if kept else self.recipe.epochs,
             **({"averaged_epochs": self.state.average.count} if self.state.average.count else {}),
