@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from fewshot.backbones import ResNet12
 from fewshot.backbones.columns import convolve_columns
 from fewshot.backbones.convolution import Convolution, form_of
+from fewshot.backbones.winograd import convolve_winograd
 
-FORMS = {"columns": convolve_columns}
+FORMS = {"columns": convolve_columns, "winograd": convolve_winograd}
 SIZES = [(2, 4, 4), (1, 4, 4), (3, 2, 2), (2, 1, 1), (1, 5, 3), (2, 7, 10), (1, 11, 12)]  # images, height, width
 
 
@@ -82,6 +83,32 @@ def test_rounding_errors_in_bfloat16_are_those_of_torch(side):
         assert relative_error(found, expected) < 1.1 * relative_error(plain, expected)
 
 
+def test_rounding_errors_in_float32_are_a_few_units_of_the_last_place():
+    """With the points 0, +-1 and +-2 they are 3e-6, twice as large."""
+    maps = F.leaky_relu(random(40, 320, 8, 8), 0.1).float()
+    weight, cotangent = random(320, 320, 3, 3, seed=1).float() / 50, random(40, 320, 8, 8, seed=2).float()
+    exact = value_and_gradients(direct, maps.double(), weight.double(), cotangent.double())
+
+    found = value_and_gradients(convolve_winograd, maps, weight, cotangent)
+
+    assert max(relative_error(*pair) for pair in zip(found, exact, strict=True)) < 2e-6
+
+
+def test_threads_share_the_images():
+    inputs = random(5, 8, 6, 6, dtype=torch.float32), random(8, 8, 3, 3, dtype=torch.float32)
+    cotangent, threads = inputs[0], torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(value_and_gradients(convolve_winograd, *inputs, cotangent))
+    finally:
+        torch.set_num_threads(threads)
+
+    for one, several in zip(*found, strict=True):
+        torch.testing.assert_close(several, one, rtol=1e-6, atol=1e-5)
+
+
 def test_the_same_inputs_give_the_same_bits(form):
     inputs = random(6, 32, 4, 4, dtype=torch.float32), random(32, 32, 3, 3, dtype=torch.float32)
 
@@ -91,39 +118,56 @@ def test_the_same_inputs_give_the_same_bits(form):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "channels", "side", "expected"),
+    ("dtype", "images", "channels", "side", "expected"),
     [
-        (torch.bfloat16, 640, 4, "columns"),
-        (torch.bfloat16, 320, 8, "columns"),
-        (torch.bfloat16, 640, 10, "columns"),
-        (torch.bfloat16, 640, 11, "direct"),
-        (torch.bfloat16, 160, 8, "direct"),
-        (torch.float64, 640, 4, "direct"),
-        (torch.float16, 640, 4, "direct"),
+        (torch.bfloat16, 1, 640, 4, "columns"),
+        (torch.bfloat16, 1, 320, 8, "columns"),
+        (torch.bfloat16, 1, 640, 10, "columns"),
+        (torch.bfloat16, 1, 640, 11, "direct"),
+        (torch.bfloat16, 1, 160, 8, "direct"),
+        (torch.float32, 24, 640, 4, "winograd"),
+        (torch.float32, 23, 640, 4, "direct"),
+        (torch.float32, 6, 160, 5, "winograd"),
+        (torch.float32, 99, 159, 16, "direct"),
+        (torch.float64, 99, 640, 4, "direct"),
+        (torch.float16, 99, 640, 4, "direct"),
     ],
 )
-def test_form_by_size(dtype, channels, side, expected):
-    maps, weight = torch.empty(1, channels, side, side, dtype=dtype), torch.empty(channels, channels, 3, 3, dtype=dtype)
+def test_form_by_size(dtype, images, channels, side, expected):
+    maps = torch.empty(images, channels, side, side, dtype=dtype)
+    weight = torch.empty(channels, channels, 3, 3, dtype=dtype)
 
     assert form_of(maps, weight) == expected
 
 
+@pytest.fixture(params=[torch.bfloat16, torch.float32])
+def dtype(request):
+    """One that takes columns, one that takes Winograd's form."""
+    return request.param
+
+
 @pytest.fixture
-def layer():
+def layer(dtype):
     torch.manual_seed(0)
-    return Convolution(320, 320).bfloat16()
+    return Convolution(320, 320).to(dtype)
 
 
 @pytest.fixture
-def maps():
-    return random(2, 320, 4, 4, dtype=torch.bfloat16)
+def maps(dtype):
+    return random(24, 320, 4, 4, dtype=dtype)
 
 
-def test_autocast_takes_the_form_and_keeps_the_weights_gradient_in_float32(maps):
+def test_a_layer_takes_the_form(layer, maps, dtype):
+    expected = {torch.bfloat16: "_ColumnsBackward", torch.float32: "_WinogradBackward"}
+
+    assert type(layer(maps).grad_fn).__name__ == expected[dtype]
+
+
+def test_autocast_takes_the_form_and_keeps_the_weights_gradient_in_float32():
     layer = Convolution(320, 320)
 
     with torch.autocast("cpu", torch.bfloat16):
-        out = layer(maps.float())
+        out = layer(random(2, 320, 4, 4, dtype=torch.float32))
     out.sum().backward()
 
     assert type(out.grad_fn).__name__ == "_ColumnsBackward"
@@ -131,8 +175,8 @@ def test_autocast_takes_the_form_and_keeps_the_weights_gradient_in_float32(maps)
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_the_form_can_be_switched_off(maps):
-    layer = Convolution(320, 320, by_size=False).bfloat16()
+def test_the_form_can_be_switched_off(maps, dtype):
+    layer = Convolution(320, 320, by_size=False).to(dtype)
 
     assert torch.equal(layer(maps), direct(maps, layer.weight))
     assert type(layer(maps).grad_fn).__name__ == "ConvolutionBackward0"
@@ -173,11 +217,12 @@ def test_traced_graphs_hold_the_convolution_of_torch(layer, maps):
     traced = torch.jit.trace(layer, (maps,))
 
     assert "aten::_convolution" in str(traced.inlined_graph)
-    assert "aten::matmul" not in str(traced.inlined_graph)
+    assert "Columns" not in str(traced.inlined_graph)
+    assert "Winograd" not in str(traced.inlined_graph)
 
 
-def test_other_devices_take_the_convolution_of_torch(layer):
-    out = layer.to("meta")(torch.empty(2, 320, 4, 4, dtype=torch.bfloat16, device="meta"))
+def test_other_devices_take_the_convolution_of_torch(layer, dtype):
+    out = layer.to("meta")(torch.empty(24, 320, 4, 4, dtype=dtype, device="meta"))
 
     assert type(out.grad_fn).__name__ == "ConvolutionBackward0"
 

@@ -1,7 +1,14 @@
 """A 3x3 convolution that takes the fastest form for its size on a CPU; elsewhere torch's.
 
-Which form is taken depends on the size of maps and weights, on the precision and on nothing else of the machine: the
-measurements behind the rule are in docs/benchmarks/convolutions.md.
+The form depends on the sizes of maps and weights and on their precision, never on the machine, so that results do not:
+
+    precision  channels (both)  maps                        form      forward and backward, ratio to torch's
+    bfloat16   320 or more      up to 5 x 5 pixels          columns   3.6 (640 channels of 4 x 4)
+    bfloat16   320 or more      up to 10 x 10 pixels        columns   1.1 (320 of 8 x 8), only the weights' gradient
+    float32    160 or more      24 or more tiles of 4 x 4   winograd  4.2 (640 of 4 x 4), 2.3 (320 of 8 x 8),
+                                                                      1.7 (160 of 16 x 16)
+
+docs/benchmarks/convolutions.md has the measurements.
 """
 
 from typing import Literal
@@ -12,9 +19,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fewshot.backbones.columns import LARGEST_MAP_OF_WEIGHT, convolve_columns
+from fewshot.backbones.winograd import convolve_winograd, count_tiles
 
-Form = Literal["direct", "columns"]
-FEWEST_CHANNELS_OF_COLUMNS = 320
+Form = Literal["direct", "columns", "winograd"]
+FEWEST_CHANNELS = {torch.bfloat16: 320, torch.float32: 160}
+FEWEST_TILES = 24  # with fewer, transforming the kernels takes longer than is saved
 
 
 class Convolution(nn.Conv2d):
@@ -38,17 +47,23 @@ class Convolution(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             maps, weight = maps.to(dtype), weight.to(dtype)
-        if form_of(maps, weight) == "columns":
-            return convolve_columns(maps, weight)
-        return F.conv2d(maps, weight, padding=1)
+        match form_of(maps, weight):
+            case "columns":
+                return convolve_columns(maps, weight)
+            case "winograd":
+                return convolve_winograd(maps, weight)
+            case "direct":
+                return F.conv2d(maps, weight, padding=1)
 
 
 def form_of(maps: Tensor, weight: Tensor) -> Form:
     """Return the fastest form on a CPU for maps (N, C, H, W) and weights (D, C, 3, 3)."""
-    _, channels, height, width = maps.shape
-    if maps.dtype == torch.bfloat16 and min(channels, len(weight)) >= FEWEST_CHANNELS_OF_COLUMNS:
-        return "columns" if height * width <= LARGEST_MAP_OF_WEIGHT else "direct"
-    return "direct"
+    fewest = FEWEST_CHANNELS.get(maps.dtype)
+    if fewest is None or min(weight.shape[:2]) < fewest:
+        return "direct"
+    if maps.dtype == torch.bfloat16:
+        return "columns" if maps.shape[2] * maps.shape[3] <= LARGEST_MAP_OF_WEIGHT else "direct"
+    return "winograd" if count_tiles(maps) >= FEWEST_TILES else "direct"
 
 
 def _is_plain_call(maps: Tensor) -> bool:
