@@ -45,10 +45,9 @@ def pool_and_moments(maps: Tensor, weight: Tensor) -> PooledMoments:
     n, channels, height, width = maps.shape
     shape = (n, channels, height // 2, width // 2)
     pooled = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
-    sign = np.where(weight.detach().numpy() >= 0, 1, -1)
-    centre = _values(maps.detach()[0].mean((1, 2), dtype=torch.float64).numpy(), maps)
+    sign, centre = _values(np.where(weight.detach().numpy() >= 0, 1, -1), maps), _values(0, maps)
     total, squares = np.zeros(channels), np.zeros(channels)
-    _pool_and_sum(_array(maps), _values(sign, maps), centre, _array(pooled), total, squares)
+    _pool_and_sum(_array(maps), sign, _array(pooled), centre, total, squares)
     pixels = n * height * width
     offset = total / pixels
     return PooledMoments(pooled, centre + offset, np.maximum(squares / pixels - offset * offset, 0))
@@ -64,33 +63,44 @@ def line(
     return out
 
 
-def sums(cotangent: Tensor, maps: Tensor, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums of the cotangent of maps, and of cotangent * (maps - mean), over images and pixels."""
+class OfActivation(NamedTuple):
+    """The cotangent of the leaky ReLU, of slope `below_zero`, that gave `out`: it stands for that of its input."""
+
+    cotangent: Tensor
+    out: Tensor
+    below_zero: float
+
+
+def sums(of_activation: OfActivation, maps: Tensor, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of the cotangent, and of cotangent * (maps - mean), over images and pixels."""
+    cotangent, out, below_zero = of_activation
     total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
-    _sums(_array(cotangent), _array(maps), _values(mean, maps), total, product)
+    vectors = _values(below_zero, maps), _values(mean, maps)
+    _sums(_array(cotangent), _array(out), _array(maps), *vectors, total, product)
     return total, product
 
 
 def scatter_on_line(
     maps: Tensor,
     pooled: Tensor,
-    of_pooled: Tensor,
+    of_activation: OfActivation,
     factor: np.ndarray | float,
     mean: np.ndarray,
     slope: np.ndarray,
     constant: np.ndarray,
 ) -> Tensor:
-    """Return slope * (maps - mean) + constant, plus factor * of_pooled at the pixel that was pooled in each cell."""
-    out = torch.empty_like(maps)
-    vectors = [_values(vector, maps) for vector in (factor, mean, slope, constant)]
-    _scatter_on_line(_array(maps), _array(pooled), _array(of_pooled), *vectors, _array(out))
-    return out
+    """Return slope * (maps - mean) + constant, plus factor * cotangent at the pixel that was pooled in each cell."""
+    of_maps = torch.empty_like(maps)
+    arrays = [_array(tensor) for tensor in (maps, pooled, of_activation.cotangent, of_activation.out)]
+    vectors = [_values(vector, maps) for vector in (of_activation.below_zero, factor, mean, slope, constant)]
+    _scatter_on_line(*arrays, *vectors, _array(of_maps))
+    return of_maps
 
 
 def gather_and_sums(
     cotangent: Tensor, maps: Tensor, pooled: Tensor, mean: np.ndarray
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the cotangent at the pixel that was pooled in each cell, and the result of `sums`."""
+    """Return the cotangent of maps at the pixel that was pooled in each cell, and its sums as `sums` defines them."""
     gathered = torch.empty_like(pooled)
     total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
     arrays = [_array(tensor) for tensor in (cotangent, maps, pooled)]
@@ -149,10 +159,11 @@ def _bfloat16(number):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _pool_and_sum(maps, sign, shift, pooled, total, squares) -> None:  # type: ignore[no-untyped-def]
-    """Pool 2x2 cells by sign * max(sign * maps); add maps - shift, and the squares of that, to the sums per channel."""
+def _pool_and_sum(maps, sign, pooled, centre, total, squares) -> None:  # type: ignore[no-untyped-def]
+    """Pool 2x2 cells by sign * max(sign * maps); set the centre; add maps - centre and its squares to the sums."""
     n, height, width, channels = maps.shape
-    row_total, row_squares = np.zeros_like(shift), np.zeros_like(shift)
+    row_total, row_squares = np.zeros_like(centre), np.zeros_like(centre)
+    _mean(maps[0], centre)
     for i in range(n):
         for y in range(height // 2):
             for x in range(width // 2):
@@ -164,28 +175,29 @@ def _pool_and_sum(maps, sign, shift, pooled, total, squares) -> None:  # type: i
                     r, s = _number(lower_left[c]), _number(lower_right[c])
                     upper, lower = _larger(sign[c] * p, sign[c] * q), _larger(sign[c] * r, sign[c] * s)
                     cell[c] = _stored(sign[c] * _larger(upper, lower), cell[c])
-                    p, q, r, s = p - shift[c], q - shift[c], r - shift[c], s - shift[c]
+                    p, q, r, s = p - centre[c], q - centre[c], r - centre[c], s - centre[c]
                     row_total[c] += (p + q) + (r + s)
                     row_squares[c] += (p * p + q * q) + (r * r + s * s)
             _move(row_total, total)
             _move(row_squares, squares)
         if height % 2 == 1 or width % 2 == 1:
-            _sum_beyond_cells(maps[i], shift, row_total, row_squares, total, squares)
+            _sum_beyond_cells(maps[i], centre, row_total, row_squares, total, squares)
 
 
 @_compile
-def _sums(cotangent, maps, mean, total, product) -> None:  # type: ignore[no-untyped-def]
-    """Add the cotangent of maps, and its product with maps - mean, to the sums per channel."""
+def _sums(cotangent, out, maps, below_zero, mean, total, product) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
     row_total, row_product = np.zeros_like(mean), np.zeros_like(mean)
+    value, one = np.empty_like(mean), mean.dtype.type(1)
     for i in range(n):
         for y in range(height):
             for x in range(width):
-                values, pixel = cotangent[i, y, x], maps[i, y, x]
+                values, activated, pixel = cotangent[i, y, x], out[i, y, x], maps[i, y, x]
                 for c in range(channels):
-                    value = _number(values[c])
-                    row_total[c] += value
-                    row_product[c] += value * (_number(pixel[c]) - mean[c])
+                    value[c] = _number(values[c]) * (one if _number(activated[c]) > 0 else below_zero[c])
+                for c in range(channels):
+                    row_total[c] += value[c]
+                    row_product[c] += value[c] * (_number(pixel[c]) - mean[c])
             _move(row_total, total)
             _move(row_product, product)
 
@@ -203,18 +215,20 @@ def _line(maps, mean, slope, constant, below_zero, out) -> None:  # type: ignore
 
 
 @_compile
-def _scatter_on_line(maps, pooled, of_pooled, factor, mean, slope, constant, out) -> None:  # type: ignore[no-untyped-def]
-    """Write slope * (maps - mean) + constant; add factor * of_pooled at the pixel that was pooled in each cell."""
+def _scatter_on_line(  # type: ignore[no-untyped-def]
+    maps, pooled, cotangent, out, below_zero, factor, mean, slope, constant, of_maps
+) -> None:
     n, height, width, channels = maps.shape
-    left, zero = np.empty_like(mean), mean.dtype.type(0)
+    left, zero, one = np.empty_like(mean), mean.dtype.type(0), mean.dtype.type(1)
     for i in range(n):
         for y in range(height // 2):
             for x in range(width // 2):
-                taken, cotangent = pooled[i, y, x], of_pooled[i, y, x]
+                values, activated, taken = cotangent[i, y, x], out[i, y, x], pooled[i, y, x]
                 for c in range(channels):
-                    left[c] = factor[c] * _number(cotangent[c])
+                    gate = one if _number(activated[c]) > 0 else below_zero[c]
+                    left[c] = factor[c] * (gate * _number(values[c]))
                 for k in range(4):
-                    pixel, written = maps[i, 2 * y + k // 2, 2 * x + k % 2], out[i, 2 * y + k // 2, 2 * x + k % 2]
+                    pixel, written = maps[i, 2 * y + k // 2, 2 * x + k % 2], of_maps[i, 2 * y + k // 2, 2 * x + k % 2]
                     for c in range(channels):
                         share = left[c] if pixel[c] == taken[c] else zero
                         value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c] + share
@@ -222,7 +236,7 @@ def _scatter_on_line(maps, pooled, of_pooled, factor, mean, slope, constant, out
                     for c in range(channels):  # the first of equal pixels takes it all
                         left[c] = zero if pixel[c] == taken[c] else left[c]
         if height % 2 == 1 or width % 2 == 1:
-            _line_beyond_cells(maps[i], mean, slope, constant, out[i])
+            _line_beyond_cells(maps[i], mean, slope, constant, of_maps[i])
 
 
 @_compile
@@ -254,6 +268,19 @@ def _gather(cotangent, maps, taken, y, x, gathered) -> None:  # type: ignore[no-
 
 
 @_compile
+def _mean(image, mean) -> None:  # type: ignore[no-untyped-def]
+    """Write the mean of each channel of an image (H, W, C)."""
+    height, width, channels = image.shape
+    mean[:] = 0
+    for y in range(height):
+        for x in range(width):
+            pixel = image[y, x]
+            for c in range(channels):
+                mean[c] += _number(pixel[c])
+    mean /= height * width
+
+
+@_compile
 def _line_beyond_cells(image, mean, slope, constant, out) -> None:  # type: ignore[no-untyped-def]
     """Write slope * (image - mean) + constant at the last row and column of an image (H, W, C) of odd sides."""
     height, width, channels = image.shape
@@ -265,14 +292,14 @@ def _line_beyond_cells(image, mean, slope, constant, out) -> None:  # type: igno
 
 
 @_compile
-def _sum_beyond_cells(image, shift, row_total, row_squares, total, squares) -> None:  # type: ignore[no-untyped-def]
+def _sum_beyond_cells(image, centre, row_total, row_squares, total, squares) -> None:  # type: ignore[no-untyped-def]
     """Add the last row and column of an image (H, W, C) of odd sides to the sums of `_pool_and_sum`."""
     height, width, channels = image.shape
     for y in range(height):
         for x in range(_first_beyond_cells(y, height, width), width):
             pixel = image[y, x]
             for c in range(channels):
-                value = _number(pixel[c]) - shift[c]
+                value = _number(pixel[c]) - centre[c]
                 row_total[c] += value
                 row_squares[c] += value * value
         _move(row_total, total)

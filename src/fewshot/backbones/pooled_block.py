@@ -116,12 +116,11 @@ class _NormalizedPool(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             return _differentiable_gradients(cotangent, maps, weight, bias, ctx.epsilon, ctx.slope)
         cotangent = cotangent.contiguous(memory_format=torch.channels_last)
-        if ctx.slope != 1:
-            cotangent = torch.ops.aten.leaky_relu_backward(cotangent, out, ctx.slope, True)
-        of_bias, product = channels_last.sums(cotangent, pooled, ctx.mean)
+        of_activation = channels_last.OfActivation(cotangent, out, ctx.slope)
+        of_bias, product = channels_last.sums(of_activation, pooled, ctx.mean)
         of_weight, pixels = ctx.scale * product, maps.numel() // maps.shape[1]
         line = -ctx.factor * ctx.scale * of_weight / pixels, -ctx.factor * of_bias / pixels
-        of_maps = channels_last.scatter_on_line(maps, pooled, cotangent, ctx.factor, ctx.mean, *line)
+        of_maps = channels_last.scatter_on_line(maps, pooled, of_activation, ctx.factor, ctx.mean, *line)
         of_parameters = (torch.from_numpy(values).to(weight.dtype) for values in (of_weight, of_bias))
         return of_maps, *of_parameters, None, None, None
 

@@ -70,11 +70,12 @@ class _PooledMomentsBackward(torch.autograd.Function):
     ) -> Tensor:
         pixels = maps.numel() // maps.shape[1]
         slope = of_variance.numpy() * (2 / pixels)
-        of_pooled = of_pooled.contiguous(memory_format=torch.channels_last)
         constant = of_mean.numpy() / pixels
+        of_pooled = of_pooled.contiguous(memory_format=torch.channels_last)
+        not_activated = channels_last.OfActivation(of_pooled, pooled, below_zero=1)
         ctx.save_for_backward(maps, pooled)
         ctx.mean, ctx.slope = mean, slope
-        return channels_last.scatter_on_line(maps, pooled, of_pooled, 1, mean, slope, constant)
+        return channels_last.scatter_on_line(maps, pooled, not_activated, 1, mean, slope, constant)
 
     @staticmethod
     @once_differentiable
