@@ -31,9 +31,9 @@ def main() -> None:
             f"One outer step of second-order MAML on conv4_maml: {META_BATCH} tasks of {N_WAY} ways, {N_SHOT} shot, "
             f"{N_QUERY} queries per class, {INNER_STEPS} inner steps, float32. The plain form runs convolution, batch "
             "norm, leaky ReLU and max-pool in sequence and keeps the graphs of all tasks for a single backward pass, "
-            "as the released programs do. Ours differentiates one task at a time and pools before batch norm and "
-            "activation, with hand-written first and second derivatives of pooling and moments "
-            "(`fewshot/backbones/pooled_moments.py`).",
+            "as the released programs do. Ours differentiates as many tasks at once as the caches serve, and computes "
+            "each stage by one function that pools before batch norm and activation, with hand-written first and "
+            "second derivatives (`fewshot/backbones/pooled_stage.py`).",
             "CPU time, interleaved; memory is the peak total size of live tensors. In the same run, the gradients of "
             "both are asserted to agree to 1e-10 in float64. "
             f"Not installed and therefore not measured: {', '.join(missing()) or 'none'}.",
@@ -107,7 +107,7 @@ def build_maml(filters: int, size: int, **settings: object) -> MAML:
 
 def our_meta_step(learner: MAML, batch: EpisodeBatch) -> None:
     learner.zero_grad()
-    for chunk in batch.chunks(1):
+    for chunk in batch.chunks(learner.episodes_per_backward or len(batch)):
         (learner.loss(chunk, 0).loss / len(batch)).backward()
 
 

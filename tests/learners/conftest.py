@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from fewshot.backbones import conv4_maml
 from fewshot.episodes.batch import EpisodeBatch
-from fewshot.learners import build_learner
+from fewshot.learners import build_learner, maml
 from fewshot.learners.base import LearnerContext
 
 N_WAY, IMAGE_SIZE = 3, 16
@@ -66,3 +67,14 @@ def outer_gradients():
         return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
 
     return gradients
+
+
+@pytest.fixture
+def as_on(monkeypatch):
+    """Return a function that makes learners compute as on another device, "cpu" or "accelerator", in CPU memory."""
+
+    def compute_as_on(device):
+        for module in (conv4_maml, maml):
+            monkeypatch.setattr(module, "is_on_cpu", lambda tensor: device == "cpu")
+
+    return compute_as_on

@@ -258,8 +258,8 @@ def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_
             learner.logits(batch)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    start = peak_after(2)
-    assert peak_after(18) - start < 4096  # KiB: 1000 episodes would keep far more
+    start = peak_after(10)
+    assert peak_after(20) - start < 4096  # KiB: 1000 episodes would keep far more
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,14 @@ def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_
         ("cxgrad", {"inner_steps": 5}),
     ],
 )
-@pytest.mark.parametrize(("n_shot", "at_once"), [(1, False), (8, False), (1, True), (8, True)])
-def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, at_once, small_learner, random_batch):
+@pytest.mark.parametrize("n_shot", [1, 8])
+@pytest.mark.parametrize(("device", "n_episodes"), [("cpu", 1), ("cpu", 3), ("accelerator", 3)])
+def test_estimated_memory_is_within_a_factor_of_two(
+    name, settings, n_shot, device, n_episodes, small_learner, random_batch, as_on
+):
+    as_on(device)
     learner = small_learner(name, filters=16, image_size=32, **settings).float()
-    learner.tasks_at_once, n_episodes = at_once, 3 if at_once else 1
+    learner.tasks_at_once = n_episodes > 1
     batch = random_batch(n_episodes, n_shot=n_shot, n_query=5, image_size=32, dtype=torch.float32)
     optimizer_states = 2 * sum(parameter.nbytes for parameter in learner.parameters())
 
@@ -287,8 +291,9 @@ def test_estimated_memory_is_within_a_factor_of_two(name, settings, n_shot, at_o
     assert 0.5 < estimate / measured < 2
 
 
-def test_memory_does_not_grow_with_the_meta_batch(small_learner, random_batch):
+def test_memory_does_not_grow_with_the_meta_batch_if_tasks_are_adapted_one_by_one(small_learner, random_batch):
     learner = small_learner("maml", filters=8, image_size=32)
+    learner.tasks_at_once = False
 
     def step(n_episodes):
         learner.zero_grad(set_to_none=False)

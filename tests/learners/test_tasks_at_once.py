@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot.checks import deferred
 from fewshot.errors import NumericalError
-from fewshot.learners import ADAPTIVE_LEARNERS, MAML, LearnerContext
+from fewshot.learners import ADAPTIVE_LEARNERS, MAML, LearnerContext, maml
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 CASES = [
@@ -31,22 +31,29 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_loss_gradients_and_logits_equal_those_of_one_task_after_the_other(
-    name, settings, small_learner, random_batch, outer_gradients
+    name, settings, small_learner, random_batch, outer_gradients, as_on
 ):
     learner = small_learner(name, **settings)
     batch = random_batch(n_episodes=3, image_size=learner.context.image_size)
-    gradients, output, logits = [], [], []
-    for learner.tasks_at_once in (False, True):
-        gradients.append(outer_gradients(learner, batch))
-        output.append(learner.loss(batch, 0))
-        logits.append(learner.logits(batch))
 
-    torch.testing.assert_close(output[1].loss, output[0].loss, **CLOSE)
-    torch.testing.assert_close(output[1].accuracy, output[0].accuracy)
-    torch.testing.assert_close(logits[1], logits[0], **CLOSE)
-    assert gradients[1].keys() == gradients[0].keys()
-    for parameter, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][parameter], gradient, **CLOSE, msg=parameter)
+    def computed(at_once):
+        learner.tasks_at_once = at_once
+        output = learner.loss(batch, 0)
+        return {
+            "loss": output.loss,
+            "accuracy": output.accuracy,
+            "logits": learner.logits(batch),
+            **outer_gradients(learner, batch),
+        }
+
+    on_cpu = [computed(at_once=False), computed(at_once=True)]
+    as_on("accelerator")
+    expected = computed(at_once=False)
+
+    for found in (*on_cpu, computed(at_once=True)):
+        assert found.keys() == expected.keys()
+        for value, result in expected.items():
+            torch.testing.assert_close(found[value], result, **CLOSE, msg=value)
 
 
 def test_other_backbones_can_be_adapted_at_once_too(random_batch, outer_gradients):
@@ -75,7 +82,10 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ADAPTIVE_LEARNERS)
-def test_the_number_of_operations_does_not_grow_with_the_tasks(name, small_learner, random_batch, outer_gradients):
+def test_the_number_of_operations_does_not_grow_with_the_tasks(
+    name, small_learner, random_batch, outer_gradients, as_on
+):
+    as_on("accelerator")
     learner = small_learner(name)
     learner.tasks_at_once = True
     counts = []
@@ -111,10 +121,28 @@ def test_checks_of_support_losses_can_be_deferred(at_once, small_learner, random
     assert not any(conditions)
 
 
-def test_cpus_adapt_one_task_after_the_other(small_learner):
-    learner = small_learner("maml")
-    assert not learner.adapts_at_once
-    assert learner.episodes_per_backward == 1
+@pytest.mark.parametrize(
+    ("changes", "episodes"),
+    [
+        ({"filters": 16, "image_size": 32}, 22),
+        ({"filters": 48, "image_size": 84}, 1),
+        ({"filters": 16, "image_size": 32, "batch_norm": "support"}, 1),
+        ({"backbone_settings": {"pooling": "stride"}}, 1),
+        ({"checkpoint_inner_steps": True}, 1),
+    ],
+)
+def test_cpus_adapt_as_many_tasks_at_once_as_their_caches_serve(changes, episodes, small_learner):
+    assert small_learner("maml", **changes).episodes_per_backward == episodes
+
+
+def test_parts_of_a_batch_adapted_at_once_give_the_result_of_the_whole(small_learner, random_batch, monkeypatch):
+    learner, batch = small_learner("maml"), random_batch(n_episodes=3)
+    expected = learner.loss(batch, 0).loss, learner.logits(batch)
+
+    monkeypatch.setattr(maml, "VALUES_PER_PASS", 2 * 3 * maml.QUERIES_PER_CLASS * learner.network.backbone.largest_map)
+
+    assert learner.episodes_per_pass == 2
+    torch.testing.assert_close((learner.loss(batch, 0).loss, learner.logits(batch)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(("settings", "episodes"), [({}, None), ({"checkpoint_inner_steps": True}, 1)])

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone
-from fewshot.backbones.pooled_moments import pooled_moments
+from fewshot.backbones.pooled_stage import Options, pooled_stage
 from fewshot.backbones.settings import CONV4_MAML_STAGES, Conv4MAMLSettings
 from fewshot.backbones.side_by_side import is_vectorized, side_by_side
 from fewshot.backbones.twice_differentiable import batch_norm, convolve
@@ -78,12 +78,6 @@ class BatchNorm(nn.Module):
         weight, bias = (p[inner_step] if p.ndim == 2 else p for p in (self.weight, self.bias))
         return weight, bias
 
-    def pooled(self, maps: Tensor, inner_step: int) -> Tensor:
-        """Return the 2x2 max-pool of the batch-normalised maps, without normalising all pixels."""
-        weight, bias = self.of_step(inner_step)
-        taken, mean, variance = pooled_moments(maps, weight)
-        return _normalize(taken, mean, variance, weight, bias)
-
 
 def _normalize(maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Normalise maps (N, C, H, W) with means and variances (C,); differentiable in all arguments."""
@@ -91,17 +85,22 @@ def _normalize(maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bia
     return maps * scale[:, None, None] + (bias - mean * scale)[:, None, None]
 
 
-def runs_on_cpu(maps: Tensor) -> bool:
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Return whether a tensor, of one task or vectorised over tasks, is on the CPU."""
+    return tensor.device.type == "cpu"
+
+
+def is_one_task_on_cpu(maps: Tensor) -> bool:
     """Return whether maps of one task are on the CPU, or stand for such (`meta`)."""
-    return maps.device.type in ("cpu", "meta") and not is_vectorized(maps)
+    return (is_on_cpu(maps) or maps.device.type == "meta") and not is_vectorized(maps)
 
 
 class Stage(nn.Module):
     """3x3 convolution, batch norm, leaky ReLU and, unless the convolution is strided, a 2x2 max-pool.
 
-    Pooling precedes the leaky ReLU, and on the CPU, with batch statistics, also the normalisation: the same values and
-    gradients from a quarter of the pixels (see `pooled_moments`). On accelerators, and for many tasks at once, the
-    operations are those of `twice_differentiable`.
+    Pooling precedes the leaky ReLU: the same values and gradients from a quarter of the pixels. With batch statistics
+    on the CPU, the stage is one function, `pooled_stage`. In other modes, on accelerators and for many tasks at once,
+    the operations are those of `twice_differentiable`.
     """
 
     def __init__(
@@ -119,14 +118,13 @@ class Stage(nn.Module):
 
     def forward(self, maps: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
         """Return maps of half the side of maps (N, C, H, W)."""
-        if not runs_on_cpu(maps):
-            own = [parameter for parameter in (self.convolution.weight, self.convolution.bias) if parameter is not None]
+        own = [parameter for parameter in (self.convolution.weight, self.convolution.bias) if parameter is not None]
+        if self.max_pool and statistics == "batch" and is_on_cpu(maps):
+            return side_by_side(self.compute_on_cpu, maps, *self.norm.of_step(inner_step), *own)
+        if not is_one_task_on_cpu(maps):
             compute = partial(self.compute, statistics=statistics)
             return side_by_side(compute, maps, *self.norm.of_step(inner_step), *own)
-        maps = self.convolution(maps)
-        if self.max_pool and statistics == "batch":
-            return F.leaky_relu(self.norm.pooled(maps, inner_step), self.leaky_slope)
-        return self.activate(self.norm(maps, statistics, inner_step))
+        return self.activate(self.norm(self.convolution(maps), statistics, inner_step))
 
     def activate(self, maps: Tensor) -> Tensor:
         """Return the leaky ReLU of the pooled maps."""
@@ -144,11 +142,24 @@ class Stage(nn.Module):
         statistics: Statistics,
     ) -> Tensor:
         """Return the maps of T tasks, (N, T * F, h, w), from maps (N, T * C, H, W); see `side_by_side`."""
-        maps = convolve(maps, weight, self.convolution.stride[0], groups=n_tasks)
+        maps = convolve(maps.contiguous(), weight, self.convolution.stride[0], groups=n_tasks)
         maps = maps if bias is None else maps + bias[:, None, None]
         if statistics == "batch":
             return self.activate(batch_norm(maps, norm_weight, norm_bias, BATCH_NORM_EPSILON))
         return self.activate(self.norm.normalize(maps, norm_weight, norm_bias, statistics))
+
+    def compute_on_cpu(
+        self,
+        n_tasks: int,
+        maps: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Return what `compute` does, with the statistics of the batch."""
+        options = Options(n_tasks, self.leaky_slope, BATCH_NORM_EPSILON)
+        return pooled_stage(maps, weight, bias, norm_weight, norm_bias, options)
 
 
 class Conv4MAML(Backbone):
@@ -190,13 +201,14 @@ class Conv4MAML(Backbone):
         )
         self.pools_globally = pooling == "stride"
         self.embedding_size = filters if self.pools_globally else filters * (image_size // 16) ** 2
+        self.largest_map = filters * image_size**2  # values
         self.last_map_side = checked.last_map_side(image_size)
         self.bias, self.batch_norm_steps = bias, batch_norm_steps
 
     def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
         """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""
         self.check(images)
-        maps = images.contiguous(memory_format=torch.channels_last) if runs_on_cpu(images) else images
+        maps = images.contiguous(memory_format=torch.channels_last) if is_one_task_on_cpu(images) else images
         for stage in self.stages:
             maps = stage(maps, statistics, inner_step)
         return maps.mean((2, 3)) if self.pools_globally else maps.reshape(len(maps), -1)

@@ -20,12 +20,12 @@ def side_by_side(function: Callable[..., Tensor], maps: Tensor, *parameters: Ten
 
     Args:
         function: computes maps (N, T * D, h, w) in T groups of channels from maps (N, T * C, H, W) and parameters
-            (T * D, ...), all contiguous.
+            (T * D, ...); the parameters are contiguous.
         maps: (N, C, H, W) of one task.
         parameters: (D, ...) of one task or, not vectorised, of all.
     """
     if not is_vectorized(maps):
-        return function(1, maps.contiguous(), *parameters)
+        return function(1, maps, *parameters)
     out: Tensor = _SideBySide.apply(function, maps, *parameters)
     return out
 
@@ -51,5 +51,5 @@ class _SideBySide(torch.autograd.Function):
             for axis, parameter in zip(in_dims[2:], parameters, strict=True)
         ]
         merged = [parameter.flatten(0, 1).contiguous() for parameter in stacked]
-        out = function(n_tasks, maps.movedim(in_dims[1], 1).flatten(1, 2).contiguous(), *merged)
+        out = function(n_tasks, maps.movedim(in_dims[1], 1).flatten(1, 2), *merged)
         return out.unflatten(1, (n_tasks, -1)), 1

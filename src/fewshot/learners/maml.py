@@ -7,8 +7,8 @@ Details the paper leaves open, decided as in the released code of MAML++ and CxG
   * All weights are adapted except those of batch norm, which are learned in the outer loop only.
   * Support and query are each normalised as one batch, at test time too (`batch_norm: transductive`); in the other
     modes, predictions do not depend on other queries.
-  * On a CPU, tasks are adapted one by one, and each is differentiated separately (`episodes_per_backward`), so memory
-    does not grow with the meta-batch. On other devices, all tasks are adapted at once (`tasks_at_once`).
+  * Tasks are adapted at once (`tasks_at_once`): all of a batch on accelerators; on a CPU, as many as its caches serve
+    (`episodes_per_pass`), each part of the batch being differentiated separately, so that memory does not grow with it.
 
 Shapes: T episodes, M ways, S support images, Q query images, K inner steps, d features.
 """
@@ -24,7 +24,7 @@ from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot.backbones.base import Backbone, check_module, embedding_size
-from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics
+from fewshot.backbones.conv4_maml import BatchNorm, Conv4MAML, Statistics, is_on_cpu
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.learners.base import Learner, LearnerContext, LossOutput
@@ -45,6 +45,9 @@ from fewshot.learners.memory import map_bytes
 from fewshot.learners.settings import EvaluationSettings, FOMAMLSettings, MAMLSettings
 from fewshot.learners.tasks_at_once import TasksAtOnce, VectorizableMethod
 from fewshot.settings import parse_as
+
+VALUES_PER_PASS, QUERIES_PER_CLASS = 2**24, 15
+"""On a CPU, tasks are adapted at once if the largest maps of their queries have at most so many values (measured)."""
 
 
 class Network(nn.Module):
@@ -95,8 +98,8 @@ class MAML(Learner):
     always use those of the batch (`batch_norm: transductive`), in evaluation too.
 
     Attributes:
-        tasks_at_once: whether to adapt all tasks of a batch at once, with the same results up to rounding; None: on
-            devices other than the CPU, with the backbone Conv4MAML.
+        tasks_at_once: whether to adapt all tasks of a batch at once, with the same results up to rounding; None: with
+            the backbone Conv4MAML, all on devices other than the CPU, and on a CPU as many as are faster together.
 
     Args:
         backbone: (N, C, H, W) -> (N, d); d is its `embedding_size` or determined by embedding blank images.
@@ -290,16 +293,23 @@ class MAML(Learner):
         return self.settings.second_order and epoch >= self.settings.first_order_epochs
 
     @property
-    def adapts_at_once(self) -> bool:
-        """Whether all tasks of a batch are adapted at once; see `tasks_at_once`."""
+    def episodes_per_pass(self) -> int | None:
+        """How many episodes to adapt at once; None: all of a batch."""
+        backbone = self.network.backbone
         if self.tasks_at_once is not None:
-            return self.tasks_at_once
-        return isinstance(self.network.backbone, Conv4MAML) and self.network.head.weight.device.type != "cpu"
+            return None if self.tasks_at_once else 1
+        if not isinstance(backbone, Conv4MAML):
+            return 1
+        if not is_on_cpu(self.network.head.weight):
+            return None
+        if self.batch_norm != "transductive" or backbone.pools_globally:
+            return 1
+        return max(1, VALUES_PER_PASS // (self.context.n_way * QUERIES_PER_CLASS * backbone.largest_map))
 
     @property
     def episodes_per_backward(self) -> int | None:
-        """All (None) if tasks are adapted at once and their graphs kept; otherwise 1, which needs least memory."""
-        return None if self.adapts_at_once and not self.settings.checkpoint_inner_steps else 1
+        """Those adapted at once, or 1 if memory is to be saved."""
+        return 1 if self.settings.checkpoint_inner_steps else self.episodes_per_pass
 
     def adapt(self, task: Task, epoch: int) -> Iterator[InnerStep]:
         """Yield the inner steps of a training task."""
@@ -338,8 +348,8 @@ class MAML(Learner):
                     continue
                 logits = method.query_logits(task, inner.updated, inner.index)
                 total = total + importance[inner.index] * task_losses(logits, task.query_labels).sum()
-            hits.append((logits.detach().argmax(-1) == task.query_labels).float().mean(-1))
-        return LossOutput(total / len(batch), torch.stack(hits).mean())
+            hits.append((logits.detach().argmax(-1) == task.query_labels).float().flatten())
+        return LossOutput(total / len(batch), torch.cat(hits).mean())
 
     def logits(self, batch: EpisodeBatch) -> Tensor:
         """Return the scores of the query images, (T, Q, M), after adaptation, without a graph.
@@ -349,16 +359,16 @@ class MAML(Learner):
             ParamsError: if the number of ways differs from the head's.
         """
         self._check_ways(batch)
-        scores = [self._adapted_logits(method, task) for method, task in self._tasks(batch)]
-        return torch.stack(scores).view((*batch.query_labels.shape, batch.n_way))
+        scores = [self._adapted_logits(method, task).flatten(0, -2) for method, task in self._tasks(batch)]
+        return torch.cat(scores).view((*batch.query_labels.shape, batch.n_way))
 
     def _tasks(self, batch: EpisodeBatch) -> Iterator[tuple[VectorizableMethod, Task]]:
-        """Yield the tasks of a batch, each with the methods for it, or all at once with theirs."""
-        if self.adapts_at_once:
-            yield TasksAtOnce(self), stacked_tasks(batch)
-            return
-        for task in split_tasks(batch):
-            yield self, task
+        """Yield the tasks of a batch, each with the methods for it, or several at once with theirs."""
+        for part in batch.chunks(self.episodes_per_pass or len(batch)):
+            if self.episodes_per_pass is not None and len(part) == 1:
+                yield self, next(split_tasks(part))
+            else:
+                yield TasksAtOnce(self), stacked_tasks(part)
 
     def _adapt(self, method: InnerLoopMethod, task: Task, epoch: int) -> Iterator[InnerStep]:
         return adapt(
@@ -402,8 +412,8 @@ class MAML(Learner):
     def estimate_step_bytes(self, *, n_shot: int, n_query: int, episodes: int) -> int:
         """Return the memory an outer step needs, excluding the program itself, bytes (within a factor of 2).
 
-        Counts the feature maps that autograd keeps, and the weights with their gradients and two Adam states. The
-        operations that treat all tasks at once keep half as much again (measured).
+        Counts the feature maps that autograd keeps, and the weights with their gradients and two Adam states. On
+        accelerators, the operations that treat all tasks at once keep half as much again (measured).
 
         Args:
             n_shot: support images per class.
@@ -415,7 +425,7 @@ class MAML(Learner):
         query_passes = sum(weight > 0 for weight in self.query_importance(0))
         per_query_pass = n_query + n_shot * (self.batch_norm == "support")
         images = episodes * self.context.n_way * (query_passes * per_query_pass + self.support_passes() * n_shot)
-        return round(images * per_image * (1.5 if self.adapts_at_once else 1)) + 4 * sum(
+        return round(images * per_image * (1 if is_on_cpu(self.network.head.weight) else 1.5)) + 4 * sum(
             parameter.nbytes for parameter in self.parameters()
         )
 
