@@ -8,9 +8,11 @@ from snakemake.utils import validate
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
+from fewshot.workflow.ending import TableIfNothingToDo, table_text
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
+from fewshot.workflow.run_view import tell
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
@@ -72,6 +74,16 @@ wildcard_constraints:
     key=KEY,
 
 
+def ending():
+    """What a run of the whole suite ends with."""
+    whole = set(workflow.dag_settings.targets) <= {"all", "report"}
+    return table_text(PLAN) if whole and not workflow.dryrun else ""
+
+
+if workflow.is_main_process:
+    logger.addFilter(TableIfNothingToDo(ending))
+
+
 def all_outputs(stage):
     """Paths of all outputs of a stage."""
     return [str(path) for job in PLAN.jobs(stage) for path in job.outputs.values()]
@@ -124,6 +136,6 @@ def devices_of(wildcards):
 
 onstart:
     STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
-    print(
-        f"suite {SUITE}: progress and estimated time and memory of each job: tail -f logs/*/*.log"
+    tell(
+        f"suite {SUITE}: in another terminal, `fewshot watch` shows the jobs at work; their logs: logs/*/*.log"
     )

@@ -15,6 +15,7 @@ from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices, class_labels
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
+from fewshot.progress import Report, unreported
 
 IMAGES_PER_FORWARD = 256
 EMBEDDING_BYTES = 2**30  # embeddings held at once on a CPU
@@ -48,6 +49,7 @@ def score_episodes(
     shots: Sequence[int],
     preprocess: Preprocess,
     device: torch.device,
+    report: Report = unreported,
 ) -> dict[int, Scores]:
     """Classify the query images of every episode at each number of shots.
 
@@ -58,6 +60,7 @@ def score_episodes(
         shots: numbers of support images per class.
         preprocess: converts stored images to network input.
         device: where the learners are.
+        report: told how many images are embedded, and how many episodes are classified.
 
     Returns:
         Scores by number of shots.
@@ -65,12 +68,15 @@ def score_episodes(
     for learner in learners:
         learner.eval()
         learner.take_certificates()
-    models = _Models(learners, split, preprocess, device)
+    models = _Models(learners, split, preprocess, device, report)
     cached = all(learner.caches_embeddings for learner in learners)
     batches = models.classified(episodes, shots) if cached else models.adapted(episodes, shots)
     predictions: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
     certificates: dict[int, list[dict[str, np.ndarray]]] = {shot: [] for shot in shots}
+    done, total = 0, len(shots) * len(episodes)
     for shot, logits in batches:
+        done += len(logits)
+        report("episode", done, total)
         predictions[shot].append(logits.argmax(-1).cpu().numpy())
         certificates[shot].append(learners[0].take_certificates())
     labels = class_labels(episodes.n_way, episodes.n_query)
@@ -79,13 +85,18 @@ def score_episodes(
 
 @torch.no_grad()
 def embed_rows(
-    learner: Learner, split: SplitStore, rows: np.ndarray, preprocess: Preprocess, device: torch.device
+    learner: Learner,
+    split: SplitStore,
+    rows: np.ndarray,
+    preprocess: Preprocess,
+    device: torch.device,
+    report: Report = unreported,
 ) -> Tensor:
-    """Embed some images of a split, (len(rows), d) float32."""
-    parts = [
-        learner.embed(preprocess.images(torch.from_numpy(split.images[rows[part]]).to(device))).float()
-        for part in _slices(len(rows), IMAGES_PER_FORWARD)
-    ]
+    """Embed some images of a split, (len(rows), d) float32; report how many are done."""
+    parts = []
+    for part in _slices(len(rows), IMAGES_PER_FORWARD):
+        parts.append(learner.embed(preprocess.images(torch.from_numpy(split.images[rows[part]]).to(device))).float())
+        report("image", part.stop, len(rows))
     return torch.cat(parts)
 
 
@@ -136,6 +147,7 @@ class _Models:
     split: SplitStore
     preprocess: Preprocess
     device: torch.device
+    report: Report = unreported
 
     def adapted(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (shot, mean scores (T, Q, M)) from learners that adapt to each episode."""
@@ -156,7 +168,8 @@ class _Models:
             support_at = at[:, : support_rows.shape[1]].unflatten(1, (episodes.n_way, -1))
             query_at = at[:, support_rows.shape[1] :]
             features = [
-                embed_rows(learner, self.split, rows, self.preprocess, self.device) for learner in self.learners
+                embed_rows(learner, self.split, rows, self.preprocess, self.device, self.report)
+                for learner in self.learners
             ]
             for shot in shots:
                 for scores in classify_rows(classify, features, support_at, query_at, shot):

@@ -102,6 +102,11 @@ class Job:
         """Folder of the job's checkpoints and of the copy of its result; neither workflow tool manages it."""
         return paths.CACHE / self.stage / self.key
 
+    @property
+    def progress_file(self) -> Path:
+        """File in which the job says how far it is while it runs."""
+        return self.cache_dir / paths.PROGRESS
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob(Job):
