@@ -192,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument(
         "name", nargs="?", metavar="suite|experiment", help="default: the table of the suite named by `suite:`"
     )
+    watching = command("watch", _watch, "Show the jobs at work, also of a run in another terminal, until it ends.")
+    watching.add_argument("name", nargs="?", metavar="suite", help="default: the suite named by `suite:`")
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
@@ -394,6 +396,13 @@ def _show_results(options: argparse.Namespace) -> None:
         options.suite = name
         plan, name = _plan(options), None
     _show(show(plan, name))
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from fewshot.workflow.watch import watch
+
+    options.suite = options.name or options.suite
+    watch(_plan(options), sys.stdout)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -58,9 +58,7 @@ onerror:
         tell(stop_summary(PLAN, STOP, results_are_here=not STORAGE))
         sys.exit(130)
     elif STORAGE:
-        tell(
-            "Fix the failure, then rerun the same command to run what is missing."
-        )
+        tell("Fix the failure, then rerun the same command to run what is missing.")
     else:
         shell(
             "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"

@@ -8,6 +8,7 @@ from fewshot.errors import DataError
 from fewshot.files import read_csv, read_json
 from fewshot.progress import Progress, duration
 
+NAME_WIDTH = 40  # of the names of jobs; longer ones move what follows to the right
 DONE = {
     "download": "downloaded",
     "prepare": "prepared",
@@ -22,7 +23,7 @@ def job_label(name: str, target: str | None = None) -> str:
     return name if target is None or name.startswith(f"{target}-") else f"{name} on {target}"
 
 
-def work_line(stage: str, label: str, progress: Progress | None, waiting: str = "starting") -> str:
+def work_line(stage: str, label: str, progress: Progress | None, waiting: str = "") -> str:
     """Return the line of a job at work.
 
     Args:
@@ -40,8 +41,7 @@ def work_line(stage: str, label: str, progress: Progress | None, waiting: str = 
 def _progress_words(progress: Progress) -> list[str]:
     if not progress.what:
         return [f"at work for {duration(progress.written - progress.began)}"]
-    words = [f"{progress.what} {progress.done:,}/{progress.total:,}", f"{progress.done / progress.total:.0%}"]
-    words[1] = words[1].replace("%", " %")
+    words = [f"{progress.what} {progress.done:,}/{progress.total:,}", f"{100 * progress.done / progress.total:.0f} %"]
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.4f}")
     if progress.validation is not None:
@@ -49,6 +49,20 @@ def _progress_words(progress: Progress) -> list[str]:
     if progress.seconds_left is not None:
         words.append(f"{duration(progress.seconds_left)} to go")
     return words
+
+
+def result_line(stage: str, label: str, files: Iterable[Path], *, restores: bool = False, words: str = "") -> str:
+    """Return the line of a finished job: what was done, and its result.
+
+    Args:
+        stage: of the job.
+        label: its name.
+        files: its outputs.
+        restores: whether it only restored a result that was finished before.
+        words: the result, if not from the files.
+    """
+    verb = "restored" if restores else DONE[stage]
+    return f"{verb:<10} {label:<{NAME_WIDTH}}  {words or result_words(stage, files)}".rstrip()
 
 
 def result_words(stage: str, files: Iterable[Path]) -> str:

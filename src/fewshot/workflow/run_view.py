@@ -1,8 +1,8 @@
 """What a run shows: one line per job at work, updated in place, and one line when a job ends.
 
-Snakemake's messages come through its interface for logger plugins; `snakemake_logger_plugin_fewshot` gives it `RunView`,
-which profiles/default selects. How far a job is comes from the job itself (`progress`). Dry runs and runs with
-`--verbose`, `--printshellcmds` or `--debug-dag` show Snakemake's own messages instead.
+Snakemake's messages come through its interface for logger plugins: `snakemake_logger_plugin_fewshot`, which
+profiles/default selects, gives it `RunView`. How far a job is comes from the job itself (`progress`). Dry runs and runs
+with `--verbose`, `--printshellcmds` or `--debug-dag` show Snakemake's own messages instead.
 """
 
 import logging
@@ -18,12 +18,11 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from fewshot import paths
 from fewshot.progress import duration, read_progress
-from fewshot.workflow.at_work import DONE, job_label, result_words, work_line
+from fewshot.workflow.at_work import DONE, job_label, result_line, work_line
 from fewshot.workflow.board import Board
 
 REFRESH_S = 0.5
 LOG_LINES = 15
-NAME_WIDTH = 40  # of the names of jobs; longer ones move what follows to the right
 RESTORE = "restore_"
 OWN = "fewshot"  # attribute of the messages of this project, which are shown as they are
 SNAKEMAKE = logging.getLogger("snakemake.logging")
@@ -53,7 +52,7 @@ UNSHOWN = (
 FAILED_COMMAND = "returned non-zero exit status"  # the job's own message names its log
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShownJob:
     """A job that Snakemake has started.
 
@@ -64,6 +63,7 @@ class ShownJob:
         outputs: its results.
         restores: whether it only restores a result that was finished before.
         began: when it was started, by the clock of `time.monotonic`.
+        seen: whether it has said how far it is.
     """
 
     stage: str
@@ -72,12 +72,14 @@ class ShownJob:
     outputs: tuple[Path, ...]
     restores: bool
     began: float = field(default_factory=time.monotonic)
+    seen: bool = False
 
-    @property
     def work_line(self) -> str:
-        """The line while the job is at work."""
-        waiting = f"waiting for {duration(time.monotonic() - self.began)}" if self.stage != "download" else "at work"
-        return work_line(self.stage, self.label, read_progress(self.progress_file), waiting)
+        """Return the line of the job while it is at work."""
+        progress = read_progress(self.progress_file)
+        self.seen |= progress is not None
+        waiting = "ending" if self.seen else f"started {duration(time.monotonic() - self.began)} ago"
+        return work_line(self.stage, self.label, progress, waiting)
 
 
 class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
@@ -95,7 +97,6 @@ class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
         self.detailed = settings.dryrun or settings.verbose or settings.printshellcmds or settings.debug_dag
         self.began = time.monotonic()
         self.total = self.done = 0
-        self.width = NAME_WIDTH
         self.jobs: dict[int, ShownJob] = {}
         self._closed = threading.Event()
         self._refreshing: threading.Thread | None = None
@@ -164,26 +165,25 @@ class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
         if job is None:
             return ""
         self.done += 1
-        self.width = max(self.width, len(job.label))
-        verb = "restored" if job.restores else DONE[job.stage]
-        words = result_words(job.stage, job.outputs)
-        if job.stage == "report":
-            words = f"{duration(time.monotonic() - self.began)} in all"
-        number = f"[{self.done:>{len(str(self.total))}}/{self.total}]"
-        return f"{number} {verb:<10} {job.label:<{self.width}}  {words}".rstrip()
+        words = f"{duration(time.monotonic() - self.began)} in all" if job.stage == "report" else ""
+        line = result_line(job.stage, job.label, job.outputs, restores=job.restores, words=words)
+        return f"[{self.done:>{len(str(self.total))}}/{self.total}] {line}"
 
     def _refresh(self) -> None:
         """Show the jobs at work, from now on by the clock."""
         if not self.board.in_place or self.detailed:
             return
-        self.board.update([job.work_line for job in list(self.jobs.values())])
+        self._show_jobs()
         if self.jobs and self._refreshing is None:
             self._refreshing = threading.Thread(target=self._refresh_until_closed, daemon=True)
             self._refreshing.start()
 
     def _refresh_until_closed(self) -> None:
         while not self._closed.wait(REFRESH_S):
-            self.board.update([job.work_line for job in list(self.jobs.values())])
+            self._show_jobs()
+
+    def _show_jobs(self) -> None:
+        self.board.update([job.work_line() for job in list(self.jobs.values())])
 
 
 def tell(text: str, stopped_job: int | None = None) -> None:

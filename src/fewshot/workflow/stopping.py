@@ -141,7 +141,7 @@ def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> st
         results_are_here: whether the results are in this folder and can be counted, not in remote storage.
     """
     by = f" by {stop.signal}" if stop.signal else ""
-    counts = f": {_counts(plan)}" if results_are_here else ""
+    counts = f": {finished_counts(plan)}" if results_are_here else ""
     failed = " Some jobs failed; their errors are above." if stop.failed else ""
     return (
         f"Stopped{by}. Finished work is kept{counts}.{failed}\n"
@@ -149,7 +149,8 @@ def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> st
     )
 
 
-def _counts(plan: Plan) -> str:
+def finished_counts(plan: Plan) -> str:
+    """Return how much of a suite is finished: "1 of 1 data sets prepared, 2 of 3 models trained, ..."."""
     words = {"prepare": "data sets prepared", "train": "models trained", "evaluate": "evaluations made"}
     jobs = {stage: plan.jobs(stage) for stage in words}
     done = {stage: sum(all(file.exists() for file in job.outputs.values()) for job in jobs[stage]) for stage in words}
