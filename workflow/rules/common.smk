@@ -9,6 +9,7 @@ from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
 from fewshot.workflow.ending import TableIfNothingToDo, table_text
+from fewshot.workflow.frozen_params import freeze_params
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
@@ -60,6 +61,9 @@ GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a c
 # Executors without a shared folder move results through remote storage (profiles/kubernetes). Jobs then work in
 # Snakemake's copy of it, and everything runs remotely, including the download, as part of the prepare job.
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
+
+# What jobs read instead of params.yaml, so that an edit during a run concerns only the next one.
+SETTINGS = f"--suite {SUITE}" + ("" if STORAGE else f" --params {freeze_params(FILES)}")
 
 
 KEY = r"[0-9a-f]{12}"

@@ -38,12 +38,12 @@ rule report:
     localrule: not STORAGE
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
         results=results_of("tables"),
     message:
         f"report {SUITE}"
     shell:
-        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite} --results {params.results:q}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} report {params.settings} --results {params.results:q}"
 
 
 onsuccess:
@@ -61,7 +61,7 @@ onerror:
         tell("Fix the failure, then rerun the same command to run what is missing.")
     else:
         shell(
-            "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"
+            "{FEWSHOT} report {SETTINGS} --allow-missing --out results/partial/{SUITE} || true"
         )
         tell(
             f"Fix the failure, then finish the suite: snakemake --cores all --config suite={SUITE}"
