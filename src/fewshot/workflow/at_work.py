@@ -33,7 +33,7 @@ def work_line(stage: str, label: str, progress: Progress | None, waiting: str = 
         waiting: what to show then.
 
     >>> work_line("train", "glyphs-conv4-ridge-s0", Progress("step", 30, 120, since=0.0, written=10.0, loss=0.51))
-    'train     glyphs-conv4-ridge-s0  step 30/120  25 %  loss 0.5100  30 s to go'
+    'train     glyphs-conv4-ridge-s0  25 %  30 s to go  step 30/120  loss 0.5100'
     """
     return "  ".join([f"{stage:<8}", label, *(_progress_words(progress) if progress else [waiting])])
 
@@ -41,13 +41,16 @@ def work_line(stage: str, label: str, progress: Progress | None, waiting: str = 
 def _progress_words(progress: Progress) -> list[str]:
     if not progress.what:
         return [f"at work for {duration(progress.written - progress.began)}"]
-    words = [f"{progress.what} {progress.done:,}/{progress.total:,}", f"{100 * progress.done / progress.total:.0f} %"]
+    words = [
+        f"{100 * progress.done / progress.total:.0f} %"
+    ]  # what matters most first: a narrow terminal cuts the rest
+    if progress.seconds_left is not None:
+        words.append(f"{duration(progress.seconds_left)} to go")
+    words.append(f"{progress.what} {progress.done:,}/{progress.total:,}")
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.4f}")
     if progress.validation is not None:
         words.append(f"validation {_percent(progress.validation)} %")
-    if progress.seconds_left is not None:
-        words.append(f"{duration(progress.seconds_left)} to go")
     return words
 
 
