@@ -15,7 +15,8 @@ from typing import NoReturn, TextIO
 from fewshot import __version__, paths
 from fewshot.digests import ALWAYS_READ, save_digests
 from fewshot.errors import FewshotError, ParamsError, printable, quoted, quoted_key
-from fewshot.experiments.params import schema_text
+from fewshot.experiments.matrix import check_suite_name
+from fewshot.experiments.params import Params, schema_text
 from fewshot.experiments.reader import PARAMS_FILE, read_files, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.progress import accept_any_encoding
@@ -193,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument(
         "name", nargs="?", metavar="suite|experiment", help="default: the table of the suite named by `suite:`"
     )
+    watching = command("watch", _watch, "Show the jobs at work, also of a run in another terminal, until it ends.")
+    watching.add_argument("name", nargs="?", metavar="suite", help="default: the suite named by `suite:`")
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
@@ -213,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     expected = stage(
         "expected", _expected, "Write expected.yaml and expected.npz from a finished suite with several training seeds."
     )
-    expected.add_argument("--title", required=True, help='description of the run, such as "glyphs, seeds 1 to 8"')
+    expected.add_argument(
+        "--title", required=True, type=_title, help='description of the run, such as "glyphs, seeds 1 to 8"'
+    )
     expected.add_argument("--version", default=__version__, help="version of the project (default: %(default)s)")
     expected.add_argument("--address", default="", help="where its evidence is published")
     expected.add_argument("--out", type=Path, metavar="FILE", help="the .yaml file (default: the one in the package)")
@@ -251,7 +256,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> Plan:
     move_old_entries()
-    return load_plan(options.params, suite=options.suite, results=getattr(options, "results", paths.RESULTS))
+    return load_plan(
+        options.params,
+        suite=options.suite,
+        results=getattr(options, "results", paths.RESULTS),
+        other_suites=getattr(options, "key", None) is None,  # a job of a plan needs only its own
+    )
+
+
+def _check_suite(options: argparse.Namespace, params: Params) -> None:
+    """Refuse an unknown `--suite`."""
+    if options.suite is not None:
+        check_suite_name(options.suite, params.suites, "--suite")
 
 
 def _import_jobs(plan: Plan) -> ModuleType:
@@ -316,6 +332,13 @@ def _test(options: argparse.Namespace) -> None:
 def _names(text: str) -> tuple[str, ...]:
     """Return the names of a comma-separated list."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def _title(text: str) -> str:
+    """Return a title that says something."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; describe the run, such as 'glyphs, seeds 1 to 8'")
+    return text.strip()
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -407,6 +430,13 @@ def _show_results(options: argparse.Namespace) -> None:
     _show(show(plan, name))
 
 
+def _watch(options: argparse.Namespace) -> None:
+    from fewshot.workflow.watch import watch
+
+    options.suite = options.name or options.suite
+    watch(_plan(options), sys.stdout)
+
+
 def _compare(options: argparse.Namespace) -> None:
     from fewshot.workflow.compare import compare_experiments
 
@@ -432,6 +462,7 @@ def _prune(options: argparse.Namespace) -> None:
     move_old_entries()
     files = read_files(options.params)
     params = files.parsed()
+    _check_suite(options, params)
     with files.located():
         plans = prune.suite_plans(params, options.suite)
     needed = prune.planned_keys(plans) | (set() if options.ignore_refs else prune.recorded_keys())
@@ -472,6 +503,7 @@ def _coverage(options: argparse.Namespace) -> None:
 
     files = read_files(options.params)
     params = files.parsed()
+    _check_suite(options, params)
     with files.located():
         print(coverage_table(params, None if options.suite is None else [options.suite]))
 

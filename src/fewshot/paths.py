@@ -11,6 +11,7 @@ FIGURES = CACHE / "figures"  # drawn before, by digest
 LOGS = Path("logs")
 TESTS = Path("tests")  # within the root of results
 EXPORTS = Path("exports")
+PROGRESS = "progress.json"  # within the folder of a job in `cache/`
 
 JOB_STAGES = ("prepare", "train", "evaluate")
 STAGES = (*JOB_STAGES, "report")

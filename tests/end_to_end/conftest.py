@@ -246,7 +246,9 @@ def _new_project(folder: Path) -> Project:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    shutil.copytree(ROOT / "src" / "fewshot", folder / "src" / "fewshot", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("fewshot", "snakemake_logger_plugin_fewshot"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "src" / package, folder / "src" / package, ignore=ignored)
     (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
     draw_images(folder / "images")
     project = Project(folder)

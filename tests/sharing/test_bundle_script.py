@@ -191,7 +191,7 @@ def test_results_and_checkpoints_are_packed_apart(tmp_path, capsys):
     written(tmp_path / "cache", {**result, **checkpoint})
     chains = [CHAIN, {"train": [["two", "0c"]], "evaluate": [["two", "0d", "glyphs"]]}]
     pack_results(tmp_path, "tiny", chains, tmp_path / "out", 100_000)
-    assert "1 of 4 jobs finished; 1 parts of results; 1 parts of checkpoints" in capsys.readouterr().out
+    assert "1 of 4 jobs finished; 1 part of results; 1 part of checkpoints" in capsys.readouterr().out
     archives = json.loads((tmp_path / "out" / "results.json").read_text())["archives"]
     for kind, content in (("results", result), ("checkpoints", checkpoint)):
         extract_parts(tmp_path / "out", archives[kind]["parts"], tmp_path / kind)

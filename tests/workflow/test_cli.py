@@ -423,6 +423,13 @@ def test_folder_that_is_no_project_is_refused(fewshot, project, monkeypatch, sou
     assert (status, err) == (2, f"error: {source}: 'nowhere' has no params.yaml; give the folder of a project\n")
 
 
-@pytest.mark.parametrize("command", ["coverage", "prune"])
-def test_unknown_suite_is_named_with_the_file(fewshot, with_params, command):
-    assert fewshot(command, "--suite", "typo")[2].startswith("error: params.yaml: suite")
+@pytest.mark.parametrize("command", ["check", "coverage", "list", "prune", "watch"])
+def test_an_unknown_suite_is_a_mistake_of_the_command_line(fewshot, with_params, command):
+    assert fewshot(command, "--suite", "typo")[2].startswith("error: --suite: unknown suite 'typo'; allowed: quick")
+
+
+def test_an_empty_title_is_refused(fewshot, with_params):
+    status, _, err = fewshot("expected", "--title", " ")
+
+    assert status == 2
+    assert "argument --title: is empty; describe the run" in err

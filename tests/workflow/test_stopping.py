@@ -21,11 +21,12 @@ def message(text: str, level: int = logging.ERROR, **facts) -> logging.LogRecord
 
 
 def job_error(log: Path) -> logging.LogRecord:
-    return message("Error in rule train", event=LogEvent.JOB_ERROR, rule_name="train", log=[str(log)])
+    return message("Error in rule train", event=LogEvent.JOB_ERROR, rule_name="train", jobid=7, log=[str(log)])
 
 
 @pytest.mark.parametrize("end", ["returned non-zero exit status 130.", "died with <Signals.SIGTERM: 15>."])
-def test_a_stopped_job_is_one_line(end, tmp_path, capsys):
+def test_a_stopped_job_is_one_line(end, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="snakemake.logging")
     log = tmp_path / "a-conv4-s0-0123456789ab.log"
     log.write_text("epoch 1\nSIGTERM: stopped after step 3\n\n")
     stop = Stop()
@@ -33,7 +34,9 @@ def test_a_stopped_job_is_one_line(end, tmp_path, capsys):
     shown = [stop.filter(message(f"Command 'x' {end}")), stop.filter(job_error(log))]
 
     assert shown == [False, False]
-    assert capsys.readouterr().err == "train a-conv4-s0: SIGTERM: stopped after step 3\n"
+    assert caplog.messages == ["train a-conv4-s0: SIGTERM: stopped after step 3"]
+    assert caplog.records[0].stopped_job == 7
+    assert stop.filter(caplog.records[0])
     assert stop.happened
 
 

@@ -14,9 +14,12 @@ from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
 from fewshot.progress import accept_any_encoding
 from fewshot.training.tensorboard import check_installed
+from fewshot.workflow.ending import TableIfNothingToDo, table_text
+from fewshot.workflow.frozen_params import freeze_params
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
+from fewshot.workflow.run_view import tell
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
@@ -67,6 +70,9 @@ GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a c
 # Snakemake's copy of it, and everything runs remotely, including the download, as part of the prepare job.
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
+# What jobs read instead of params.yaml, so that an edit during a run concerns only the next one.
+SETTINGS = f"--suite {SUITE}" + ("" if STORAGE else f" --params {freeze_params(FILES)}")
+
 
 KEY = r"[0-9a-f]{12}"
 NO_KEY = r"(?!)"
@@ -78,6 +84,16 @@ wildcard_constraints:
     training=r"[A-Za-z0-9._-]+",
     experiment=r"[A-Za-z0-9._-]+",
     key=KEY,
+
+
+def ending():
+    """What a run of the whole suite ends with."""
+    whole = set(workflow.dag_settings.targets) <= {"all", "report"}
+    return table_text(PLAN) if whole and not workflow.dryrun else ""
+
+
+if workflow.is_main_process:
+    logger.addFilter(TableIfNothingToDo(ending))
 
 
 def all_outputs(stage):
@@ -132,6 +148,6 @@ def devices_of(wildcards):
 
 onstart:
     STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
-    print(
-        f"suite {SUITE}: progress and estimated time and memory of each job: tail -f logs/*/*.log"
+    tell(
+        f"suite {SUITE}: in another terminal, `fewshot watch` shows the jobs at work; their logs: logs/*/*.log"
     )

@@ -17,13 +17,13 @@ rule evaluate:
         gpu=GPUS,
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
         results=results_of("evaluate"),
     message:
         "evaluate {wildcards.experiment} on {wildcards.target}"
     shell:
         "exec bash workflow/scripts/logged.sh {log} {params.fewshot} evaluate {wildcards.experiment} --target {wildcards.target} --key {wildcards.key}"
-        " --suite {params.suite} --results {params.results:q}"
+        " {params.settings} --results {params.results:q}"
 
 
 use rule evaluate as restore_evaluate with:

@@ -6,11 +6,11 @@ rule download:
     localrule: True
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
     message:
         "download {wildcards.dataset}"
     shell:
-        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} download {wildcards.dataset} --suite {params.suite}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} download {wildcards.dataset} {params.settings}"
 
 
 rule prepare:
@@ -31,12 +31,12 @@ rule prepare:
         mem_mb=2000,
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
         results=results_of("prepare"),
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} --suite {params.suite} --results {params.results:q}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} prepare {wildcards.dataset} --key {wildcards.key} {params.settings} --results {params.results:q}"
 
 
 use rule prepare as restore_prepare with:

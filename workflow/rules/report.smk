@@ -38,38 +38,32 @@ rule report:
     localrule: not STORAGE
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
         results=results_of("tables"),
     message:
         f"report {SUITE}"
     shell:
-        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} report --suite {params.suite} --results {params.results:q}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} report {params.settings} --results {params.results:q}"
 
 
 onsuccess:
-    text = Path(TABLES) / "results.txt"
     if STORAGE:
-        print(f"Tables: {STORAGE}/{TABLES}")
-    elif text.exists() and Path(TABLE).exists():
-        print(text.read_text(encoding="utf-8"))
-        print(
-            f"Report: {TABLES}/report.html  (tables and figures are in the same folder)"
-        )
+        tell(f"Tables: {STORAGE}/{TABLES}")
+    else:
+        tell(ending())
 
 
 onerror:
     if STOP.happened:
-        print(stop_summary(PLAN, STOP, results_are_here=not STORAGE))
+        tell(stop_summary(PLAN, STOP, results_are_here=not STORAGE))
         sys.exit(130)
     elif STORAGE:
-        print(
-            "Fix the failure, then rerun the same command to run what is missing."
-        )
+        tell("Fix the failure, then rerun the same command to run what is missing.")
     else:
         shell(
-            "{FEWSHOT} report --suite {SUITE} --allow-missing --out results/partial/{SUITE} || true"
+            "{FEWSHOT} report {SETTINGS} --allow-missing --out results/partial/{SUITE} || true"
         )
-        print(
+        tell(
             f"Fix the failure, then finish the suite: snakemake --cores all --config suite={SUITE}"
             "  (runs only what is missing; then 'dvc repro' records it)"
         )

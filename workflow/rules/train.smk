@@ -18,12 +18,12 @@ rule train:
         gpu=lambda wildcards: GPUS * devices_of(wildcards),
     params:
         fewshot=FEWSHOT,
-        suite=SUITE,
+        settings=SETTINGS,
         results=results_of("train"),
     message:
         "train {wildcards.training}"
     shell:
-        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.training} --key {wildcards.key} --suite {params.suite} --results {params.results:q}"
+        "exec bash workflow/scripts/logged.sh {log} {params.fewshot} train {wildcards.training} --key {wildcards.key} {params.settings} --results {params.results:q}"
 
 
 use rule train as restore_train with:

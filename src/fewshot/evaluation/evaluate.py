@@ -21,7 +21,7 @@ from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.files import write_json, write_npz
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
-from fewshot.progress import say
+from fewshot.progress import report, say
 from fewshot.weights.checkpoint import load_weights
 
 SHEET_EPISODES = 4
@@ -87,6 +87,7 @@ def evaluate(
         scores = score_episodes(
             *(models, split, episodes, experiment.shots, preprocess, device),
             augmented_support=experiment.changes.augmented_support,
+            report=report,
         )
         for shot, scored in scores.items():
             row = {**result_row(shot, selection, scored), "episodes_hash": episodes_hash(episodes.at(shot))}

@@ -15,6 +15,7 @@ from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices, class_labels
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
+from fewshot.progress import Report, unreported
 
 IMAGES_PER_FORWARD = 256
 EMBEDDING_BYTES = 2**30  # embeddings held at once on a CPU
@@ -49,6 +50,7 @@ def score_episodes(
     preprocess: Preprocess,
     device: torch.device,
     augmented_support: int | None = None,
+    report: Report = unreported,
 ) -> dict[int, Scores]:
     """Classify the query images of every episode at each number of shots.
 
@@ -61,6 +63,7 @@ def score_episodes(
         device: where the learners are.
         augmented_support: number of random augmentations of each support image that take its place, from learners that
             cache embeddings; None: the image itself.
+        report: told how many images are embedded, and how many episodes are classified.
 
     Returns:
         Scores by number of shots.
@@ -68,12 +71,15 @@ def score_episodes(
     for learner in learners:
         learner.eval()
         learner.take_certificates()
-    models = _Models(learners, split, preprocess, device, augmented_support)
+    models = _Models(learners, split, preprocess, device, augmented_support, report)
     cached = all(learner.caches_embeddings for learner in learners)
     batches = models.classified(episodes, shots) if cached else models.adapted(episodes, shots)
     predictions: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
     certificates: dict[int, list[dict[str, np.ndarray]]] = {shot: [] for shot in shots}
+    done, total = 0, len(shots) * len(episodes)
     for shot, logits in batches:
+        done += len(logits)
+        report("episode", done, total)
         predictions[shot].append(logits.argmax(-1).cpu().numpy())
         certificates[shot].append(learners[0].take_certificates())
     labels = class_labels(episodes.n_way, episodes.n_query)
@@ -82,13 +88,18 @@ def score_episodes(
 
 @torch.no_grad()
 def embed_rows(
-    learner: Learner, split: SplitStore, rows: np.ndarray, preprocess: Preprocess, device: torch.device
+    learner: Learner,
+    split: SplitStore,
+    rows: np.ndarray,
+    preprocess: Preprocess,
+    device: torch.device,
+    report: Report = unreported,
 ) -> Tensor:
-    """Embed some images of a split, (len(rows), d) float32."""
-    parts = [
-        learner.embed(preprocess.images(torch.from_numpy(split.images[rows[part]]).to(device))).float()
-        for part in _slices(len(rows), IMAGES_PER_FORWARD)
-    ]
+    """Embed some images of a split, (len(rows), d) float32; report how many are done."""
+    parts = []
+    for part in _slices(len(rows), IMAGES_PER_FORWARD):
+        parts.append(learner.embed(preprocess.images(torch.from_numpy(split.images[rows[part]]).to(device))).float())
+        report("image", part.stop, len(rows))
     return torch.cat(parts)
 
 
@@ -140,6 +151,7 @@ class _Models:
     preprocess: Preprocess
     device: torch.device
     augmented_support: int | None = None
+    report: Report = unreported
 
     def adapted(self, episodes: EpisodeIndices, shots: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (shot, mean scores (T, Q, M)) from learners that adapt to each episode."""
@@ -178,7 +190,10 @@ class _Models:
             np.concatenate([support_rows[:, :n_support], query_rows], axis=1), return_inverse=True
         )
         at = torch.from_numpy(inverse.reshape(len(episodes), -1)).to(self.device)
-        features = [embed_rows(learner, self.split, rows, self.preprocess, self.device) for learner in self.learners]
+        features = [
+            embed_rows(learner, self.split, rows, self.preprocess, self.device, self.report)
+            for learner in self.learners
+        ]
         if not self.augmented_support:
             return features, at[:, :n_support].unflatten(1, (episodes.n_way, -1)), at[:, n_support:]
         by_shot = support_rows.reshape(len(episodes), episodes.n_way, n_shot).swapaxes(1, 2)
@@ -199,6 +214,7 @@ class _Models:
             by_episode = stored.unflatten(0, (-1, rows.shape[1]))
             images = self.preprocess.episodes(by_episode, "tested support", ids[part], training=True)
             parts.append(learner.embed(images.flatten(0, 1)).float())
+            self.report("image", part.stop * rows.shape[1], rows.size)
         return torch.cat(parts)
 
 

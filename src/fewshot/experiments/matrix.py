@@ -331,10 +331,10 @@ def check_other_suites(params: Params, suite: str) -> None:
     problems.raise_all()
 
 
-def check_suite_name(name: str, suites: Collection[str]) -> None:
-    """Raise `ParamsError` unless there is a suite of this name."""
+def check_suite_name(name: str, suites: Collection[str], where: str = "suite") -> None:
+    """Raise `ParamsError` unless there is a suite of this name, which was given `where`."""
     if name not in suites:
-        raise ParamsError(f"suite: unknown suite {quoted(name)}; {allowed_values(name, suites)}")
+        raise ParamsError(f"{where}: unknown suite {quoted(name)}; {allowed_values(name, suites)}")
 
 
 def _check_sections(params: Params, problems: Problems) -> None:

@@ -214,12 +214,13 @@ def pack_results(project: Path, suite: str, chains: Sequence[dict[str, Any]], ou
     entries = [project / "cache" / stage / key for stage, key in dict.fromkeys(keys)]
     finished = [entry for entry in entries if (entry / "result").is_dir()]
     kinds = {"results": finished, "checkpoints": [entry for entry in entries if entry not in finished]}
-    archives = {}
+    archives, said = {}, ""
     for kind, chosen in kinds.items():
         files = [(file, file.relative_to(project / "cache")) for entry in chosen for file in job_files(entry)]
         archives[kind] = write_parts(files, out, kind, part_bytes)
+        parts = len(archives[kind]["parts"])
+        said += f"; {parts} part{'s' if parts > 1 else ''} of {kind}" if files else ""
     (out / "results.json").write_text(json.dumps({"suite": suite, "archives": archives}, indent=1))
-    said = "".join(f"; {len(archive['parts'])} parts of {kind}" for kind, archive in archives.items())
     print(f"{len(finished)} of {len(entries)} jobs finished{said} in {out}")
 
 

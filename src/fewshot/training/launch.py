@@ -28,6 +28,7 @@ from fewshot.datasets.store import Store, open_store
 from fewshot.errors import FewshotError, ResourceError
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
+from fewshot.progress import report_file, reported_in
 from fewshot.training.devices import limit_threads
 from fewshot.training.parallel import TIMEOUT, LostContactError, ProcessGroup, joined
 from fewshot.training.state import Checkpoints
@@ -65,6 +66,7 @@ class _SharedTraining:
     start: Path | None
     curves: Path | None
     folder: Path
+    progress: Path | None
 
     @property
     def outcome(self) -> Path:
@@ -120,6 +122,7 @@ def train_on_devices(
         start=start,
         curves=curves,
         folder=folder,
+        progress=report_file(),
     )
     try:
         with stop_signals() as stopped:
@@ -135,7 +138,10 @@ def _run_rank(rank: int, training: _SharedTraining) -> None:
     devices, rendezvous = training.devices, training.folder / "rendezvous"
     try:
         limit_threads(training.threads)
-        with joined(rank, len(devices), devices[rank], rendezvous, training.timeout) as processes:
+        with (
+            joined(rank, len(devices), devices[rank], rendezvous, training.timeout) as processes,
+            reported_in(training.progress if processes.leads else None),
+        ):
             outcome = _outcome(training, processes)
             if processes.leads:
                 training.folder.mkdir(parents=True, exist_ok=True)  # in case `cache/` was deleted

@@ -14,7 +14,7 @@ from fewshot.experiments.fits import check_draws
 from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
-from fewshot.progress import bar, say
+from fewshot.progress import bar, report, say
 from fewshot.training.averaging import is_averaged
 from fewshot.training.memory import MIB, check_memory, memory_errors
 from fewshot.training.minibatches import check_classes, tell_feature_mean
@@ -114,6 +114,7 @@ class _Run:
             loss, accuracy = self.outer_step.take(step, ahead=not (ends_epoch or is_due or stopped()))
             progress.step_done(loss, accuracy)
             remaining.step_done(self.total_steps - progress.step)
+            report("step", progress.step, self.total_steps, loss=loss)
             if ends_epoch:
                 self._end_epoch()
             elif is_due:
@@ -141,6 +142,7 @@ class _Run:
         self.state.save()
         if self.curves is not None:
             self.curves.add(progress.history[-1])
+        report("step", progress.step, self.total_steps, validation=row.validation_accuracy)
         seen = "" if validation is None else f", validation {validation[0]:.1%}"
         say(
             f"epoch {row.epoch}/{self.recipe.epochs}: loss {row.train_loss:.4f}, "

@@ -53,8 +53,7 @@ def check_file(path: Path, suite: str | None = None) -> CheckedFile:
         with problems.collected(), files.located():
             check_suite_name(values["suite"], suites)
     if suite is not None:
-        with files.located():
-            check_suite_name(suite, suites)
+        check_suite_name(suite, suites, "--suite")
     for name in suites if suite is None else [suite]:
         with problems.collected(FewshotError), files.located():
             alone = parse_as(Params, {**values, "suites": {name: suites[name]}}, where="", at_most=MAX_VALUES)

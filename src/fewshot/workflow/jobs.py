@@ -19,7 +19,7 @@ from fewshot.experiments.build import initial_learner
 from fewshot.experiments.fits import check_draws
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
-from fewshot.progress import say
+from fewshot.progress import reported_in, say
 from fewshot.settings import Settings
 from fewshot.sharing.episode_lists import check_episode_list, read_episode_list, write_episode_list
 from fewshot.sharing.export import export
@@ -75,7 +75,8 @@ def prepare_job(job: PrepareJob) -> str:
     Raises:
         DataError: if the suite draws more classes, or images of a class, than there are.
     """
-    store = open_prepared(job)
+    with reported_in(job.progress_file):
+        store = open_prepared(job)
     check_draws(job.name, store, job.draws)
 
     def work(out: Path, _: Path) -> None:

@@ -20,7 +20,7 @@ from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, quoted
-from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, suite_experiments
+from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, check_suite_name, suite_experiments
 from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_files
 from fewshot.learners import LEARNERS
@@ -101,6 +101,11 @@ class Job:
     def cache_dir(self) -> Path:
         """Folder of the job's checkpoints and of the copy of its result; neither workflow tool manages it."""
         return paths.CACHE / self.stage / self.key
+
+    @property
+    def progress_file(self) -> Path:
+        """File in which the job says how far it is while it runs."""
+        return self.cache_dir / paths.PROGRESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +366,7 @@ def load_plan(
     suite: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     results: Path = paths.RESULTS,
+    other_suites: bool = True,
 ) -> Plan:
     """Read `params.yaml` and plan a suite.
 
@@ -369,19 +375,25 @@ def load_plan(
         suite: the suite's name; None takes the file's `suite:`.
         overrides: top-level keys to replace, as given to ``snakemake --config``.
         results: root folder of results.
+        other_suites: whether to check the other suites of the file too.
 
     Raises:
-        ParamsError: if the file or a name is invalid, in this suite or another one.
+        ParamsError: if the file or a name is invalid, in this suite or, if checked, another one.
         DataError: if a file named in it does not exist.
     """
     files = read_files(path, overrides)
     params = files.parsed()
     chosen, problems = params.suite if suite is None else suite, Problems()
+    if suite is not None:
+        check_suite_name(suite, params.suites, "--suite")
+    elif "suite" in (overrides or {}):
+        check_suite_name(chosen, params.suites, "--config suite")
     with files.located():
         with problems.collected():
             plan = make_plan(params, chosen, results)
-        with problems.collected():
-            check_other_suites(params, chosen)
+        if other_suites:
+            with problems.collected():
+                check_other_suites(params, chosen)
         problems.raise_all(MAX_PROBLEMS)
         return plan
 

@@ -2,6 +2,7 @@
 
 cache/<stage>/<key>/partial/       files of a job while it runs
 cache/<stage>/<key>/result/        the finished files, moved there in one step, with their hashes
+cache/<stage>/<key>/progress.json  how far the job is, while it runs (see `progress`)
 cache/<stage>/<key>/names.txt      names under which it was used: labels, for `fewshot explain` and `fewshot prune`
 results/<stage>/<name>/<key>/      a copy of the files, hashes last; what the workflow tools see
 
@@ -22,7 +23,7 @@ from fewshot import paths
 from fewshot.digests import digest, file_digest, has_digest, save_digests, sha256_of
 from fewshot.errors import DataError, ResourceError
 from fewshot.files import DISK_FULL, write_atomic, write_json
-from fewshot.progress import say
+from fewshot.progress import reported_in, say
 from fewshot.workflow.plan import Job
 
 HASHES = "sha256.json"
@@ -52,7 +53,7 @@ def run_job(job: Job, work: Callable[[Path, Path], None]) -> str:
     with _explain_full_disk(), _explain_deleted_files(cache, target):
         for folder in (cache, target):
             check_writable(folder)
-        with _job_lock(cache / ".lock"):
+        with _job_lock(cache / ".lock"), reported_in(cache / paths.PROGRESS):
             add_name(cache, job.name)
             kept = cache / RESULT
             if (finished := _intact_copy(job)) is not None:

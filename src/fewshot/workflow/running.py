@@ -73,6 +73,14 @@ def register(folder: Path = SNAKEMAKE_DIR) -> tuple[IO[str] | None, int]:
         return None, 0
 
 
+def is_running(folder: Path = SNAKEMAKE_DIR) -> bool:
+    """Return whether a Snakemake runs in this folder, here or, as far as its locks tell, on another machine."""
+    try:
+        return any(_other_runs(folder))
+    except OSError:
+        return False
+
+
 def describe_conflict(folder: Path = SNAKEMAKE_DIR) -> str:
     """Return what to tell the user whom Snakemake refuses to run because of its lock."""
     try:

@@ -6,13 +6,12 @@ stopped job as an error. Its log file in `.snakemake/log` still has everything.
 
 import errno
 import logging
-import os
 import re
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
+from logging.handlers import QueueHandler
 from pathlib import Path
 from types import FrameType
 
@@ -22,9 +21,11 @@ from fewshot.errors import ResourceError
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.training.stop_signals import SIGNALS
 from fewshot.workflow.plan import Plan
+from fewshot.workflow.run_view import OWN, tell
 from fewshot.workflow.running import SNAKEMAKE_DIR, describe_conflict, this_command
 
 REPEAT_S = 1.0
+ANNOUNCE_S = 1.0
 # How Snakemake words the end of a job that a signal stopped (129, 130, 143: with a shell in between).
 STOPPED_JOB = re.compile(r"non-zero exit status (129|130|143)\b|died with <Signals\.SIG(HUP|INT|TERM)\b")
 
@@ -52,7 +53,7 @@ class Stop(logging.Filter):
         """Filter what Snakemake prints, but not what it writes to its log file."""
         logging.raiseExceptions = False  # a log file on a full disk is not worth a traceback per message
         for handler in logger.handlers:
-            if handler.name == "DefaultStreamHandler":
+            if isinstance(handler, QueueHandler) or handler.name == "DefaultStreamHandler":
                 handler.addFilter(self)
 
     @property
@@ -64,14 +65,18 @@ class Stop(logging.Filter):
         if self.signal is not None:
             return
         self.signal = signal.Signals(number).name
-        with suppress(OSError):  # print() may be interrupted by this very signal
-            os.write(2, f"\n{self.signal}: stopping; running jobs save their state first.\n".encode())
+        said = f"{self.signal}: stopping; running jobs save their state first."
+        announcing = threading.Thread(target=tell, args=(said,), daemon=True)
+        announcing.start()
+        announcing.join(ANNOUNCE_S)  # no longer: this signal may have interrupted a message, which holds a lock
         threading.Thread(target=_signal_jobs, args=(number,), daemon=True).start()
         raise SystemExit(130)  # Snakemake waits for its jobs and then calls onerror
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to show a message."""
         event, text = getattr(record, "event", None), record.getMessage()
+        if hasattr(record, OWN):
+            return True
         if getattr(record, "exception", None) == "LockException":
             record.msg, record.args = describe_conflict(), ()
         elif refused := _refused_write(text):
@@ -82,14 +87,14 @@ class Stop(logging.Filter):
             return False
         elif event is not None and str(event.value) == "job_error" and record.thread in self._stopping_threads:
             self._stopping_threads.discard(record.thread)
-            print(_describe_stopped_job(record), file=sys.stderr)
+            tell(_describe_stopped_job(record), stopped_job=getattr(record, "jobid", None))
             return False
         elif record.levelno >= logging.ERROR and event is not None:
             self.failed = True
-        elif self._some_stopped and not self.failed:  # what follows only repeats that jobs did not finish
-            return record.levelno < logging.ERROR and self.signal is None
         elif self.signal is not None:
-            return False
+            return event is not None and str(event.value) == "job_finished"
+        elif self._some_stopped and not self.failed:  # what follows only repeats that jobs did not finish
+            return record.levelno < logging.ERROR
         return True
 
 
@@ -136,7 +141,7 @@ def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> st
         results_are_here: whether the results are in this folder and can be counted, not in remote storage.
     """
     by = f" by {stop.signal}" if stop.signal else ""
-    counts = f": {_counts(plan)}" if results_are_here else ""
+    counts = f": {finished_counts(plan)}" if results_are_here else ""
     failed = " Some jobs failed; their errors are above." if stop.failed else ""
     return (
         f"Stopped{by}. Finished work is kept{counts}.{failed}\n"
@@ -144,7 +149,8 @@ def stop_summary(plan: Plan, stop: Stop, *, results_are_here: bool = True) -> st
     )
 
 
-def _counts(plan: Plan) -> str:
+def finished_counts(plan: Plan) -> str:
+    """Return how much of a suite is finished: "1 of 1 data sets prepared, 2 of 3 models trained, ..."."""
     words = {"prepare": "data sets prepared", "train": "models trained", "evaluate": "evaluations made"}
     jobs = {stage: plan.jobs(stage) for stage in words}
     done = {stage: sum(all(file.exists() for file in job.outputs.values()) for job in jobs[stage]) for stage in words}
