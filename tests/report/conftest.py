@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fewshot.datasets.store import SplitPlan, write_store
+from fewshot.evaluation.calibration import calibration_bins
 from fewshot.experiments.params import Report
 from fewshot.files import write_csv
 from fewshot.report import ReportEntry, SuiteReport
@@ -63,6 +64,7 @@ class SuiteMaker:
         batch_norm: str = "running",
         arrays: dict[str, np.ndarray] | None = None,
         history: bool = True,
+        predictions: bool = True,
     ) -> ReportEntry:
         """Write one evaluation with a mean accuracy near `accuracy`, 10 points higher per further shot."""
         target, backbone = target or dataset, backbone or {"name": "conv4", "filters": 64}
@@ -91,13 +93,13 @@ class SuiteMaker:
             "recipe": {**RECIPE, **(recipe or {})},
             "seed": seed,
         }
-        self._evaluation(entry, train, accuracy, shots, selection, batch_norm, arrays or {})
+        self._evaluation(entry, train, accuracy, shots, selection, batch_norm, arrays or {}, predictions)
         if history:
             self._history(entry, accuracy)
         self.entries.append(entry)
         return entry
 
-    def _evaluation(self, entry, train, accuracy, shots, selection, batch_norm, arrays) -> None:  # type: ignore[no-untyped-def]
+    def _evaluation(self, entry, train, accuracy, shots, selection, batch_norm, arrays, predictions) -> None:  # type: ignore[no-untyped-def]
         rng = np.random.default_rng([entry.seed, sum(entry.group.encode())])
         values, results = dict(arrays), []
         for step, shot in enumerate(shots):
@@ -108,6 +110,7 @@ class SuiteMaker:
                  "ci95": 0.0, "episodes": EPISODES, "unconverged": 0, "max_kkt_residual": None}
             )  # fmt: skip
             values |= sheet_arrays(rng, shot)
+            values |= prediction_arrays(shot, accuracy) if predictions else {}
         values["episode_ids"] = np.arange(EPISODES)
         content = {
             "key": "a" * 16, "train_key": "b" * 16, "train": train, "target": entry.target, "split": "test",
@@ -147,6 +150,21 @@ def sheet_arrays(rng: np.random.Generator, shot: int) -> dict[str, np.ndarray]:
         f"sheet/{shot}shot/query_rows": rows[:, :, :3].reshape(4, -1),
         f"sheet/{shot}shot/query_labels": labels,
         f"sheet/{shot}shot/predictions": predictions,
+    }
+
+
+def prediction_arrays(shot: int, accuracy: float) -> dict[str, np.ndarray]:
+    """Return predictions for the queries of all episodes; queries of the last class of the split are all wrong."""
+    rng = np.random.default_rng(0)
+    classes = np.stack([rng.permutation(CLASSES)[:5] for _ in range(EPISODES)]).astype(np.uint8)
+    labels = np.tile(np.repeat(np.arange(5, dtype=np.uint8), 15), (EPISODES, 1))
+    hard = np.take_along_axis(classes, labels, axis=1) == CLASSES - 1
+    correct = (rng.random(labels.shape) < accuracy) & ~hard
+    bins = calibration_bins(np.full(labels.shape, accuracy), correct)
+    return {
+        "episode_classes": classes,
+        f"predictions/{shot}shot": np.where(correct, labels, (labels + 1) % 5).astype(np.uint8),
+        **{f"calibration/{shot}shot/{name}": values for name, values in bins.items()},
     }
 
 

@@ -132,7 +132,7 @@ def test_the_page_shows_every_section(report: Path) -> None:
     assert sections == {
         "results", "accuracy-and-training", "paired-differences", "cross-domain", "inner-loop",
         "solver-certificates", "embedding-map", "episode-sheets", "all-differences", "published",
-        "environment", "summary",
+        "environment", "summary", "classes", "confusion", "calibration",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices
 from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import CheckpointError
+from fewshot.evaluation.calibration import calibration_bins
 from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
 from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import Scores, embed_rows, score_episodes
@@ -82,7 +83,7 @@ def evaluate(
     """
     reproducible_arithmetic(experiment.recipe.precision)
     preprocess = preprocessing(experiment)
-    rows, arrays = [], {"episode_ids": episodes.ids}
+    rows, arrays = [], {"episode_ids": episodes.ids, "episode_classes": _compact(episodes.classes)}
     for selection, models in learners.items():
         scores = score_episodes(
             *(models, split, episodes, experiment.shots, preprocess, device),
@@ -96,6 +97,9 @@ def evaluate(
             arrays[f"accuracy/{selection}/{shot}shot"] = scored.accuracies
             if selection == "single":
                 arrays.update(_sheet(split, episodes, shot, scored))
+                arrays[f"predictions/{shot}shot"] = _compact(scored.predictions)
+                bins = calibration_bins(scored.confidences, scored.predictions == scored.labels)
+                arrays.update({f"calibration/{shot}shot/{k}": v for k, v in bins.items()})
                 arrays.update({f"certificate/{shot}shot/{k}": v for k, v in scored.certificates.items()})
     best = learners["single"][0]
     arrays.update(_diagnostics(best, split, episodes, max(experiment.shots), preprocess, device))
@@ -104,6 +108,11 @@ def evaluate(
         embeddings = embed_rows(best, split, shown, preprocess, device)
         arrays.update(embedding_map(embeddings.cpu().numpy(), labels))
     return rows, arrays
+
+
+def _compact(numbers: np.ndarray) -> np.ndarray:
+    """Return non-negative integers in the smallest type that holds them all."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
 def result_row(shot: int, selection: str, scores: Scores) -> dict[str, Any]:

@@ -32,12 +32,14 @@ class Scores:
         accuracies: (E,) share of correct predictions, 0..1.
         predictions: (E, Q) int64, the most likely class of each query image.
         labels: (Q,) int64, the true classes, the same in every episode.
+        confidences: (E, Q) float32, the softmax probability of the predicted class.
         certificates: solver reports, name -> (E,).
     """
 
     accuracies: np.ndarray
     predictions: np.ndarray
     labels: np.ndarray
+    confidences: np.ndarray
     certificates: dict[str, np.ndarray]
 
 
@@ -75,15 +77,20 @@ def score_episodes(
     cached = all(learner.caches_embeddings for learner in learners)
     batches = models.classified(episodes, shots) if cached else models.adapted(episodes, shots)
     predictions: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
+    confidences: dict[int, list[np.ndarray]] = {shot: [] for shot in shots}
     certificates: dict[int, list[dict[str, np.ndarray]]] = {shot: [] for shot in shots}
     done, total = 0, len(shots) * len(episodes)
     for shot, logits in batches:
         done += len(logits)
         report("episode", done, total)
         predictions[shot].append(logits.argmax(-1).cpu().numpy())
+        confidences[shot].append(logits.softmax(-1).amax(-1).float().cpu().numpy())
         certificates[shot].append(learners[0].take_certificates())
     labels = class_labels(episodes.n_way, episodes.n_query)
-    return {shot: _scores(np.concatenate(predictions[shot]), labels, certificates[shot]) for shot in shots}
+    return {
+        shot: _scores(np.concatenate(predictions[shot]), labels, np.concatenate(confidences[shot]), certificates[shot])
+        for shot in shots
+    }
 
 
 @torch.no_grad()
@@ -218,10 +225,12 @@ class _Models:
         return torch.cat(parts)
 
 
-def _scores(predictions: np.ndarray, labels: np.ndarray, certificates: list[dict[str, np.ndarray]]) -> Scores:
+def _scores(
+    predictions: np.ndarray, labels: np.ndarray, confidences: np.ndarray, certificates: list[dict[str, np.ndarray]]
+) -> Scores:
     names = certificates[0]
     joined = {name: np.concatenate([part[name] for part in certificates]) for name in names}
-    return Scores((predictions == labels).mean(axis=1), predictions, labels, joined)
+    return Scores((predictions == labels).mean(axis=1), predictions, labels, confidences, joined)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

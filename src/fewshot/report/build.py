@@ -11,13 +11,14 @@ from fewshot.digests import sha256_of
 from fewshot.files import cannot_write, write_json
 from fewshot.report import tables
 from fewshot.report.adaptation import adaptation_pictures
+from fewshot.report.classes import class_pictures, class_tables, read_predictions
 from fewshot.report.contents import Contents, describe_missing, read_contents
 from fewshot.report.curves import write_curves
 from fewshot.report.difference_tables import difference_records
 from fewshot.report.figures import result_pictures
 from fewshot.report.inputs import SuiteReport, Summary
 from fewshot.report.latex import latex
-from fewshot.report.page import page
+from fewshot.report.page import Shown, page
 from fewshot.report.pictures import Picture, save_pictures
 from fewshot.report.runtimes import write_runtimes
 from fewshot.report.sheets import sheets
@@ -61,12 +62,14 @@ def write_report(suite: SuiteReport, out: Path, *, allow_missing: bool = False, 
 
 def _write_all(contents: Contents, text: str, out: Path, cache: Path | None) -> None:
     _write_tables(contents, out)
-    drawn = list(pictures(contents))
+    predictions, without = read_predictions(contents)
+    drawn = [*pictures(contents), *class_pictures(predictions)]
     digests = save_pictures(drawn, out / "figures", cache)
     episodes = sheets(contents) if contents.suite.settings.sheets else []
     for sheet in episodes:
         (out / "figures" / f"{sheet.name}.svg").write_text(sheet.file, encoding="utf-8")
-    (out / "report.html").write_text(page(contents, drawn, episodes, out / "figures"), encoding="utf-8")
+    shown = Shown(drawn, episodes, class_tables(predictions), without)
+    (out / "report.html").write_text(page(contents, shown, out / "figures"), encoding="utf-8")
     (out / "results.txt").write_text(text, encoding="utf-8")
     _write_manifest(contents, digests, out)
 

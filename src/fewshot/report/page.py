@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,15 +13,17 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 
 from fewshot.report import difference_tables, stats
+from fewshot.report.classes import ClassTable, advice
 from fewshot.report.contents import Cell, Contents, counterpart
 from fewshot.report.drawings import Differences, difference_text
+from fewshot.report.environment import environment
 from fewshot.report.figures import MAX_MATRIX, differences
 from fewshot.report.learner_table import learner_tables
 from fewshot.report.measure import Run
 from fewshot.report.pictures import Picture
 from fewshot.report.published import Published, published_numbers
-from fewshot.report.sheets import STYLE, Sheet
-from fewshot.report.style import DIVERGING
+from fewshot.report.sheets import STYLE, Mosaic, Sheet
+from fewshot.report.style import DIVERGING, SEQUENTIAL
 from fewshot.report.summary import summary
 from fewshot.report.tables import protocol_text, published_text
 from fewshot.report.terms import explained, terms
@@ -48,52 +51,84 @@ PIXELS_PER_POINT = 1.7  # a figure of the common width is 560 pixels wide, and n
 SAFE_IN_URL = " /:;=,!()'@*+$&?-._~|[]{}"
 
 
-def page(contents: Contents, pictures: Sequence[Picture], sheets: Sequence[Sheet], figures: Path) -> str:
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows besides the numbers.
+
+    Attributes:
+        pictures: figures in the order of the page.
+        sheets: the episode sheets.
+        class_tables: accuracies by class.
+        without_predictions: runs whose evaluation stored no predictions, so that they are not in `class_tables`.
+    """
+
+    pictures: Sequence[Picture]
+    sheets: Sequence[Sheet]
+    class_tables: Sequence[ClassTable]
+    without_predictions: Sequence[Run]
+
+    @property
+    def mosaics(self) -> list[Mosaic]:
+        """All images that sheets and tables refer to, each once."""
+        found = [sheet.mosaic for sheet in self.sheets] + [table.examples for table in self.class_tables]
+        return list({mosaic.id: mosaic for mosaic in found if mosaic is not None}.values())
+
+
+def page(contents: Contents, shown: Shown, figures: Path) -> str:
     """Return the whole page.
 
     Args:
-        contents: what the page shows.
-        pictures: figures in the order of the page; the drawings are read from `figures`.
-        sheets: the episode sheets.
+        contents: the numbers.
+        shown: what else the page shows; the drawings are read from `figures`.
         figures: folder of the saved figures.
     """
-    environment = jinja2.Environment(
+    cells = [_cell(cell, number) for number, cell in enumerate(contents.cells)]
+    compared_with = counterpart(contents.cells)
+    return (
+        _templates()
+        .get_template("page.html.jinja")
+        .render(
+            suite=contents.suite.suite,
+            key=contents.suite.key,
+            glossary=GLOSSARY,
+            groups=len({cell["group"] for cell in cells}),
+            runs=len({run.entry.evaluation for run in contents.runs}),
+            missing=contents.missing,
+            summary=summary(contents),
+            table_note=_table_note(contents),
+            tables=learner_tables(contents, cells),
+            columns=_columns(cells, compared_with),
+            filters=_filters(cells),
+            cells=cells,
+            originals=list(stats.ORIGINAL_INTERVALS),
+            sections=_sections(shown.pictures, figures),
+            sheets=shown.sheets,
+            mosaics=shown.mosaics,
+            class_tables=[_class_table(table) for table in shown.class_tables],
+            without_predictions=advice(shown.without_predictions),
+            sheet_style=STYLE,
+            matrices=_matrices(contents),
+            published=[_number(number) for number in _published_for(contents)],
+            differences=difference_tables.difference_records(contents),
+            expected_differences=_expected_differences(contents),
+            expected_title=difference_tables.TITLE,
+            expected_columns=_expected_columns(),
+            environment=environment(contents),
+            terms=list(terms().values()),
+        )
+    )
+
+
+def _templates() -> jinja2.Environment:
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["explained"] = explained
-    cells = [_cell(cell, number) for number, cell in enumerate(contents.cells)]
-    compared_with = counterpart(contents.cells)
-    return environment.get_template("page.html.jinja").render(
-        suite=contents.suite.suite,
-        key=contents.suite.key,
-        glossary=GLOSSARY,
-        groups=len({cell["group"] for cell in cells}),
-        runs=len({run.entry.evaluation for run in contents.runs}),
-        missing=contents.missing,
-        summary=summary(contents),
-        table_note=_table_note(contents),
-        tables=learner_tables(contents, cells),
-        columns=_columns(cells, compared_with),
-        filters=_filters(cells),
-        cells=cells,
-        originals=list(stats.ORIGINAL_INTERVALS),
-        sections=_sections(pictures, figures),
-        sheets=sheets,
-        mosaics=list({sheet.mosaic.id: sheet.mosaic for sheet in sheets}.values()),
-        sheet_style=STYLE,
-        matrices=_matrices(contents),
-        published=[_number(number) for number in _published_for(contents)],
-        differences=difference_tables.difference_records(contents),
-        expected_differences=_expected_differences(contents),
-        expected_title=difference_tables.TITLE,
-        expected_columns=_expected_columns(),
-        versions=_versions(contents),
-        terms=list(terms().values()),
-    )
+    templates.filters["explained"] = explained
+    return templates
 
 
 def _table_note(contents: Contents) -> Markup:
@@ -104,11 +139,12 @@ def _table_note(contents: Contents) -> Markup:
     return Markup(
         "Accuracy in percent with the half width of its 95 % interval: over test episodes for one training seed, over "
         "episodes and seeds for several. <strong>Bold</strong>: best of its column; †: not significantly worse "
-        f"(paired, Holm-corrected, 5 %). The verdict on the difference from the {compared_with} number: it agrees if it "
-        f"is within {margin:g} points with 90 % confidence, and is higher or lower if it is significant at 5 % over "
-        f"all {tests} tests of this page (Holm-corrected, with the variation between training runs){even}; otherwise "
-        "it is undecided. A number opens its protocol card, which also says why it is not comparable. Training: mean time "
-        "over the seeds."
+        "(paired, Holm-corrected, 5 %). "
+        f"The verdict on the difference from the {compared_with} number: it agrees if it is within {margin:g} points "
+        f"with 90 % confidence, and is higher or lower if it is significant at 5 % over all {tests} tests of this page "
+        f"(Holm-corrected, with the variation between training runs){even}; otherwise it is undecided. "
+        "A number opens its protocol card, which also says why it is not comparable. Training: mean time over the "
+        "seeds."
     )
 
 
@@ -283,21 +319,39 @@ def _matrix(found: Differences) -> dict[str, Any]:
     return {"title": found.title, "rows": rows}
 
 
+def _class_table(table: ClassTable) -> dict[str, Any]:
+    """Return the accuracy by class as a table of coloured cells with example images."""
+    rows = []
+    for place, (name, accuracies) in enumerate(zip(table.names, table.accuracy, strict=True)):
+        cells = [
+            {"text": f"{100 * value:.0f}", "style": _shade(mpl.colormaps[SEQUENTIAL](value))} for value in accuracies
+        ]
+        rows.append({"name": name, "cells": cells, "top": place * _pitch(table)})
+    note = f"; the {len(rows)} hardest of {table.total} classes" if len(rows) < table.total else ""
+    return {
+        "title": f"{table.title}{note}",
+        "columns": [f"{cell.method}, {cell.row.entry.backbone}" for cell in table.rows],
+        "rows": rows,
+        "examples": table.examples,
+        "pitch": _pitch(table),
+    }
+
+
+def _pitch(table: ClassTable) -> int:
+    """Return the height of a row of example images, pixels."""
+    return table.examples.height // len(table.names) if table.examples else 0
+
+
 def _matrix_cell(found: Differences, i: int, j: int) -> dict[str, str]:
-    """Return the text and the colours of a difference; white or black text, whichever contrasts more."""
+    """Return the text and the colours of a difference."""
     text = difference_text(found.points[i, j])
     if not found.significant[i, j]:
         return {"text": text, "style": ""}
-    color = mpl.colormaps[DIVERGING]((1 + found.points[i, j] / found.limit) / 2)
+    return {"text": text, "style": _shade(mpl.colormaps[DIVERGING]((1 + found.points[i, j] / found.limit) / 2))}
+
+
+def _shade(color: tuple[float, float, float, float]) -> str:
+    """Return a background colour with white or black text, whichever contrasts more."""
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2
-    return {"text": text, "style": f"background:{to_hex(color)};color:{'#000' if luminance > 0.18 else '#fff'}"}
-
-
-def _versions(contents: Contents) -> list[tuple[str, str]]:
-    """Return (name, versions) of the software that computed the numbers."""
-    found: dict[str, set[str]] = {}
-    for run in contents.runs:
-        for name, version in run.protocol["versions"].items():
-            found.setdefault(name, set()).add(str(version))
-    return [(name, ", ".join(sorted(versions))) for name, versions in sorted(found.items())]
+    return f"background:{to_hex(color)};color:{'#000' if luminance > 0.18 else '#fff'}"
