@@ -16,7 +16,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: doctor run test test-slow test-clusters cloud tensorboard check format bench bench-gpu bundle lock
+.PHONY: doctor run test test-slow test-clusters cloud tensorboard docs check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -36,6 +36,12 @@ test-slow: $(READY)
 tensorboard: $(READY)
 	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-tensorboard.lock
 	tensorboard --logdir logs/tensorboard
+
+# The documentation as a site, in site/; a link that leads nowhere is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-docs.lock
+	python -m sphinx -q -W --keep-going -c docs/site . site
+	@echo "open site/index.html"
 
 # Additional packages for S3 remotes and Snakemake's Kubernetes executor.
 cloud: $(READY)
@@ -85,4 +91,5 @@ lock: $(READY)
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --override $(VENV)/overrides.txt -o requirements.lock
 	$(COMPILE) requirements-cloud.in -c requirements.lock -o requirements-cloud.lock
+	$(COMPILE) requirements-docs.in -c requirements.lock -o requirements-docs.lock
 	$(COMPILE) requirements-tensorboard.in -c requirements.lock -o requirements-tensorboard.lock
