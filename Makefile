@@ -83,6 +83,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), half a minute plus the download."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	workflow/install.sh $(VENV) $(TORCH) $(INSTALLER)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
 # Regenerates the lock files from pyproject.toml and requirements-*.in; needs the network.
