@@ -16,7 +16,7 @@ READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: doctor run test test-slow test-clusters cloud tensorboard check format bench bench-gpu bundle lock
+.PHONY: doctor run test test-slow test-clusters cloud tensorboard docs check format bench bench-gpu bundle lock
 
 run: $(READY)
 	snakemake --cores $(CORES)
@@ -36,6 +36,12 @@ test-slow: $(READY)
 tensorboard: $(READY)
 	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-tensorboard.lock
 	tensorboard --logdir logs/tensorboard
+
+# The documentation as a site, in site/; a link that leads nowhere is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-docs.lock
+	python -m sphinx -q -W --keep-going -c docs/site . site
+	@echo "open site/index.html"
 
 # Additional packages for S3 remotes and Snakemake's Kubernetes executor.
 cloud: $(READY)
@@ -77,6 +83,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing the environment into $(VENV): about 6.5 GB (1 GB with TORCH=cpu), half a minute plus the download."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	workflow/install.sh $(VENV) $(TORCH) $(INSTALLER)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
 # Regenerates the lock files from pyproject.toml and requirements-*.in; needs the network.
@@ -85,4 +92,5 @@ lock: $(READY)
 	printf 'numpy>=2.4\n' > $(VENV)/overrides.txt
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --override $(VENV)/overrides.txt -o requirements.lock
 	$(COMPILE) requirements-cloud.in -c requirements.lock -o requirements-cloud.lock
+	$(COMPILE) requirements-docs.in -c requirements.lock -o requirements-docs.lock
 	$(COMPILE) requirements-tensorboard.in -c requirements.lock -o requirements-tensorboard.lock

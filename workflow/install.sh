@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the locked environment into a virtual environment: sh workflow/install.sh VENV [default|cpu] [uv|pip]
+# Install the packages of requirements.lock into a virtual environment: sh workflow/install.sh VENV [default|cpu] [uv|pip]
 #
 # Every file is checked against the hashes in requirements.lock, which are those of PyPI; nothing is resolved. uv
 # installs in a fraction of pip's time. It does not read pip's configuration, so the indexes and folders of wheels
@@ -41,7 +41,7 @@ with_pip() {
 
 install() {
     with_uv "$@" && return
-    [ "$installer" = pip ] || echo "uv is not available or failed (see above); pip goes on, which takes minutes." >&2
+    [ "$installer" = pip ] || echo "uv is not available or failed (see above); pip goes on, four times as slowly." >&2
     with_pip "$@"
 }
 
@@ -52,4 +52,3 @@ else
     cp requirements.lock "$lock"
 fi
 install --require-hashes -r "$lock"
-with_pip --no-build-isolation -e .
