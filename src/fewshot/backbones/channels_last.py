@@ -97,17 +97,6 @@ def scatter_on_line(
     return of_maps
 
 
-def gather_and_sums(
-    cotangent: Tensor, maps: Tensor, pooled: Tensor, mean: np.ndarray
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the cotangent of maps at the pixel that was pooled in each cell, and its sums as `sums` defines them."""
-    gathered = torch.empty_like(pooled)
-    total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
-    arrays = [_array(tensor) for tensor in (cotangent, maps, pooled)]
-    _gather_and_sum(*arrays, _values(mean, maps), _array(gathered), total, product)
-    return gathered, total, product
-
-
 def _array(maps: Tensor) -> np.ndarray:
     """Return channels-last maps as a C-contiguous array (N, H, W, C) that shares their memory."""
     maps = maps.detach().permute(0, 2, 3, 1)
@@ -154,8 +143,8 @@ def _bfloat16(number):  # type: ignore[no-untyped-def]
     return np.uint16((bits + np.uint32(0x7FFF) + is_odd) >> np.uint32(16))
 
 
-# The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so a loop writes one
-# map at most.
+# The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so a loop writes at
+# most one map.
 
 
 @_compile
@@ -237,34 +226,6 @@ def _scatter_on_line(  # type: ignore[no-untyped-def]
                         left[c] = zero if pixel[c] == taken[c] else left[c]
         if height % 2 == 1 or width % 2 == 1:
             _line_beyond_cells(maps[i], mean, slope, constant, of_maps[i])
-
-
-@_compile
-def _gather_and_sum(cotangent, maps, pooled, mean, gathered, total, product) -> None:  # type: ignore[no-untyped-def]
-    """Write the cotangent at the pixel that was pooled in each cell; add to the sums as `_sums` does."""
-    n, height, width, channels = maps.shape
-    row_total, row_product = np.zeros_like(mean), np.zeros_like(mean)
-    for i in range(n):
-        for row in range(height):
-            for x in range(width):
-                values, pixel = cotangent[i, row, x], maps[i, row, x]
-                for c in range(channels):
-                    row_total[c] += values[c]
-                    row_product[c] += values[c] * (pixel[c] - mean[c])
-            _move(row_total, total)
-            _move(row_product, product)
-            if row % 2 == 1:
-                for x in range(width // 2):
-                    _gather(cotangent[i], maps[i], pooled[i, row // 2, x], row - 1, 2 * x, gathered[i, row // 2, x])
-
-
-@_inline
-def _gather(cotangent, maps, taken, y, x, gathered) -> None:  # type: ignore[no-untyped-def]
-    """Write the cotangent at the first pixel of the cell at (y, x) that equals the pooled one."""
-    for k in (3, 2, 1, 0):
-        values, pixel = cotangent[y + k // 2, x + k % 2], maps[y + k // 2, x + k % 2]
-        for c in range(len(gathered)):
-            gathered[c] = values[c] if k == 3 or pixel[c] == taken[c] else gathered[c]
 
 
 @_compile

@@ -1,7 +1,7 @@
 """Convolution, batch norm, 2x2 max-pool and leaky ReLU as one block, which trains on a CPU in few passes over its maps.
 
 In each channel, batch norm is an increasing or decreasing affine function and a leaky ReLU is increasing, so a pool
-before them selects the same pixels (see `pooled_moments`). Then the convolution's output is read once forwards, to pool
+before them selects the same pixels (see `pooled_stage`). Then the convolution's output is read once forwards, to pool
 it and to sum it for mean and variance, and once backwards. With pooled maps p, cotangent z of the activation's input,
 mean m, scale s = 1 / sqrt(variance + epsilon), and n pixels per channel:
 
