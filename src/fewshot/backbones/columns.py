@@ -60,7 +60,8 @@ def direct_gradients(
 
 def _gradient_of_maps(cotangent: Tensor, weight: Tensor) -> Tensor:
     """Return the convolution of the cotangent with the kernels turned by 180 degrees, inputs and outputs exchanged."""
-    turned = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
+    taps = weight.permute(2, 3, 0, 1).flatten(0, 1)  # (9, D, C)
+    turned = torch.cat(taps.unbind()[::-1])
     return _as_maps(_columns(cotangent) @ turned, cotangent)
 
 
