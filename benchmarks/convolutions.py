@@ -3,6 +3,7 @@
 Run from the root of the repository: python -m benchmarks.convolutions
 """
 
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -50,13 +51,14 @@ def main() -> None:
         "convolutions",
         "Convolutions of ResNet-12",
         [
-            "On a CPU, ResNet-12 takes Winograd's F(4 x 4, 3 x 3) for large convolutions in float32, and columns and one "
-            "matrix product (im2col) in bfloat16, by the rule in `fewshot/backbones/convolution.py`; everywhere else, "
-            "and always with the backbone's setting `convolutions: direct`, torch's convolution (oneDNN). The rule "
-            "depends on sizes and precision alone, so that no machine computes something else than another.",
-            "CPU time, interleaved: torch's for forward and backward, and the ratio to it; above 1 is faster. Errors "
-            "are relative to float64, in the norm, of output, gradient of the maps and gradient of the weights, as "
-            "ratios to torch's.",
+            "In float32 on a CPU, ResNet-12 takes Winograd's F(4 x 4, 3 x 3) for convolutions of many channels; in "
+            "bfloat16, one matrix product with the columns of the maps (im2col) where the maps are small. The rule "
+            "is in `fewshot/backbones/convolution.py`: it depends on sizes and precision, not on the machine. "
+            "Everywhere else, and always with `convolutions: direct` of the backbone, the convolution is torch's "
+            "(oneDNN). DropBlock, batch norm and everything else are the same in both.",
+            "CPU time, interleaved: torch's for forward and backward, and the ratios to it; above 1 is faster. Errors "
+            "are those of output, gradient of the maps and gradient of the weights, relative to float64 in the norm: "
+            "torch's, and the form's as a ratio to torch's.",
             table(
                 [
                     "precision",
@@ -74,8 +76,6 @@ def main() -> None:
             f"Training steps at {SIZE} pixels (loss, gradients and update; DropBlock on), `by_size` against `direct`: "
             f"ridge with {N_WAY} ways, {N_SHOT} shots and {N_QUERY} queries per class, and the classifier.",
             table(["step", "precision", "direct, ms", "by_size, ms", "ratio"], steps),
-            "Columns were measured on a core with AMX. With `ONEDNN_MAX_CPU_ISA` below it, 640 channels of 4 x 4 ran "
-            "at 0.9 (AVX512_CORE_BF16), 0.8 (AVX512_CORE) and 0.9 (AVX2) of torch's speed.",
         ],
         packages=["numba"],
     )
@@ -145,7 +145,7 @@ def measure_step(name: str, precision: str) -> list[str]:
         for _ in range(WARM_UP):  # until the allocator holds the memory of a step
             step()
     seconds = interleave(steps, STEP_ROUNDS, {})
-    before, after = (sorted(seconds[convolutions])[STEP_ROUNDS // 2] * 1e3 for convolutions in steps)
+    before, after = (statistics.median(seconds[convolutions]) * 1e3 for convolutions in steps)
     return [name, precision, f"{before:.0f}", f"{after:.0f}", ratio(seconds["direct"], seconds["by_size"])]
 
 
