@@ -45,26 +45,20 @@ def pool_and_moments(maps: Tensor, weight: Tensor) -> PooledMoments:
     n, channels, height, width = maps.shape
     shape = (n, channels, height // 2, width // 2)
     pooled = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
-    sign, centre = _values(np.where(weight.detach().numpy() >= 0, 1, -1), maps), _values(0, maps)
-    total, squares = np.zeros(channels), np.zeros(channels)
-    _pool_and_sum(_array(maps), sign, _array(pooled), centre, total, squares)
-    pixels = n * height * width
-    offset = total / pixels
-    return PooledMoments(pooled, centre + offset, np.maximum(squares / pixels - offset * offset, 0))
+    mean, variance = np.empty(channels), np.empty(channels)
+    _pool_and_moments(_array(maps), weight.detach().numpy(), _array(pooled), mean, variance)
+    return PooledMoments(pooled, mean, variance)
 
 
-def line(
-    maps: Tensor, mean: np.ndarray, slope: np.ndarray, constant: np.ndarray | float = 0, below_zero: float = 1
-) -> Tensor:
+def line(maps: Tensor, mean: np.ndarray, slope: np.ndarray, constant: np.ndarray, below_zero: float = 1.0) -> Tensor:
     """Return the leaky ReLU, of slope `below_zero`, of slope * (maps - mean) + constant."""
     out = torch.empty_like(maps)
-    vectors = [_values(vector, maps) for vector in (mean, slope, constant, below_zero)]
-    _line(_array(maps), *vectors, _array(out))
+    _line(_array(maps), mean, slope, constant, below_zero, _array(out))
     return out
 
 
 class OfActivation(NamedTuple):
-    """The cotangent of the leaky ReLU, of slope `below_zero`, that gave `out`: it stands for that of its input."""
+    """The cotangent of `out`, a leaky ReLU of slope `below_zero`; functions take it back to the activation's input."""
 
     cotangent: Tensor
     out: Tensor
@@ -75,8 +69,7 @@ def sums(of_activation: OfActivation, maps: Tensor, mean: np.ndarray) -> tuple[n
     """Return the sums of the cotangent, and of cotangent * (maps - mean), over images and pixels."""
     cotangent, out, below_zero = of_activation
     total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
-    vectors = _values(below_zero, maps), _values(mean, maps)
-    _sums(_array(cotangent), _array(out), _array(maps), *vectors, total, product)
+    _sums(_array(cotangent), _array(out), _array(maps), below_zero, mean, total, product)
     return total, product
 
 
@@ -84,16 +77,26 @@ def scatter_on_line(
     maps: Tensor,
     pooled: Tensor,
     of_activation: OfActivation,
-    factor: np.ndarray | float,
+    factor: np.ndarray,
     mean: np.ndarray,
     slope: np.ndarray,
     constant: np.ndarray,
 ) -> Tensor:
     """Return slope * (maps - mean) + constant, plus factor * cotangent at the pixel that was pooled in each cell."""
     of_maps = torch.empty_like(maps)
-    arrays = [_array(tensor) for tensor in (maps, pooled, of_activation.cotangent, of_activation.out)]
-    vectors = [_values(vector, maps) for vector in (of_activation.below_zero, factor, mean, slope, constant)]
-    _scatter_on_line(*arrays, *vectors, _array(of_maps))
+    cotangent, out, below_zero = of_activation
+    _scatter_on_line(
+        _array(maps),
+        _array(pooled),
+        _array(cotangent),
+        _array(out),
+        below_zero,
+        factor,
+        mean,
+        slope,
+        constant,
+        _array(of_maps),
+    )
     return of_maps
 
 
@@ -102,13 +105,6 @@ def _array(maps: Tensor) -> np.ndarray:
     maps = maps.detach().permute(0, 2, 3, 1)
     values: np.ndarray = (maps.view(torch.uint16) if maps.dtype == torch.bfloat16 else maps).numpy()
     return values
-
-
-def _values(per_channel: np.ndarray | float, maps: Tensor) -> np.ndarray:
-    """Return values per channel in the precision of the loops over these maps."""
-    precision = np.float64 if maps.dtype == torch.float64 else np.float32
-    values = np.asarray(per_channel, dtype=precision)
-    return values if values.ndim == 1 else np.full(maps.shape[1], values)
 
 
 def _number(stored):  # type: ignore[no-untyped-def]
@@ -143,16 +139,16 @@ def _bfloat16(number):  # type: ignore[no-untyped-def]
     return np.uint16((bits + np.uint32(0x7FFF) + is_odd) >> np.uint32(16))
 
 
-# The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so a loop writes at
-# most one map.
+# The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so none writes more
+# than one map. Without `fastmath`, every sum has one order, whatever the processor.
 
 
 @_compile
-def _pool_and_sum(maps, sign, pooled, centre, total, squares) -> None:  # type: ignore[no-untyped-def]
-    """Pool 2x2 cells by sign * max(sign * maps); set the centre; add maps - centre and its squares to the sums."""
+def _pool_and_moments(maps, weight, pooled, mean, variance) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
+    centre, sign = _mean(maps[0]), _rounded(np.where(weight >= 0, 1.0, -1.0), maps)
+    total, squares = np.zeros(channels), np.zeros(channels)
     row_total, row_squares = np.zeros_like(centre), np.zeros_like(centre)
-    _mean(maps[0], centre)
     for i in range(n):
         for y in range(height // 2):
             for x in range(width // 2):
@@ -171,19 +167,25 @@ def _pool_and_sum(maps, sign, pooled, centre, total, squares) -> None:  # type: 
             _move(row_squares, squares)
         if height % 2 == 1 or width % 2 == 1:
             _sum_beyond_cells(maps[i], centre, row_total, row_squares, total, squares)
+    pixels = n * height * width
+    for c in range(channels):
+        offset = total[c] / pixels
+        mean[c] = centre[c] + offset
+        variance[c] = max(squares[c] / pixels - offset * offset, 0)
 
 
 @_compile
 def _sums(cotangent, out, maps, below_zero, mean, total, product) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
-    row_total, row_product = np.zeros_like(mean), np.zeros_like(mean)
-    value, one = np.empty_like(mean), mean.dtype.type(1)
+    mean = _rounded(mean, maps)
+    one, below_zero = mean.dtype.type(1), mean.dtype.type(below_zero)
+    row_total, row_product, value = np.zeros_like(mean), np.zeros_like(mean), np.empty_like(mean)
     for i in range(n):
         for y in range(height):
             for x in range(width):
                 values, activated, pixel = cotangent[i, y, x], out[i, y, x], maps[i, y, x]
                 for c in range(channels):
-                    value[c] = _number(values[c]) * (one if _number(activated[c]) > 0 else below_zero[c])
+                    value[c] = _number(values[c]) * (one if _number(activated[c]) > 0 else below_zero)
                 for c in range(channels):
                     row_total[c] += value[c]
                     row_product[c] += value[c] * (_number(pixel[c]) - mean[c])
@@ -194,13 +196,15 @@ def _sums(cotangent, out, maps, below_zero, mean, total, product) -> None:  # ty
 @_compile
 def _line(maps, mean, slope, constant, below_zero, out) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
+    mean, slope, constant = _rounded(mean, maps), _rounded(slope, maps), _rounded(constant, maps)
+    below_zero = mean.dtype.type(below_zero)
     for i in range(n):
         for y in range(height):
             for x in range(width):
                 pixel, written = maps[i, y, x], out[i, y, x]
                 for c in range(channels):
                     value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c]
-                    written[c] = _stored(value if value > 0 else below_zero[c] * value, written[c])
+                    written[c] = _stored(value if value > 0 else below_zero * value, written[c])
 
 
 @_compile
@@ -208,13 +212,16 @@ def _scatter_on_line(  # type: ignore[no-untyped-def]
     maps, pooled, cotangent, out, below_zero, factor, mean, slope, constant, of_maps
 ) -> None:
     n, height, width, channels = maps.shape
+    factor, mean = _rounded(factor, maps), _rounded(mean, maps)
+    slope, constant = _rounded(slope, maps), _rounded(constant, maps)
     left, zero, one = np.empty_like(mean), mean.dtype.type(0), mean.dtype.type(1)
+    below_zero = mean.dtype.type(below_zero)
     for i in range(n):
         for y in range(height // 2):
             for x in range(width // 2):
                 values, activated, taken = cotangent[i, y, x], out[i, y, x], pooled[i, y, x]
                 for c in range(channels):
-                    gate = one if _number(activated[c]) > 0 else below_zero[c]
+                    gate = one if _number(activated[c]) > 0 else below_zero
                     left[c] = factor[c] * (gate * _number(values[c]))
                 for k in range(4):
                     pixel, written = maps[i, 2 * y + k // 2, 2 * x + k % 2], of_maps[i, 2 * y + k // 2, 2 * x + k % 2]
@@ -229,16 +236,25 @@ def _scatter_on_line(  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _mean(image, mean) -> None:  # type: ignore[no-untyped-def]
-    """Write the mean of each channel of an image (H, W, C)."""
+def _mean(image):  # type: ignore[no-untyped-def]
+    """Return the mean of each channel of an image (H, W, C)."""
     height, width, channels = image.shape
-    mean[:] = 0
+    total = _rounded(np.zeros(channels), image)
     for y in range(height):
         for x in range(width):
             pixel = image[y, x]
             for c in range(channels):
-                mean[c] += _number(pixel[c])
-    mean /= height * width
+                total[c] += _number(pixel[c])
+    return total / total.dtype.type(height * width)
+
+
+@_compile
+def _rounded(values, maps):  # type: ignore[no-untyped-def]
+    """Return values in the precision in which loops over these maps compute."""
+    out = np.full(len(values), _number(maps.dtype.type(0)))
+    for c in range(len(values)):
+        out[c] = values[c]
+    return out
 
 
 @_compile
@@ -254,7 +270,7 @@ def _line_beyond_cells(image, mean, slope, constant, out) -> None:  # type: igno
 
 @_compile
 def _sum_beyond_cells(image, centre, row_total, row_squares, total, squares) -> None:  # type: ignore[no-untyped-def]
-    """Add the last row and column of an image (H, W, C) of odd sides to the sums of `_pool_and_sum`."""
+    """Add the last row and column of an image (H, W, C) of odd sides to the sums of `_pool_and_moments`."""
     height, width, channels = image.shape
     for y in range(height):
         for x in range(_first_beyond_cells(y, height, width), width):
