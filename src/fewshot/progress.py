@@ -129,9 +129,16 @@ def report(what: str, done: int, total: int, *, loss: float | None = None, valid
     if _Reported.file is None:
         return
     before = _Reported.progress
-    counted = {} if what == before.what and done >= before.done else {"since": time.time(), "first": done}
-    given = {name: value for name, value in (("loss", loss), ("validation", validation)) if value is not None}
-    _Reported.progress = replace(before, what=what, done=done, total=total, **counted, **given)
+    counted = before
+    if what != before.what or done < before.done:
+        counted = replace(before, what=what, since=time.time(), first=done)
+    _Reported.progress = replace(
+        counted,
+        done=done,
+        total=total,
+        loss=before.loss if loss is None else loss,
+        validation=before.validation if validation is None else validation,
+    )
 
 
 def unreported(what: str, done: int, total: int) -> None:

@@ -134,7 +134,7 @@ def test_a_failed_job_names_its_log_and_shows_the_end_of_it(shown, project):
     (project / "job.log").write_text("".join(f"line {number}\n" for number in range(50)) + "error: no such file\n")
     shown.start()
     shown.say("RuleException: Command 'x' returned non-zero exit status 2.", LogEvent.ERROR, logging.ERROR)
-    facts = {"rule_name": "train", "rule_msg": f"train {NAME}", "log": ["job.log"], "aux": {}}
+    facts = {"rule_name": "train", "log": ["job.log"], "aux": {}}
     shown.say("Error in rule", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, **facts)
 
     assert shown.lines[0] == f"FAILED: train {NAME}"
@@ -144,7 +144,7 @@ def test_a_failed_job_names_its_log_and_shows_the_end_of_it(shown, project):
 
 
 def test_a_job_without_a_log_is_named(shown):
-    facts = {"rule_name": "train", "rule_msg": None, "log": ["none.log"], "aux": {"external_jobid": "17"}}
+    facts = {"rule_name": "train", "log": ["none.log"], "aux": {"external_jobid": "17"}}
     shown.say("Error in rule", LogEvent.JOB_ERROR, logging.ERROR, jobid=1, **facts)
 
     assert shown.lines == ["FAILED: train", "    external_jobid: 17", "    log: none.log (empty or missing)"]

@@ -130,8 +130,7 @@ class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
         if event == LogEvent.JOB_FINISHED:
             return self._result_line(self.jobs.pop(facts["job_id"], None))
         if event == LogEvent.JOB_ERROR:
-            self.jobs.pop(facts["jobid"], None)
-            return _failure_text(facts)
+            return _failure_text(self.jobs.pop(facts["jobid"], None), facts)
         if "stopped_job" in facts:
             self.jobs.pop(facts["stopped_job"], None)
         text = self.format(record)
@@ -196,9 +195,9 @@ def tell(text: str, stopped_job: int | None = None) -> None:
     SNAKEMAKE.info(text, extra={OWN: True, **({} if stopped_job is None else {"stopped_job": stopped_job})})
 
 
-def _failure_text(facts: dict[str, Any]) -> str:
+def _failure_text(job: ShownJob | None, facts: dict[str, Any]) -> str:
     """Return which job failed, with the last lines of its log and where to read the rest."""
-    lines = [f"FAILED: {facts['rule_msg'] or facts['rule_name']}"]
+    lines = [f"FAILED: {f'{job.stage} {job.label}' if job else facts['rule_name']}"]
     lines += [f"    {name}: {value}" for name, value in (facts.get("aux") or {}).items()]
     for log in map(Path, facts["log"]):
         text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
