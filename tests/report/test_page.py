@@ -1,4 +1,4 @@
-"""report.html in headless Chromium: it opens without errors, sorts, filters, shows cards and fits a phone."""
+"""report.html in headless Chromium: it opens, sorts, filters, shows cards, fits phone and paper, and is accessible."""
 
 import base64
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+TAB, ENTER, ESCAPE = "\ue004", "\ue007", "\ue00c"
+AXE = "axe-core@4.10.3"
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
 )
@@ -48,14 +51,19 @@ class Browser:
             return json.load(answer)["value"]
 
     def open(self, path: Path, width: int = 1200) -> None:
-        self.call("/goog/cdp/execute", {
-            "cmd": "Emulation.setDeviceMetricsOverride",
-            "params": {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-        })  # fmt: skip
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self.call("/url", {"url": path.as_uri()})
 
     def run(self, script: str) -> Any:
         return self.call("/execute/sync", {"script": script, "args": []})
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after another."""
+        steps = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": steps}]})
+
+    def cdp(self, command: str, **params: Any) -> Any:
+        return self.call("/goog/cdp/execute", {"cmd": command, "params": params})
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("/screenshot", method="GET")))
@@ -263,8 +271,99 @@ def test_a_click_opens_the_protocol_card(browser: Browser, report: Path) -> None
 
 
 @needs_browser
+def test_a_card_opens_and_closes_by_keyboard(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelector('button.result').focus()")
+    browser.press(ENTER)
+    assert browser.run("return document.querySelector('dialog[open]') !== null")
+    browser.press(ESCAPE)
+    assert browser.run("return document.querySelector('dialog[open]')") is None
+    assert browser.run("return document.activeElement.className") == "result"
+
+
+@needs_browser
+def test_a_term_shows_its_meaning_by_keyboard(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelector('.term').focus()")
+    browser.press(ENTER)
+    assert "Glossary" in browser.run("return document.querySelector(':popover-open').innerText")
+    browser.press(ESCAPE)
+    assert browser.run("return document.querySelector(':popover-open')") is None
+
+
+@needs_browser
+def test_the_tab_key_reaches_links_terms_and_filters_visibly(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    reached = []
+    for _ in range(60):
+        browser.press(TAB)
+        reached.append(browser.run("const e = document.activeElement; return [e.tagName, e.className, e.type ?? '']"))
+        assert browser.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+    kinds = {(tag, name) for tag, name, _ in reached}
+    assert {("A", ""), ("BUTTON", "term"), ("SELECT", ""), ("INPUT", ""), ("BUTTON", "result")} <= kinds
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core, an accessibility checker."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("npm is not installed (Debian: npm)")
+    done = subprocess.run([npm, "pack", AXE, "--silent"], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{AXE} cannot be downloaded: {done.stderr.strip()[:200]}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        script = archive.extractfile("package/axe.min.js")
+        assert script is not None
+        return script.read().decode()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_accessible(browser: Browser, report: Path, axe: str, width: int) -> None:
+    """Contrast, names, roles and structure by the rules of WCAG 2.2, levels A and AA."""
+    browser.open(report, width)
+    browser.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    browser.run(axe)
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    options = json.dumps({"runOnly": tags, "resultTypes": ["violations"]})
+    violations = "v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.target + ' ' + n.failureSummary).join('; ')}`"
+    assert browser.run(f"return axe.run({options}).then(r => r.violations.map({violations}))") == []
+
+
+@needs_browser
+def test_the_printed_page_has_no_controls_and_fits_the_paper(browser: Browser, report: Path) -> None:
+    browser.open(report, width=1031)  # A4 landscape within its margins
+    browser.cdp("Emulation.setEmulatedMedia", media="print")
+    shown = "return [...document.querySelectorAll('nav, .filters, .open')].filter(e => e.offsetParent).length"
+    try:
+        assert browser.run(shown) == 0
+        assert browser.run("return document.querySelector('table.learners').offsetParent !== null")
+        assert browser.run("return document.documentElement.scrollWidth") <= 1031
+    finally:
+        browser.cdp("Emulation.setEmulatedMedia", media="")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_two_hundred_experiments_load_within_two_seconds(browser: Browser, maker: Any, tmp_path: Path) -> None:
+    """Time of the page's thread, which does not depend on what else the machine does."""
+    maker.store = tmp_path / "nowhere"
+    for number in range(200):
+        maker.add("ridge", recipe_name=f"recipe{number}", shots=(5,), history=False, predictions=False)
+    write_report(maker.suite(), tmp_path / "out")
+    browser.cdp("Performance.disable")
+    browser.cdp("Performance.enable", timeDomain="threadTicks")
+    browser.open(tmp_path / "out" / "report.html")
+    assert browser.run("return document.querySelectorAll('table.learners tbody tr').length") == 200
+    metrics = {item["name"]: item["value"] for item in browser.cdp("Performance.getMetrics")["metrics"]}
+    assert 0 < metrics["TaskDuration"] < 2
+
+
+@needs_browser
 def test_the_page_fits_a_phone(browser: Browser, report: Path) -> None:
     browser.open(report, width=390)
+    browser.run("for (const d of document.querySelectorAll('details')) d.open = true")
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     assert browser.run("return parseFloat(getComputedStyle(document.body).fontSize)") >= 16
     row = "return document.querySelector('table.learners tbody tr').getBoundingClientRect().width"

@@ -1,4 +1,4 @@
-"""Drawings of the results: accuracy, learning curves, shots, differences, cross-domain; functions of their data."""
+"""Drawings of the results: accuracy, learning curves, shots, cross-domain; functions of their data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.style import (
     COLORS,
-    DIVERGING,
-    INSIGNIFICANT_COLOR,
-    INSIGNIFICANT_TEXT_COLOR,
     LINE_INCHES,
     MARKERS,
     NEUTRAL_COLOR,
@@ -200,56 +197,6 @@ def draw_shots(panels: tuple[ShotsPanel, ...]) -> Figure:
         axis.minorticks_off()
     legend_below(figure, figure.axes[0])
     return figure
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Paired differences of one family of rows, row minus column.
-
-    Attributes:
-        title: of the figure.
-        names: of the rows, in order.
-        points: (n, n) percentage points.
-        significant: (n, n).
-        limit: largest value of the colours, percentage points.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    points: np.ndarray
-    significant: np.ndarray
-    limit: float
-
-
-def draw_differences(data: Differences) -> Figure:
-    """Draw a matrix of differences; those that are not significant are grey."""
-    count = len(data.names)
-    side = 1.6 + 0.62 * count
-    figure = Figure(figsize=(side + 1.6, side), layout="constrained")
-    axis = figure.subplots()
-    axis.set_facecolor(INSIGNIFICANT_COLOR)
-    shown = np.where(data.significant, data.points, np.nan)
-    image = axis.imshow(shown, cmap=DIVERGING, vmin=-data.limit, vmax=data.limit)
-    for (i, j), value in np.ndenumerate(data.points):
-        if i != j:
-            axis.text(j, i, difference_text(value), ha="center", va="center", fontsize=8, color=_ink(data, i, j))
-    axis.set_xticks(range(count), [str(number) for number in range(1, count + 1)])
-    axis.set_yticks(range(count), [wrapped(f"{number}. {name}") for number, name in enumerate(data.names, start=1)])
-    axis.grid(visible=False)
-    axis.set_title(data.title)
-    figure.colorbar(image, ax=axis, label="row - column (% points)", shrink=0.8)
-    return figure
-
-
-def difference_text(points: float) -> str:
-    """Return a difference with one decimal: "+1.2"."""
-    return f"{points:+.1f}".replace("-0.0", "+0.0")
-
-
-def _ink(data: Differences, i: int, j: int) -> str:
-    if not data.significant[i, j]:
-        return INSIGNIFICANT_TEXT_COLOR
-    return "white" if abs(data.points[i, j]) > 0.6 * data.limit else "black"
 
 
 @dataclass(frozen=True)

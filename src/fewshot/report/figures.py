@@ -1,35 +1,30 @@
-"""Figures of the results: accuracy with its counterparts, learning curves, differences, shots, cross-domain.
+"""Figures of the results: accuracy with its counterparts, learning curves, shots, cross-domain.
 
 This module takes the data of each figure from the report; `drawings.py` draws it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from fewshot.report.compare import Comparison
-from fewshot.report.contents import Block, Cell, Contents, counterpart, row_name
+from fewshot.report.contents import Block, Cell, Contents, counterpart
 from fewshot.report.curves import read_history
 from fewshot.report.drawings import (
     Accuracies,
     AccuracyPanel,
     CrossDomain,
     Curve,
-    Differences,
     Mark,
     ShotsPanel,
     draw_accuracy,
     draw_cross_domain,
-    draw_differences,
     draw_learning_curves,
     draw_shots,
 )
 from fewshot.report.learner_table import chance_pct
 from fewshot.report.pictures import Picture
 
-MAX_MATRIX = 40
 SECTION = "Accuracy and training"
 
 History = list[dict[str, str]]  # rows of history.csv
@@ -44,7 +39,6 @@ def result_pictures(contents: Contents) -> Iterator[Picture]:
         yield curves
     if any(len(block.shots) > 2 for block in contents.blocks):
         yield shots_curve(contents.blocks)
-    yield from difference_matrices(contents)
     yield from cross_domain(contents)
 
 
@@ -138,54 +132,6 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
         draw_shots,
         tuple(panels),
     )
-
-
-def difference_matrices(contents: Contents) -> Iterator[Picture]:
-    """Yield one matrix per family of two or more rows; names that would repeat are numbered. The page has tables."""
-    drawn: Counter[str] = Counter()
-    for comparison in contents.comparisons:
-        if 1 < len(comparison.rows) <= MAX_MATRIX:
-            picture = difference_matrix(comparison, contents.labels)
-            drawn[picture.name] += 1
-            number = drawn[picture.name]
-            yield picture if number == 1 else replace(picture, name=f"{picture.name}-{number}")
-
-
-def difference_matrix(comparison: Comparison, labels: dict[str, str]) -> Picture:
-    """Return the paired differences of one family as a matrix: row minus column."""
-    entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
-    name = f"differences-{entry.dataset}-{entry.target}-{comparison.rows[0].protocol['n_way']}way-{shot}shot"
-    return Picture(
-        name,
-        "",
-        f"{entry.dataset} -> {entry.target}, {shot}-shot: accuracy of the row minus that of the column on the same "
-        "episodes, percentage points. Coloured: significant at 5 % after Holm's correction over all pairs; grey: not "
-        "significant. Untrained learners do not set the range of the colours.",
-        draw_differences,
-        differences(comparison, labels),
-    )
-
-
-def differences(comparison: Comparison, labels: dict[str, str]) -> Differences:
-    """Return the paired differences of one family of rows, for a drawing or a table."""
-    count = len(comparison.rows)
-    points, significant = np.zeros((count, count)), np.zeros((count, count), bool)
-    for i, j in comparison.differences:
-        gap = comparison.difference(i, j)
-        points[i, j] = 100 * gap.estimate.mean
-        points[j, i] = -points[i, j]
-        significant[i, j] = significant[j, i] = gap.is_significant
-    names = tuple(row_name(labels, row) for row in comparison.rows)
-    entry, shot = comparison.rows[0].entry, comparison.rows[0].shot
-    limit = _color_limit(comparison, np.abs(points), significant)
-    return Differences(f"{entry.target}, {shot}-shot", names, points, significant, limit)
-
-
-def _color_limit(comparison: Comparison, sizes: np.ndarray, significant: np.ndarray) -> float:
-    """Return the largest significant difference between trained rows, else between any rows, percentage points."""
-    trained = np.array([row.is_trained for row in comparison.rows])
-    among_trained = significant & trained[:, None] & trained
-    return float(sizes.max(where=among_trained if among_trained.any() else significant, initial=0.0)) or 1.0
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:

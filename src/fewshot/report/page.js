@@ -35,6 +35,9 @@ function sortRows(header) {
 
 for (const filter of filters) filter.addEventListener("change", filterRows);
 search.addEventListener("input", filterRows);
+window.addEventListener("beforeprint", () => {
+  for (const table of document.querySelectorAll("#classes details")) table.open = true;
+});
 document.addEventListener("click", (event) => {
   const header = event.target.closest("table.sortable thead th");
   if (header && event.target.closest("button")) return sortRows(header);

@@ -2,28 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.colors import to_hex
 
 from fewshot.report import difference_tables, stats
 from fewshot.report.classes import ClassTable, advice
+from fewshot.report.coloured_tables import MAX_ROWS, class_table, difference_table, listed_families
 from fewshot.report.contents import Cell, Contents, counterpart
-from fewshot.report.drawings import Differences, difference_text
 from fewshot.report.environment import environment
-from fewshot.report.figures import MAX_MATRIX, differences
 from fewshot.report.learner_table import learner_tables
 from fewshot.report.measure import Run
 from fewshot.report.pictures import Picture
 from fewshot.report.published import Published, published_numbers
 from fewshot.report.sheets import STYLE, Mosaic, Sheet
-from fewshot.report.style import DIVERGING, SEQUENTIAL
 from fewshot.report.summary import summary
 from fewshot.report.tables import protocol_text, published_text
 from fewshot.report.terms import explained, terms
@@ -83,7 +79,7 @@ def page(contents: Contents, shown: Shown, figures: Path) -> str:
         figures: folder of the saved figures.
     """
     cells = [_cell(cell, number) for number, cell in enumerate(contents.cells)]
-    compared_with = counterpart(contents.cells)
+    compared_with, listed = counterpart(contents.cells), listed_families(contents)
     return (
         _templates()
         .get_template("page.html.jinja")
@@ -104,12 +100,13 @@ def page(contents: Contents, shown: Shown, figures: Path) -> str:
             sections=_sections(shown.pictures, figures),
             sheets=shown.sheets,
             mosaics=shown.mosaics,
-            class_tables=[_class_table(table) for table in shown.class_tables],
+            class_tables=[class_table(table) for table in shown.class_tables],
             without_predictions=advice(shown.without_predictions),
             sheet_style=STYLE,
-            matrices=_matrices(contents),
+            matrices=[difference_table(family, contents.labels) for family in listed],
+            has_unlisted=any(len(family.rows) > MAX_ROWS for family in contents.comparisons),
             published=[_number(number) for number in _published_for(contents)],
-            differences=difference_tables.difference_records(contents),
+            differences=difference_tables.difference_records(replace(contents, comparisons=tuple(listed))),
             expected_differences=_expected_differences(contents),
             expected_title=difference_tables.TITLE,
             expected_columns=_expected_columns(),
@@ -303,55 +300,3 @@ def _embedded(picture: Picture, figures: Path) -> dict[str, Any]:
         "caption": picture.caption,
         "width": round(PIXELS_PER_POINT * width),
     }
-
-
-def _matrices(contents: Contents) -> list[dict[str, Any]]:
-    """Return the paired differences of each family of two or more rows as a table of coloured cells."""
-    families = [family for family in contents.comparisons if 1 < len(family.rows) <= MAX_MATRIX]
-    return [_matrix(differences(family, contents.labels)) for family in families]
-
-
-def _matrix(found: Differences) -> dict[str, Any]:
-    rows = []
-    for i, name in enumerate(found.names):
-        cells = [_matrix_cell(found, i, j) if i != j else None for j in range(len(found.names))]
-        rows.append({"name": name, "cells": cells})
-    return {"title": found.title, "rows": rows}
-
-
-def _class_table(table: ClassTable) -> dict[str, Any]:
-    """Return the accuracy by class as a table of coloured cells with example images."""
-    rows = []
-    for place, (name, accuracies) in enumerate(zip(table.names, table.accuracy, strict=True)):
-        cells = [
-            {"text": f"{100 * value:.0f}", "style": _shade(mpl.colormaps[SEQUENTIAL](value))} for value in accuracies
-        ]
-        rows.append({"name": name, "cells": cells, "top": place * _pitch(table)})
-    note = f"; the {len(rows)} hardest of {table.total} classes" if len(rows) < table.total else ""
-    return {
-        "title": f"{table.title}{note}",
-        "columns": [f"{cell.method}, {cell.row.entry.backbone}" for cell in table.rows],
-        "rows": rows,
-        "examples": table.examples,
-        "pitch": _pitch(table),
-    }
-
-
-def _pitch(table: ClassTable) -> int:
-    """Return the height of a row of example images, pixels."""
-    return table.examples.height // len(table.names) if table.examples else 0
-
-
-def _matrix_cell(found: Differences, i: int, j: int) -> dict[str, str]:
-    """Return the text and the colours of a difference."""
-    text = difference_text(found.points[i, j])
-    if not found.significant[i, j]:
-        return {"text": text, "style": ""}
-    return {"text": text, "style": _shade(mpl.colormaps[DIVERGING]((1 + found.points[i, j] / found.limit) / 2))}
-
-
-def _shade(color: tuple[float, float, float, float]) -> str:
-    """Return a background colour with white or black text, whichever contrasts more."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2
-    return f"background:{to_hex(color)};color:{'#000' if luminance > 0.18 else '#fff'}"
