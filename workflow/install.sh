@@ -41,7 +41,7 @@ with_pip() {
 
 install() {
     with_uv "$@" && return
-    [ "$installer" = pip ] || echo "uv is not available or failed (see above); pip goes on, which takes minutes." >&2
+    [ "$installer" = pip ] || echo "uv is not available or failed (see above); pip goes on, four times as slowly." >&2
     with_pip "$@"
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 from fewshot import __version__
 from fewshot.cli import _parser
+from fewshot.workflow.evidence import COVERAGE_BLOCK, LISTED
 
 ROOT = Path(__file__).parents[2]
 TOP_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -105,6 +107,16 @@ def test_anchors_are_those_of_github():
     assert anchors("# A head, or `two`\n## A [link](x.md)\n```\n# no heading\n```\n# Twice\n# Twice\n") == [
         "a-head-or-two", "a-link", "twice", "twice-1",
     ]  # fmt: skip
+
+
+def test_the_table_of_suites_has_every_suite_of_the_repository():
+    """Own suites, which git does not track, are not in it."""
+    tracked = ["git", "ls-files", "params.yaml", "experiments/*.yaml"]
+    done = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode or not done.stdout:
+        pytest.skip("not a clone")
+    suites = {suite for file in done.stdout.split() for suite in yaml.safe_load(text_of(file)).get("suites", {})}
+    assert suites == set(LISTED.findall(COVERAGE_BLOCK.search(text_of("README.md"))[2]))
 
 
 @pytest.fixture
