@@ -126,7 +126,7 @@ def _memory_gb() -> float:
 
 
 def _is_installed(environment: Path) -> bool:
-    return any(environment.glob("ready-*"))
+    return any(environment.glob("lib/python*/site-packages/torch"))
 
 
 def _environment(environment: Path) -> Finding:
@@ -145,7 +145,7 @@ def _gpu() -> Finding:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     printed = _output(query)
     if not printed:
-        return Finding(NOTE, "GPU", "no NVIDIA GPU found", "none is needed, but full-size suites would take weeks")
+        return Finding(NOTE, "GPU", "no NVIDIA GPU found", "the default run needs none; the full-size suites do")
     gpus = [[part.strip() for part in line.split(",")] for line in printed.splitlines()]
     driver = gpus[0][-1]
     found = f"{', '.join(f'{name} ({memory})' for name, memory, _ in gpus)}; driver {driver}"
