@@ -16,6 +16,7 @@ def main() -> None:
     for name in wanted:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.headlines"], check=True)
 
 
 if __name__ == "__main__":
