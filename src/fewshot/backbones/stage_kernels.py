@@ -46,9 +46,9 @@ def first_derivative(of_out, y, p, choice, out, weight, mean, inverse, slope, of
 
 
 @kernel
-def second_derivative(
+def second_derivative(  # type: ignore[no-untyped-def]
     u, y, p, choice, out, of_z, weight, mean, inverse, slope, total, product, of_out, of_y, of_weight
-):  # type: ignore[no-untyped-def]
+):
     """Write the derivatives of L with respect to out', y and w."""
     pixels = y.size // len(mean)
     u_total, u_product = np.empty_like(mean), np.empty_like(mean)
