@@ -139,6 +139,8 @@ def test_mamlpp_takes_a_backbone_with_weights_for_each_step(random_batch):
         ),
         (MAML, plain_backbone(), {"batch_norm": "per_query"}, "batch_norm 'per_query' needs the backbone Conv4MAML"),
         (MAML, plain_backbone(), {"checkpoint_inner_steps": True}, "checkpoint_inner_steps needs the backbone"),
+        (MAML, plain_backbone(), {"query_precision": "bfloat16"}, "query_precision 'bfloat16' needs the backbone"),
+        (MAML, conv4_maml(), {"query_precision": "float16"}, "query_precision: 'float16' is not allowed"),
         (MAMLPlusPlus, plain_backbone(), {}, "per_step_batch_norm needs the backbone Conv4MAML"),
         (MAMLPlusPlus, conv4_maml(), {}, r"Conv4MAML\(..., batch_norm_steps=5\)"),
         (MAML, conv4_maml(batch_norm_steps=5), {}, r"Conv4MAML\(..., batch_norm_steps=None\)"),

@@ -112,6 +112,7 @@ def test_gradients_are_not_limited_by_default(name, small_learner, random_batch,
         (MAMLPlusPlusSettings, {"clamp_outer_gradient": 10.0}),
         (ALFASettings, {"random_initialization": True}),
         (CxGradSettings, {"contextual": False}),
+        (CxGradSettings, {"query_precision": "bfloat16"}),
     ],
 )
 def test_an_option_is_recorded_only_when_it_is_used(settings_type, given):

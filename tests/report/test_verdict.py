@@ -262,6 +262,21 @@ def test_a_quoted_number_gives_a_verdict_that_says_so(maker: Any) -> None:
     assert verdict.notes == ("quoted by an index of papers",)
 
 
+def test_queries_in_bfloat16_are_named(maker: Any) -> None:
+    entry = maker.add(
+        "cxgrad", 0.55, dataset="mini_imagenet", shots=(5,), selection="ensemble", batch_norm="transductive",
+        backbone={"name": "conv4_maml", "filters": 48, "bias": False, "pooling": "max"},
+        learner_settings={
+            "inner_steps": 5, "inner_learning_rate": 0.01, "second_order": True, "query_precision": "bfloat16",
+        },
+        recipe={**CXGRAD, "n_shot": 5, "meta_batch": 2},
+    )  # fmt: skip
+    verdict = judge(group_rows(read_runs(entry))[0])
+    assert (verdict.word, verdict.reasons) == (
+        "not comparable", ("query pass in training: bfloat16, published float32",)
+    )  # fmt: skip
+
+
 def test_a_quoted_number_names_who_quotes_it() -> None:
     with pytest.raises(ValidationError, match="quoted_by"):
         Protocol(confirmed="quoted")

@@ -75,7 +75,8 @@ def test_untrained_learners_need_no_memory_for_steps(tiny_experiment, tiny_store
     [
         ("ridge", "conv4", {}, 4),
         ("ridge", "conv4", {"episodes_per_backward": 2}, 2),
-        ("maml", "conv4_maml", {}, 1),
+        ("maml", "conv4_maml", {}, 4),
+        ("maml", "conv4_maml", {"episodes_per_backward": 1}, 1),
     ],
 )
 def test_the_estimate_counts_the_episodes_of_one_backward_pass(

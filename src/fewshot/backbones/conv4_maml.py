@@ -116,15 +116,17 @@ class Stage(nn.Module):
         self.leaky_slope = leaky_slope
         self.max_pool = pooling == "max"
 
-    def forward(self, maps: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
-        """Return maps of half the side of maps (N, C, H, W)."""
+    def forward(
+        self, maps: Tensor, statistics: Statistics, inner_step: int, precision: torch.dtype | None = None
+    ) -> Tensor:
+        """Return maps of half the side of maps (N, C, H, W); see `Conv4MAML.forward` for the other arguments."""
         own = [parameter for parameter in (self.convolution.weight, self.convolution.bias) if parameter is not None]
+        norm = self.norm.of_step(inner_step)
         if self.max_pool and statistics == "batch" and is_on_cpu(maps):
-            return side_by_side(self.compute_on_cpu, maps, *self.norm.of_step(inner_step), *own)
-        if not is_one_task_on_cpu(maps):
-            compute = partial(self.compute, statistics=statistics)
-            return side_by_side(compute, maps, *self.norm.of_step(inner_step), *own)
-        return self.activate(self.norm(self.convolution(maps), statistics, inner_step))
+            return side_by_side(partial(self.compute_on_cpu, precision=precision), maps, *norm, *own)
+        if precision is None and is_one_task_on_cpu(maps):
+            return self.activate(self.norm(self.convolution(maps), statistics, inner_step))
+        return side_by_side(partial(self.compute, statistics=statistics, precision=precision), maps, *norm, *own)
 
     def activate(self, maps: Tensor) -> Tensor:
         """Return the leaky ReLU of the pooled maps."""
@@ -140,9 +142,11 @@ class Stage(nn.Module):
         bias: Tensor | None = None,
         *,
         statistics: Statistics,
+        precision: torch.dtype | None,
     ) -> Tensor:
         """Return the maps of T tasks, (N, T * F, h, w), from maps (N, T * C, H, W); see `side_by_side`."""
-        maps = convolve(maps.contiguous(), weight, self.convolution.stride[0], groups=n_tasks)
+        factors = (tensor.contiguous().to(precision or maps.dtype) for tensor in (maps, weight))
+        maps = convolve(*factors, self.convolution.stride[0], groups=n_tasks).to(maps.dtype)
         maps = maps if bias is None else maps + bias[:, None, None]
         if statistics == "batch":
             return self.activate(batch_norm(maps, norm_weight, norm_bias, BATCH_NORM_EPSILON))
@@ -156,9 +160,11 @@ class Stage(nn.Module):
         norm_bias: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
+        *,
+        precision: torch.dtype | None,
     ) -> Tensor:
         """Return what `compute` does, with the statistics of the batch."""
-        options = Options(n_tasks, self.leaky_slope, BATCH_NORM_EPSILON)
+        options = Options(n_tasks, self.leaky_slope, BATCH_NORM_EPSILON, precision)
         return pooled_stage(maps, weight, bias, norm_weight, norm_bias, options)
 
 
@@ -205,10 +211,23 @@ class Conv4MAML(Backbone):
         self.last_map_side = checked.last_map_side(image_size)
         self.bias, self.batch_norm_steps = bias, batch_norm_steps
 
-    def forward(self, images: Tensor, statistics: Statistics = "running", inner_step: int = 0) -> Tensor:
-        """Return embeddings (N, d) of images (N, 3, H, W); see `BatchNorm.forward` for the other arguments."""
+    def forward(
+        self,
+        images: Tensor,
+        statistics: Statistics = "running",
+        inner_step: int = 0,
+        precision: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return embeddings (N, d) of images (N, 3, H, W).
+
+        Args:
+            images: of the backbone's size.
+            statistics: see `BatchNorm.forward`.
+            inner_step: see `BatchNorm.forward`.
+            precision: in which convolutions multiply; None: that of the images, as in all else.
+        """
         self.check(images)
         maps = images.contiguous(memory_format=torch.channels_last) if is_one_task_on_cpu(images) else images
         for stage in self.stages:
-            maps = stage(maps, statistics, inner_step)
+            maps = stage(maps, statistics, inner_step, precision)
         return maps.mean((2, 3)) if self.pools_globally else maps.reshape(len(maps), -1)

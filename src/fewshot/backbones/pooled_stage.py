@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fewshot.backbones import stage_kernels as kernels
+from fewshot.backbones.stored_numbers import array_of
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,30 @@ class Options:
         groups: of channels, whose convolutions are independent.
         slope: of the leaky ReLU below zero; 0 or more.
         epsilon: added to the variance.
+        precision: of the factors and results of convolutions; None: that of the maps, as of all else.
     """
 
     groups: int
     slope: float
     epsilon: float
+    precision: torch.dtype | None = None
 
     def convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
-        """Return the 3x3 convolution, padded by one pixel."""
-        return F.conv2d(maps, weight, padding=1, groups=self.groups)
+        """Return the 3x3 convolution, padded by one pixel, in `precision`."""
+        factors = (tensor.to(self.precision or maps.dtype) for tensor in (maps, weight))
+        y = F.conv2d(*factors, padding=1, groups=self.groups)
+        return y.contiguous(memory_format=torch.channels_last)
 
     def convolution_backward(
         self, cotangent: Tensor, maps: Tensor, weight: Tensor, *, of_maps: bool, of_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the convolution with respect to maps and weight, where they are wanted."""
+        factors = (tensor.to(self.precision or maps.dtype) for tensor in (cotangent, maps, weight))
         found = torch.ops.aten.convolution_backward(
-            *(cotangent, maps, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], self.groups),
-            [of_maps, of_weight, False],
+            *(*factors, None, [1, 1], [1, 1], [1, 1], False, [0, 0], self.groups), [of_maps, of_weight, False]
         )
-        return found[0], found[1]
+        first, second = (None if gradient is None else gradient.to(maps.dtype) for gradient in found[:2])
+        return first, second
 
 
 def pooled_stage(
@@ -102,9 +108,9 @@ class _PooledStage(torch.autograd.Function):
         bias: Tensor | None,
         options: Options,
     ) -> Tensor:
-        y = options.convolve(maps, weight).contiguous(memory_format=torch.channels_last)
+        y = options.convolve(maps, weight)
         n, channels, height, width = y.shape
-        p = y.new_empty((n, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
+        p = maps.new_empty((n, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
         choice, out = torch.empty_like(p, dtype=torch.uint8), torch.empty_like(p)
         mean, inverse = torch.empty_like(norm_weight), torch.empty_like(norm_weight)
         inputs = _arrays(y, norm_weight, norm_bias)
@@ -160,6 +166,7 @@ class _PooledStageBackward(torch.autograd.Function):
         maps, weight, norm_weight, y, p, choice, out, mean, inverse, of_z, of_y, total, product = ctx.saved_tensors
         options = ctx.options
         need_maps, need_weight = ctx.wanted
+        y, of_y = y.to(maps.dtype), of_y.to(maps.dtype)
         u, of_maps, of_weight = None, None, None
         if u_weight is not None:
             u = options.convolve(maps, u_weight)
@@ -170,7 +177,7 @@ class _PooledStageBackward(torch.autograd.Function):
             of_weight = options.convolution_backward(of_y, u_maps, weight, of_maps=False, of_weight=need_weight)[1]
         if u is None:
             return (None,) * 12
-        u = u.contiguous(memory_format=torch.channels_last)
+        u = u.to(maps.dtype)
         of_out, of_y_again, of_norm_weight = torch.empty_like(p), torch.empty_like(y), torch.empty_like(norm_weight)
         kernels.second_derivative(
             *_arrays(u, y, p, choice, out, of_z, norm_weight, mean, inverse),
@@ -189,4 +196,4 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     """Return arrays sharing the tensors' memory: of channels-last maps as (N, H, W, C), of others as they are."""
-    return [(t.detach().permute(0, 2, 3, 1) if t.ndim == 4 else t.detach()).numpy() for t in tensors]
+    return [array_of(t.detach().permute(0, 2, 3, 1) if t.ndim == 4 else t.detach()) for t in tensors]

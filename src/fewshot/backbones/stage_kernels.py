@@ -3,11 +3,14 @@
 Shapes: maps (N, H, W, C), pooled maps (N, h, w, C) with h, w = H // 2, W // 2; everything of a channel is (C,).
 
 The innermost loops run over channels and become vector instructions where there are enough of them, from about 24. Sums
-are accumulated in the precision of the maps within an image, and in float64 over images.
+are accumulated in the precision of p within an image, and in float64 over images. y and y' may be bfloat16 (see
+`stored_numbers`), except in `second_derivative`.
 """
 
 import numba
 import numpy as np
+
+from fewshot.backbones.stored_numbers import number, stored
 
 kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -15,7 +18,7 @@ kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
 @kernel
 def forward(y, weight, bias, epsilon, slope, p, choice, out, mean, inverse):  # type: ignore[no-untyped-def]
     """Write p, the pixel (0..3, in reading order) that each of its values is, the stage's output, m and r."""
-    _pool_and_moments(y, np.where(weight >= 0, 1, -1).astype(y.dtype), p, choice, mean, inverse)
+    _pool_and_moments(y, np.where(weight >= 0, 1, -1).astype(mean.dtype), p, choice, mean, inverse)
     inverse[:] = 1 / np.sqrt(inverse + epsilon)
     scale = weight * inverse
     shift = bias - mean * scale
@@ -43,9 +46,9 @@ def first_derivative(of_out, y, p, choice, out, weight, mean, inverse, slope, of
 
 
 @kernel
-def second_derivative(
+def second_derivative(  # type: ignore[no-untyped-def]
     u, y, p, choice, out, of_z, weight, mean, inverse, slope, total, product, of_out, of_y, of_weight
-):  # type: ignore[no-untyped-def]
+):
     """Write the derivatives of L with respect to out', y and w."""
     pixels = y.size // len(mean)
     u_total, u_product = np.empty_like(mean), np.empty_like(mean)
@@ -74,8 +77,8 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
     for v in range(height):
         for x in range(width):
             for c in range(channels):
-                near[c] += y[0, v, x, c]
-    near /= y.dtype.type(height * width)
+                near[c] += number(y[0, v, x, c])
+    near /= mean.dtype.type(height * width)
     total, squares = np.zeros(channels), np.zeros(channels)
     image_total, image_squares = np.empty_like(near), np.empty_like(near)
     for i in range(n):
@@ -85,8 +88,8 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
             for x in range(width // 2):
                 for c in range(channels):
                     s, d = sign[c], near[c]
-                    y0, y1 = y[i, 2 * v, 2 * x, c], y[i, 2 * v, 2 * x + 1, c]
-                    y2, y3 = y[i, 2 * v + 1, 2 * x, c], y[i, 2 * v + 1, 2 * x + 1, c]
+                    y0, y1 = number(y[i, 2 * v, 2 * x, c]), number(y[i, 2 * v, 2 * x + 1, c])
+                    y2, y3 = number(y[i, 2 * v + 1, 2 * x, c]), number(y[i, 2 * v + 1, 2 * x + 1, c])
                     best, pixel = s * y0, np.int32(0)
                     pixel, best = np.int32(1) if s * y1 > best else pixel, s * y1 if s * y1 > best else best
                     pixel, best = np.int32(2) if s * y2 > best else pixel, s * y2 if s * y2 > best else best
@@ -98,8 +101,8 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
         for v in range(height):
             for x in range(_first_without_cell(v, height, width), width):
                 for c in range(channels):
-                    image_total[c] += y[i, v, x, c] - near[c]
-                    image_squares[c] += _square(y[i, v, x, c] - near[c])
+                    image_total[c] += number(y[i, v, x, c]) - near[c]
+                    image_squares[c] += _square(number(y[i, v, x, c]) - near[c])
         total += image_total
         squares += image_squares
     for c in range(channels):
@@ -177,19 +180,26 @@ def _of_line(u, times_u, p, times_p, constant, out, slope, of_out):  # type: ign
 @kernel
 def _combine(u, times_u, y, times_y, constant, of_z, choice, times_z, of_y):  # type: ignore[no-untyped-def]
     """Write times_u u + times_y y + constant, plus times_z z' at the selected pixels."""
-    a, b, d, e = times_u.astype(y.dtype), times_y.astype(y.dtype), constant.astype(y.dtype), times_z.astype(y.dtype)
+    a, b, d, e = (
+        times_u.astype(of_z.dtype),
+        times_y.astype(of_z.dtype),
+        constant.astype(of_z.dtype),
+        times_z.astype(of_z.dtype),
+    )
     n, height, width, channels = y.shape
-    zero = y.dtype.type(0)
+    zero = of_z.dtype.type(0)
     for i in range(n):
         for v in range(height // 2):
             for k in range(2):
                 for x in range(width // 2):
                     for j in range(2):
                         for c in range(channels):
-                            line = a[c] * u[i, 2 * v + k, 2 * x + j, c] + b[c] * y[i, 2 * v + k, 2 * x + j, c] + d[c]
+                            line = a[c] * number(u[i, 2 * v + k, 2 * x + j, c]) + d[c]
+                            line += b[c] * number(y[i, 2 * v + k, 2 * x + j, c])
                             share = e[c] * of_z[i, v, x, c] if choice[i, v, x, c] == 2 * k + j else zero
-                            of_y[i, 2 * v + k, 2 * x + j, c] = line + share
+                            of_y[i, 2 * v + k, 2 * x + j, c] = stored(line + share, of_y[i, 2 * v + k, 2 * x + j, c])
         for v in range(height):
             for x in range(_first_without_cell(v, height, width), width):
                 for c in range(channels):
-                    of_y[i, v, x, c] = a[c] * u[i, v, x, c] + b[c] * y[i, v, x, c] + d[c]
+                    line = a[c] * number(u[i, v, x, c]) + b[c] * number(y[i, v, x, c]) + d[c]
+                    of_y[i, v, x, c] = stored(line, of_y[i, v, x, c])

@@ -67,15 +67,19 @@ class Network(nn.Module):
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def embed(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+    def embed(
+        self, images: Tensor, statistics: Statistics, inner_step: int, precision: torch.dtype | None = None
+    ) -> Tensor:
         """Return embeddings (N, d); backbones other than Conv4MAML always use batch statistics."""
         if isinstance(self.backbone, Conv4MAML):
-            return self.backbone(images, statistics, inner_step)
+            return self.backbone(images, statistics, inner_step, precision)
         return self.backbone(images)
 
-    def forward(self, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
-        """Return scores (N, M) of images (N, C, H, W); see `BatchNorm.forward` for the other arguments."""
-        return self.head(self.embed(images, statistics, inner_step))
+    def forward(
+        self, images: Tensor, statistics: Statistics, inner_step: int, precision: torch.dtype | None = None
+    ) -> Tensor:
+        """Return scores (N, M) of images (N, C, H, W); see `Conv4MAML.forward` for the other arguments."""
+        return self.head(self.embed(images, statistics, inner_step, precision))
 
 
 def check_no_layer_twice(name: str, backbone: nn.Module) -> None:
@@ -188,12 +192,13 @@ class MAML(Learner):
                 "per_step_batch_norm": n_sets is not None,
                 f"batch_norm {self.batch_norm!r}": self.batch_norm != "transductive",
                 "checkpoint_inner_steps": self.settings.checkpoint_inner_steps,
+                "query_precision 'bfloat16'": self.settings.query_precision != "float32",
             }.items():
                 if needed:
                     raise ParamsError(
                         f"{name}: {setting} needs the backbone Conv4MAML, not {type(backbone).__name__}; allowed for "
-                        "other backbones: batch_norm 'transductive', without per_step_batch_norm and "
-                        "checkpoint_inner_steps"
+                        "other backbones: batch_norm 'transductive' and query_precision 'float32', without "
+                        "per_step_batch_norm and checkpoint_inner_steps"
                     )
             return
         if backbone.batch_norm_steps != n_sets:
@@ -276,17 +281,30 @@ class MAML(Learner):
         return self._call(fast, task.support_images, "batch", inner_step)
 
     def query_logits(self, task: Task, fast: FastWeights, inner_step: int) -> Tensor:
-        """Return the scores of the query images, (Q, M), with the batch-norm statistics chosen by `batch_norm`."""
+        """Return the scores of the query images, (Q, M), with the batch-norm statistics chosen by `batch_norm`.
+
+        In training, the convolutions are computed in `query_precision`.
+        """
+        low = self.training and self.settings.query_precision == "bfloat16"
+        precision = torch.bfloat16 if low else None
         if self.batch_norm == "support":
             images = torch.cat([task.support_images, task.query_images])
             n_support = len(task.support_images)
-            return self._call(fast, images, n_support, inner_step)[n_support:]
-        return self._call(fast, task.query_images, "image" if self.batch_norm == "per_query" else "batch", inner_step)
+            return self._call(fast, images, n_support, inner_step, precision)[n_support:]
+        statistics: Statistics = "image" if self.batch_norm == "per_query" else "batch"
+        return self._call(fast, task.query_images, statistics, inner_step, precision)
 
-    def _call(self, fast: FastWeights, images: Tensor, statistics: Statistics, inner_step: int) -> Tensor:
+    def _call(
+        self,
+        fast: FastWeights,
+        images: Tensor,
+        statistics: Statistics,
+        inner_step: int,
+        precision: torch.dtype | None = None,
+    ) -> Tensor:
         """Return the scores (N, M) of images under the fast weights, ignoring any that are not network weights."""
         weights = {name: fast[name] for name in self.adaptable if name in fast}
-        return functional_call(self.network, weights, (images, statistics, inner_step))
+        return functional_call(self.network, weights, (images, statistics, inner_step, precision))
 
     def second_order(self, epoch: int) -> bool:
         """Return whether this epoch (from 0) differentiates through the inner gradients."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from fewshot.settings import Settings
 
 BatchNormMode = Literal["transductive", "support", "per_query"]
+QueryPrecision = Literal["float32", "bfloat16"]
 
 
 class EvaluationSettings(Settings):
@@ -81,6 +82,12 @@ class MAMLSettings(Settings):
     )
     checkpoint_inner_steps: bool = Field(
         False, description="recompute each inner step in the outer backward pass: less memory, slower"
+    )
+    query_precision: QueryPrecision = Field(
+        "float32",
+        exclude_if=lambda precision: precision == "float32",
+        description="of the convolutions of query images in training (conv4_maml only); bfloat16 is faster on CPUs "
+        "with AMX, but the outer gradient is less exact (docs/departures.md, C30)",
     )
     second_order: bool = Field(True, description="differentiate through the inner gradients")
     first_order_epochs: int = Field(

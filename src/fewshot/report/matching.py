@@ -98,6 +98,7 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     found += _unequal("training classes", recipe["train_split"], protocol.train_split)
     found += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
     found += _unequal("split", row.protocol["split"], "test")
+    found += _unequal("query pass in training", row.tested_learner.get("query_precision", "float32"), "float32")
     found += _other_settings("backbone", train["backbone"], number.backbone or {})
     found += _other_settings("learner", row.tested_learner, number.learner or {})
     if number.settings_hash is not None:

@@ -122,8 +122,9 @@ class OuterStep:
 
     def estimate_bytes(self) -> int | None:
         """Return roughly how much memory a step needs, bytes; None if the learner has no estimate."""
+        episodes = min(self.episodes_at_once, len(self._own))
         return self.learner.estimate_step_bytes(
-            n_shot=self.recipe.n_shot, n_query=self.recipe.n_query, episodes=self.episodes_at_once
+            n_shot=self.recipe.n_shot, n_query=self.recipe.n_query, episodes=episodes
         )
 
     def check_weights(self, steps_done: int) -> None:
