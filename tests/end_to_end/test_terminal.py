@@ -102,11 +102,11 @@ def test_a_mistake_made_during_a_run_concerns_the_next_one(made):
     made.edit("steps_per_epoch: 3", "steps_per_epoch: 200")
     process = made.start(f"snakemake --cores 2 {made.RIDGE}")
     wait_for_progress(made, process)
-    (made.folder / "experiments" / "mine.yaml").write_text("suites: {mine: [}")
+    made.edit("suite: tiny", "suite: [tiny")
     text, _ = process.communicate(timeout=300)
 
     assert process.returncode == 0, text
-    assert "experiments/mine.yaml" in made.try_run("fewshot list").text
+    assert "error: params.yaml: not valid YAML" in made.try_run("fewshot list").text
 
 
 def test_a_stop_says_little_and_leaves_no_progress(made):
