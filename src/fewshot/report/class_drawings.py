@@ -35,7 +35,7 @@ class Confusion:
 
 def draw_confusion(data: Confusion) -> Figure:
     """Draw a matrix of the true classes (rows) and the classes given to their queries (columns)."""
-    figure = Figure(figsize=(WIDTH, WIDTH + 2 * LINE_INCHES), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH + 3 * LINE_INCHES), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(data.percent, cmap=SEQUENTIAL, vmin=0)
     names = [name if len(name) <= 14 else f"{name[:13]}…" for name in data.names]
