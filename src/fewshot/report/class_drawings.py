@@ -67,7 +67,7 @@ def draw_calibration(panels: tuple[tuple[str, tuple[Reliability, ...]], ...]) ->
     """Draw one panel per (title, learners): accuracy over confidence, and the diagonal where both are equal."""
     labels = list(dict.fromkeys(line.label for _, lines in panels for line in lines))
     figure = figure_with_legend(3.2 * len(panels), labels)
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    axes = list(figure.subplots(len(panels), 1, squeeze=False, sharex=True).flat)
     for axis, (title, lines) in zip(axes, panels, strict=True):
         axis.plot([0, 100], [0, 100], color=NEUTRAL_COLOR, linestyle="--", linewidth=1)
         for line in lines:

@@ -92,8 +92,8 @@ def _predictions(cell: Cell) -> Predictions | None:
     if len(parts) < len(stored):
         return None
     count = 1 + max(int(classes.max()) for classes, _ in parts)
-    tallies = [tally(classes, labels, count) for classes, labels in parts]
-    return Predictions(cell, sum(given for given, _ in tallies), sum(possible for _, possible in tallies))
+    given, possible = np.sum([tally(classes, labels, count) for classes, labels in parts], axis=0)
+    return Predictions(cell, given, possible)
 
 
 def _stored(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
