@@ -100,7 +100,7 @@ def test_calibration_compares_confidence_with_accuracy(maker: Any) -> None:
     assert title == "5-shot"
     assert line.confidence == pytest.approx([70])
     assert line.accuracy == pytest.approx([100 * correct.mean()])
-    assert f"ridge {abs(70 - 100 * correct.mean()):.1f}" in picture.caption
+    assert line.label == f"ridge, conv4: {abs(70 - 100 * correct.mean()):.1f}"
 
 
 def test_scores_that_were_not_trained_are_no_probabilities(maker: Any) -> None:

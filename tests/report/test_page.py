@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 TAB, ENTER, ESCAPE = "\ue004", "\ue007", "\ue00c"
+TIMEOUT_S = 300
 AXE = "axe-core@4.10.3"
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
@@ -38,7 +39,11 @@ class Browser:
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
         options = {"binary": CHROMIUM, "args": FLAGS}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "timeouts": {"script": 1000 * TIMEOUT_S},
+        }
         self.session = ""
         self.session = "/session/" + self.call("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
@@ -47,7 +52,7 @@ class Browser:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address + self.session + path, data, headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as answer:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)["value"]
 
     def open(self, path: Path, width: int = 1200) -> None:

@@ -35,7 +35,7 @@ class Confusion:
 
 def draw_confusion(data: Confusion) -> Figure:
     """Draw a matrix of the true classes (rows) and the classes given to their queries (columns)."""
-    figure = Figure(figsize=(WIDTH, WIDTH + 2 * LINE_INCHES), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH + 3 * LINE_INCHES), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(data.percent, cmap=SEQUENTIAL, vmin=0)
     names = [name if len(name) <= 14 else f"{name[:13]}…" for name in data.names]
@@ -67,7 +67,7 @@ def draw_calibration(panels: tuple[tuple[str, tuple[Reliability, ...]], ...]) ->
     """Draw one panel per (title, learners): accuracy over confidence, and the diagonal where both are equal."""
     labels = list(dict.fromkeys(line.label for _, lines in panels for line in lines))
     figure = figure_with_legend(3.2 * len(panels), labels)
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    axes = list(figure.subplots(len(panels), 1, squeeze=False, sharex=True).flat)
     for axis, (title, lines) in zip(axes, panels, strict=True):
         axis.plot([0, 100], [0, 100], color=NEUTRAL_COLOR, linestyle="--", linewidth=1)
         for line in lines:

@@ -92,8 +92,8 @@ def _predictions(cell: Cell) -> Predictions | None:
     if len(parts) < len(stored):
         return None
     count = 1 + max(int(classes.max()) for classes, _ in parts)
-    tallies = [tally(classes, labels, count) for classes, labels in parts]
-    return Predictions(cell, sum(given for given, _ in tallies), sum(possible for _, possible in tallies))
+    given, possible = np.sum([tally(classes, labels, count) for classes, labels in parts], axis=0)
+    return Predictions(cell, given, possible)
 
 
 def _stored(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
@@ -202,25 +202,32 @@ def confusion(found: Predictions, shown: np.ndarray) -> Picture:
 
 def calibration(cells: Sequence[Cell]) -> Iterator[Picture]:
     """Yield accuracy by confidence of the rows of a target whose scores are probabilities, if any."""
+    binned = [(cell, bins) for cell in cells if gives_probabilities(cell.row) and (bins := _bins(cell.row)) is not None]
+    if not binned:
+        return
+    errors: dict[str, list[str]] = {}
+    for cell, bins in binned:
+        errors.setdefault(_name(cell), []).append(f"{100 * calibration_error(**bins):.1f}")
     panels: dict[str, list[Reliability]] = {}
-    left_out = []
-    for cell in cells:
-        if not gives_probabilities(cell.row):
-            left_out.append(f"{cell.method}, {cell.row.entry.backbone}")
-        elif (bins := _bins(cell.row)) is not None:
-            panels.setdefault(f"{cell.row.shot}-shot", []).append(_reliability(cell, bins))
-    if panels:
-        target = cells[0].row.entry.target
-        missing = f" Left out, since not trained as probabilities: {'; '.join(_unique(left_out))}." if left_out else ""
-        errors = "; ".join(f"{title}: {_listed_errors(cells, title)}" for title in panels)
-        yield Picture(
-            f"calibration-{target}",
-            "Calibration",
-            f"Accuracy of the predictions of each predicted confidence, on {target}: on the dashed line, confidence is "
-            f"right; below it, too high. Calibration error in percentage points, {errors}.{missing}",
-            draw_calibration,
-            tuple((title, tuple(lines)) for title, lines in panels.items()),
-        )
+    for cell, bins in binned:
+        label = f"{_name(cell)}: {', '.join(errors[_name(cell)])}"
+        panels.setdefault(f"{cell.row.shot}-shot", []).append(_reliability(label, bins))
+    target = cells[0].row.entry.target
+    left_out = list(dict.fromkeys(_name(cell) for cell in cells if not gives_probabilities(cell.row)))
+    missing = f" Left out, since not trained as probabilities: {'; '.join(left_out)}." if left_out else ""
+    yield Picture(
+        f"calibration-{target}",
+        "Calibration",
+        f"Accuracy of the predictions of each predicted confidence, on {target}: on the dashed line, confidence is "
+        "right; below it, too high. After each name: its calibration error at "
+        f"{', '.join(panels)}, percentage points.{missing}",
+        draw_calibration,
+        tuple((title, tuple(lines)) for title, lines in panels.items()),
+    )
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.method}, {cell.row.entry.backbone}"
 
 
 def gives_probabilities(row: Row) -> bool:
@@ -242,23 +249,10 @@ def _bins(row: Row) -> dict[str, np.ndarray] | None:
     return total
 
 
-def _reliability(cell: Cell, bins: dict[str, np.ndarray]) -> Reliability:
+def _reliability(label: str, bins: dict[str, np.ndarray]) -> Reliability:
     used = bins["count"] > 0
     confidence, accuracy = (100 * bins[name][used] / bins["count"][used] for name in ("confidence", "correct"))
-    return Reliability(f"{cell.method}, {cell.row.entry.backbone}", confidence, accuracy)
-
-
-def _listed_errors(cells: Sequence[Cell], title: str) -> str:
-    texts = []
-    for cell in cells:
-        bins = _bins(cell.row) if f"{cell.row.shot}-shot" == title and gives_probabilities(cell.row) else None
-        if bins is not None:
-            texts.append(f"{cell.method} {100 * calibration_error(**bins):.1f}")
-    return ", ".join(texts)
-
-
-def _unique(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
+    return Reliability(label, confidence, accuracy)
 
 
 def advice(without: Sequence[Run]) -> list[dict[str, Any]]:

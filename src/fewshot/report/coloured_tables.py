@@ -32,7 +32,7 @@ def difference_table(family: Comparison, labels: dict[str, str]) -> dict[str, An
         styles = [
             _shade(DIVERGING, (1 + points[i, j] / limit) / 2) if significant[i, j] else "" for j in range(len(names))
         ]
-        cells = [{"text": _points(points[i, j]), "style": style} for j, style in enumerate(styles)]
+        cells = [{"text": _points(float(points[i, j])), "style": style} for j, style in enumerate(styles)]
         rows.append({"name": name, "cells": [None if i == j else cell for j, cell in enumerate(cells)]})
     return {"title": f"{first.entry.target}, {first.shot}-shot", "rows": rows}
 

@@ -171,27 +171,45 @@ def draw_learning_curves(panels: tuple[tuple[str, tuple[Curve, ...]], ...]) -> F
 
 
 @dataclass(frozen=True)
+class ShotsLine:
+    """Accuracy of one learner over the number of shots.
+
+    Attributes:
+        name: in the legend.
+        shots: in order.
+        means: accuracies, percent.
+        widths: half widths of their intervals.
+    """
+
+    name: str
+    shots: tuple[int, ...]
+    means: tuple[float, ...]
+    widths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ShotsPanel:
     """Accuracy over the number of shots.
 
     Attributes:
         title: of the panel.
         shots: ticks.
-        lines: (name, shots, accuracies in percent, half widths of their intervals).
+        lines: one per learner.
     """
 
     title: str
     shots: tuple[int, ...]
-    lines: tuple[tuple[str, tuple[int, ...], tuple[float, ...], tuple[float, ...]], ...]
+    lines: tuple[ShotsLine, ...]
 
 
 def draw_shots(panels: tuple[ShotsPanel, ...]) -> Figure:
     """Draw accuracy against the number of shots."""
-    labels = list(dict.fromkeys(name for panel in panels for name, *_ in panel.lines))
+    labels = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
     figure = figure_with_legend(2.6 * len(panels), labels)
     for axis, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-        for name, shots, means, widths in panel.lines:
-            axis.errorbar(shots, means, yerr=widths, ms=4, capsize=2, label=name, **line_style(labels.index(name)))
+        for line in panel.lines:
+            style = line_style(labels.index(line.name))
+            axis.errorbar(line.shots, line.means, yerr=line.widths, ms=4, capsize=2, label=line.name, **style)
         axis.set(title=panel.title, xlabel="shots", ylabel="accuracy (%)", xscale="log")
         axis.set_xticks(panel.shots, [str(shot) for shot in panel.shots], minor=False)
         axis.minorticks_off()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fewshot.report.contents import Block, Cell, Contents, counterpart
+from fewshot.report.contents import Block, Cell, Contents, Line, counterpart
 from fewshot.report.curves import read_history
 from fewshot.report.drawings import (
     Accuracies,
@@ -16,6 +16,7 @@ from fewshot.report.drawings import (
     CrossDomain,
     Curve,
     Mark,
+    ShotsLine,
     ShotsPanel,
     draw_accuracy,
     draw_cross_domain,
@@ -118,12 +119,8 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
     panels = []
     for block in blocks:
         if len(block.shots) > 2:
-            lines = [(line.name, [line.cells[shot] for shot in sorted(line.cells)]) for line in block.lines]
-            drawn = tuple(
-                (name, *zip(*((c.row.shot, c.accuracy_pct, c.ci95_pct) for c in cells), strict=True))
-                for name, cells in lines
-            )
-            panels.append(ShotsPanel(block.title, block.shots, drawn))
+            lines = tuple(_shots_line(line) for line in block.lines)
+            panels.append(ShotsPanel(block.title, block.shots, lines))
     return Picture(
         "shots",
         SECTION,
@@ -132,6 +129,12 @@ def shots_curve(blocks: Sequence[Block]) -> Picture:
         draw_shots,
         tuple(panels),
     )
+
+
+def _shots_line(line: Line) -> ShotsLine:
+    cells = [line.cells[shot] for shot in sorted(line.cells)]
+    means, widths = tuple(cell.accuracy_pct for cell in cells), tuple(cell.ci95_pct for cell in cells)
+    return ShotsLine(line.name, tuple(cell.row.shot for cell in cells), means, widths)
 
 
 def cross_domain(contents: Contents) -> Iterator[Picture]:
