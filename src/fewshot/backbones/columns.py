@@ -3,7 +3,7 @@
 The pixels that a kernel sees are copied into a row of a matrix ("columns", im2col); the product with the kernels is the
 convolution. The copies are nine times the maps, so the form pays only where a map is small and its channels many, and
 where the product is fast: on a core with AMX. Without it 640 channels of 4 x 4 run at 0.8 to 0.9 of the speed of
-torch's convolution (measured with ONEDNN_MAX_CPU_ISA), but then bfloat16 is slower than float32 anyway.
+torch's convolution (measured with ONEDNN_MAX_CPU_ISA).
 
 Shapes: N images, C x H x W (input) and D x H x W (output) maps.
 """

@@ -2,11 +2,11 @@
 
 The form depends on the sizes of maps and weights and on their precision, never on the machine, so that results do not:
 
-    precision  channels (both)  maps                        form      forward and backward, ratio to torch's
-    bfloat16   320 or more      up to 5 x 5 pixels          columns   3.6 (640 channels of 4 x 4)
-    bfloat16   320 or more      up to 10 x 10 pixels        columns   1.1 (320 of 8 x 8), only the weights' gradient
-    float32    160 or more      24 or more tiles of 4 x 4   winograd  4.2 (640 of 4 x 4), 2.3 (320 of 8 x 8),
-                                                                      1.7 (160 of 16 x 16)
+    precision  channels (both)  maps                        form
+    bfloat16   320 or more      up to 5 x 5 pixels          columns
+    bfloat16   320 or more      up to 10 x 10 pixels        columns, only for the gradient of the weights
+    float32    160 or more      24 or more tiles of 4 x 4   winograd
+    otherwise                                               direct: torch's
 
 docs/benchmarks/convolutions.md has the measurements.
 """

@@ -12,11 +12,13 @@ summed over the input channels, which is one matrix product for each point. In o
     G k:    (k0 + x k1 + x^2 k2) / product of (x - y) over the other points y;   for infinity k2
     A^T m:  the sums of x^i m_x, i = 0 .. 3;   infinity counts in the last
 
-With a = 5/8 and b = 3/2 the rounding error in float32 is less than half of that with the usual 1 and 2: one to three
-times that of torch's convolution (docs/benchmarks/convolutions.md). The derivatives are the exact adjoints. In a whole
-ResNet-12 larger errors of gradients, up to 1e-2, come from near ties of activations and pooling that rounding decides,
-with torch's convolution as well: of 8 draws, 6 with torch's and 5 with this one had such an error above 1e-4. Without
-ties (identity activation, mean pooling) the largest were 3e-6 and 5e-6.
+With a = 5/8 and b = 3/2 the rounding error in float32 is less than half of that with the usual 1 and 2. It is one to
+two times that of torch's convolution for outputs and gradients of the maps, and two to five times for gradients of the
+weights (docs/benchmarks/convolutions.md). The derivatives are the exact adjoints.
+
+In a whole ResNet-12, larger errors of gradients, up to 1e-2, come from near ties of activations and pooling, which
+rounding decides, with torch's convolution as well: of 8 draws, 6 with torch's and 5 with this one had an error above
+1e-4. In a draw without ties (identity activation, mean pooling) the largest were 3e-6 and 5e-6.
 
 Transforms of a few images at a time, to stay in the second-level cache, were slower (64 to 320 channels), and so were
 transforms as matrix products of torch.
@@ -24,7 +26,8 @@ transforms as matrix products of torch.
 Shapes: N images, C x H x W (input) and D x H x W (output) maps, R tiles. The kernels read channels-last maps.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; on the choice of points:
-Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution", ACM TOMS 2020.
+Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", ACM
+TOMS 2020.
 """
 
 from collections.abc import Callable
