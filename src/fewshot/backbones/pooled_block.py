@@ -60,7 +60,7 @@ class PooledBlock(nn.Sequential):
 
 def _takes_compiled_loops(maps: Tensor) -> bool:
     """Return whether maps are ordinary values on a CPU, neither traced nor transformed, in a dtype that loops take."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     is_transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
     return (
@@ -86,11 +86,14 @@ def _normalized_pool(maps: Tensor, norm: nn.BatchNorm2d, slope: float) -> Tensor
 @torch.no_grad()
 def _update_running_statistics(norm: nn.BatchNorm2d, moments: channels_last.PooledMoments, pixels: int) -> None:
     """Do what `norm` does in training; `pixels` is the number per channel, over all images."""
-    norm.num_batches_tracked += 1
-    rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    assert norm.num_batches_tracked is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.num_batches_tracked.add_(1)
+    rate = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
     unbiased = moments.variance * (pixels / (pixels - 1))
-    for running, current in ((norm.running_mean, moments.mean), (norm.running_var, unbiased)):
-        running.lerp_(torch.from_numpy(current).to(running.dtype), rate)
+    norm.running_mean.lerp_(torch.from_numpy(moments.mean).to(norm.running_mean.dtype), rate)
+    norm.running_var.lerp_(torch.from_numpy(unbiased).to(norm.running_var.dtype), rate)
 
 
 class _NormalizedPool(torch.autograd.Function):
