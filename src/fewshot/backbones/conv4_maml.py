@@ -145,8 +145,8 @@ class Stage(nn.Module):
         precision: torch.dtype | None,
     ) -> Tensor:
         """Return the maps of T tasks, (N, T * F, h, w), from maps (N, T * C, H, W); see `side_by_side`."""
-        factors = (tensor.contiguous().to(precision or maps.dtype) for tensor in (maps, weight))
-        maps = convolve(*factors, self.convolution.stride[0], groups=n_tasks).to(maps.dtype)
+        low, stride = precision or maps.dtype, self.convolution.stride[0]
+        maps = convolve(maps.contiguous().to(low), weight.to(low), stride, groups=n_tasks).to(maps.dtype)
         maps = maps if bias is None else maps + bias[:, None, None]
         if statistics == "batch":
             return self.activate(batch_norm(maps, norm_weight, norm_bias, BATCH_NORM_EPSILON))

@@ -57,8 +57,8 @@ class Options:
 
     def convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
         """Return the 3x3 convolution, padded by one pixel, in `precision`."""
-        factors = (tensor.to(self.precision or maps.dtype) for tensor in (maps, weight))
-        y = F.conv2d(*factors, padding=1, groups=self.groups)
+        precision = self.precision or maps.dtype
+        y = F.conv2d(maps.to(precision), weight.to(precision), padding=1, groups=self.groups)
         return y.contiguous(memory_format=torch.channels_last)
 
     def convolution_backward(

@@ -7,12 +7,14 @@ are accumulated in the precision of p within an image, and in float64 over image
 `stored_numbers`), except in `second_derivative`.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
 from fewshot.backbones.stored_numbers import number, stored
 
-kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 @kernel
