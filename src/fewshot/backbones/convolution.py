@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 
 from fewshot.backbones.columns import LARGEST_MAP_OF_WEIGHT, convolve_columns
 from fewshot.backbones.winograd import convolve_winograd, count_tiles
@@ -72,7 +73,7 @@ def _is_plain_call(maps: Tensor) -> bool:
         type(maps) is Tensor
         and maps.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not is_tracing()
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
     )
