@@ -52,7 +52,10 @@ ADAPTIVE = (
     "tiered_imagenet-conv4_maml_64-maml-maml_5shot-epochs250-s0",
 )
 
-ON_MINIBATCHES = ("cifar_fs-resnet12_pooled-classifier-rfs-s0",)
+ON_MINIBATCHES = (
+    "cifar_fs-resnet12_pooled-classifier-rfs-s0",
+    "mini_imagenet-resnet12_pooled-classifier-rfs_mini-s0",
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from benchmarks.gpu.findings import Finding
 from benchmarks.gpu.timing import images_per_step
 
 from fewshot.experiments.matrix import Experiment
-from fewshot.learners import EPISODIC_LEARNERS
+from fewshot.learners import CLASSIFIERS, EPISODIC_LEARNERS
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _similar(experiment: Experiment, timed: Experiment) -> bool:
     return (
         experiment.backbone.as_json() == timed.backbone.as_json()
         and experiment.image_size == timed.image_size
-        and (len(learners) == 1 or learners <= EPISODIC_LEARNERS.keys())
+        and (len(learners) == 1 or any(learners <= kind.keys() for kind in (EPISODIC_LEARNERS, CLASSIFIERS)))
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.gpu.agreement import CPU, compare
-from benchmarks.gpu.families import ADAPTIVE, EPISODIC, Scale, trainings
+from benchmarks.gpu.families import ADAPTIVE, EPISODIC, ON_MINIBATCHES, Scale, trainings
 from benchmarks.gpu.findings import Case, Finding, run_cases
 from benchmarks.gpu.hours import estimates
 from benchmarks.gpu.tables import write_documents
@@ -85,7 +85,7 @@ def test_hours_are_steps_and_validations():
 def test_every_training_can_be_estimated_from_the_timed_ones():
     timed = [
         Finding("timing", "", "", None, {"training": name, "form": "float32", "step_s": 1.0, "images": 1})
-        for name in (*EPISODIC, *ADAPTIVE)
+        for name in (*EPISODIC, *ADAPTIVE, *ON_MINIBATCHES)
     ]
     assert {estimate.training for estimate in estimates(timed)} == trainings().keys()
 

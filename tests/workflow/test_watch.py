@@ -56,6 +56,8 @@ def test_it_shows_a_job_at_work_and_ends_with_it(plan, screen):
     (job,) = plan.train
     with reported_in(job.progress_file):
         report("step", 3, 12)
+        while not job.progress_file.exists():
+            time.sleep(0.01)
         thread = started(plan, screen)
         wait_for(screen, f"train     {job.name}  25 %  step 3/12")
     thread.join(30)

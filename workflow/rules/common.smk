@@ -70,8 +70,17 @@ GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a c
 # Snakemake's copy of it, and everything runs remotely, including the download, as part of the prepare job.
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
-# What jobs read instead of params.yaml, so that an edit during a run concerns only the next one.
-SETTINGS = f"--suite {SUITE}" + ("" if STORAGE else f" --params {freeze_params(FILES)}")
+
+
+def frozen_params():
+    """Write what jobs read instead of params.yaml, so that an edit during a run concerns only the next one."""
+    try:
+        return freeze_params(FILES)
+    except FewshotError as error:
+        raise WorkflowError(str(error)) from None
+
+
+SETTINGS = f"--suite {SUITE}" + ("" if STORAGE else f" --params {frozen_params()}")
 
 
 KEY = r"[0-9a-f]{12}"

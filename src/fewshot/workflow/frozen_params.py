@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fewshot.digests import digest
 from fewshot.experiments.reader import ParamsFiles
-from fewshot.files import write_atomic
+from fewshot.files import cannot_write, write_atomic
 from fewshot.workflow.running import SNAKEMAKE_DIR
 
 
@@ -18,10 +18,16 @@ def freeze_params(files: ParamsFiles, folder: Path = SNAKEMAKE_DIR / "params") -
 
     Returns:
         The file.
+
+    Raises:
+        ResourceError: if it cannot be written.
     """
     values = {name: value for name, value in files.values.items() if name != "include"}
     text = json.dumps(values, ensure_ascii=False, indent=1)  # in order; JSON is YAML
     file = folder / f"{digest(text)}.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, f"{text}\n".encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, f"{text}\n".encode())
+    except OSError as error:
+        raise cannot_write(file, error) from None
     return file
