@@ -71,7 +71,6 @@ GPUS = 0 if PLAN.params.train.device == "cpu" else 1  # requested per job on a c
 STORAGE = workflow.storage_settings.default_storage_prefix  # empty: none
 
 
-
 def frozen_params():
     """Write what jobs read instead of params.yaml, so that an edit during a run concerns only the next one."""
     try:
