@@ -313,8 +313,9 @@ class Float64Preprocess(Preprocess):
         """Return augmented images in float64."""
         return super().augmented(stored, table).double()
 
-    def _episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
-        return super()._episodes(images, role, ids, training).double()
+    def episodes(self, images: Tensor, role: str, ids: np.ndarray, training: bool) -> Tensor:
+        """Return the images of episodes in float64."""
+        return super().episodes(images, role, ids, training).double()
 
 
 @pytest.fixture
