@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fewshot import progress
-from fewshot.progress import Progress, read_progress, report, report_file, reported_in
+from fewshot.progress import Progress, read_progress, report, report_file_lent, reported_in
 
 
 @pytest.fixture
@@ -50,13 +50,27 @@ def test_nothing_is_left_of_a_job_that_ended_or_failed(file):
         failing_job()
 
     assert list(file.parent.iterdir()) == []
-    assert report_file() is None
+    with report_file_lent() as reported:
+        assert reported is None
 
 
 def test_reports_of_a_process_without_a_file_go_nowhere():
     report("step", 1, 2)
 
-    assert report_file() is None
+    with report_file_lent() as reported:
+        assert reported is None
+
+
+def test_nothing_else_writes_to_a_file_that_is_lent(file):
+    with reported_in(file):
+        read_until(file, lambda read: read.written)
+        with report_file_lent() as lent:
+            time.sleep(0.1)  # a report that had begun
+            lent.write_text(json.dumps({"what": "step", "done": 7, "written": time.time()}))
+            time.sleep(0.2)
+            assert read_progress(lent).done == 7
+        report("step", 8, 9)
+        read_until(file, lambda read: read.done == 8)
 
 
 def test_a_file_that_cannot_be_written_does_not_end_the_job(tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import sys
 import threading
 import time
@@ -89,9 +88,14 @@ class _Reported:
     progress = Progress()
 
 
-def report_file() -> Path | None:
-    """Return the file that this process reports in; None if it reports nowhere."""
-    return _Reported.file
+@contextmanager
+def report_file_lent() -> Iterator[Path | None]:
+    """Leave the file that this process reports in to another one within the block; yield it, None if there is none."""
+    file, _Reported.file = _Reported.file, None
+    try:
+        yield file
+    finally:
+        _Reported.file = file
 
 
 @contextmanager
@@ -157,15 +161,21 @@ def read_progress(file: Path) -> Progress | None:
 
 
 def _write_until(ended: threading.Event, file: Path) -> None:
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    """Write to a file every second, unless it is lent, until the job has ended."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with suppress(OSError):
-            scratch.write_text(json.dumps(asdict(replace(_Reported.progress, written=time.time()))), encoding="utf-8")
-            scratch.replace(file)
+        if _Reported.file == file:
+            _write(file)
         if ended.wait(WRITE_S):
             return
+
+
+def _write(file: Path) -> None:
+    scratch = file.with_name(f".{file.name}.partial")  # without a process id: killed jobs leave at most one
+    with suppress(OSError):
+        scratch.write_text(json.dumps(asdict(replace(_Reported.progress, written=time.time()))), encoding="utf-8")
+        scratch.replace(file)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot.backbones import ResNet12
 from fewshot.backbones.columns import convolve_columns
@@ -219,6 +220,13 @@ def test_traced_graphs_hold_the_convolution_of_torch(layer, maps):
     assert "aten::_convolution" in str(traced.inlined_graph)
     assert "Columns" not in str(traced.inlined_graph)
     assert "Winograd" not in str(traced.inlined_graph)
+
+
+def test_operations_that_are_counted_are_those_of_torch(layer, maps):
+    with FlopCounterMode(display=False) as counter:
+        layer(maps)
+
+    assert counter.get_total_flops() == 2 * maps.numel() * 320 * 9
 
 
 def test_other_devices_take_the_convolution_of_torch(layer, dtype):

@@ -132,6 +132,15 @@ def test_values_that_are_not_finite_reach_the_output(value):
     assert block(maps).isnan().any()
 
 
+def test_an_empty_batch_gives_empty_maps_and_leaves_the_statistics_to_the_layers(calls):
+    block, layers = block_and_layers()
+    empty = images((0, 3, 8, 8))
+
+    assert block(empty).shape == layers(empty).shape
+    torch.testing.assert_close(block[1].running_var, layers[1].running_var)
+    assert not calls
+
+
 def test_frozen_weights_get_no_gradient_and_change_no_other():
     block, layers = block_and_layers()
     for module in (block, layers):

@@ -106,6 +106,11 @@ def test_a_large_mean_costs_no_digits():
     assert error[0] <= 3 * error[1]
 
 
+def test_an_empty_batch_gives_empty_maps():
+    inputs, options = draw(0, 2, 8, 8, 3, 1), Options(1, 0.01, 1e-5)
+    assert fused(inputs, options).shape == (0, 3, 4, 4)
+
+
 def test_a_bias_has_no_effect_and_a_gradient_of_zero():
     inputs, options = draw(2, 2, 4, 4, 3, 1), Options(1, 0.01, 1e-5)
     bias = torch.ones(3, dtype=torch.float64, requires_grad=True)

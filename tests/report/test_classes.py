@@ -1,5 +1,6 @@
 """Accuracy by class, confusion and calibration, on predictions that can be counted by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fewshot.files import read_npz, write_npz
 from fewshot.report import write_report
 from fewshot.report.classes import (
+    _examples,
     advice,
     calibration,
     class_tables,
@@ -51,6 +53,35 @@ def test_the_hardest_class_comes_first_with_its_images(maker: Any) -> None:
     assert table.accuracy[0] == pytest.approx([0, 0])
     assert (np.diff(table.accuracy.mean(axis=1)) >= 0).all()
     assert table.examples is not None
+
+
+def test_an_evaluation_that_drew_fewer_classes_is_shown_beside_the_others(maker: Any) -> None:
+    short = maker.add("prototype", 0.5, shots=(5,))
+    maker.add("ridge", 0.9, shots=(5,))
+    arrays = read_npz(short.arrays)
+    without_last = (arrays["episode_classes"] < 5).all(axis=1)
+    for name in ("episode_classes", "predictions/5shot"):
+        arrays[name] = arrays[name][without_last]
+    write_npz(short.arrays, arrays)
+    found, _ = read_predictions(read_contents(maker.suite()))
+    (table,) = class_tables(found)
+    assert table.total == 6
+    assert np.isnan(found[0].accuracy).tolist() == [False] * 5 + [True]
+
+
+def test_a_confusion_without_mistakes_names_no_pair(maker: Any) -> None:
+    maker.add("ridge", 1.0, shots=(5,))
+    (found,), _ = read_predictions(read_contents(maker.suite()))
+    right = replace(found, given=np.diag(found.given.sum(axis=1)))
+    assert "Most frequent: none." in confusion(right, np.arange(6)).caption
+
+
+def test_examples_of_a_class_are_its_own_images(tiny_store: Any) -> None:
+    split = tiny_store.split("test")
+    small = replace(split, class_sizes=np.minimum(split.class_sizes, 2))
+    last = len(small.class_sizes) - 1
+    rows = _examples(small, np.array([0, last]))
+    assert rows.tolist() == [[0, 1, 1], [2 * last, 2 * last + 1, 2 * last + 1]]
 
 
 def test_untrained_learners_do_not_decide_which_class_is_hard(maker: Any) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fewshot.report import adaptation_drawings, drawings, pictures, style
+from fewshot.report import drawings, pictures, style
 from fewshot.report.contents import read_contents
 from fewshot.report.drawings import Accuracies, AccuracyPanel, Mark, draw_accuracy
 from fewshot.report.figures import accuracy, learning_curves
@@ -48,11 +48,13 @@ def test_a_figure_is_drawn_again_if_a_number_changes(monkeypatch: pytest.MonkeyP
     assert drawn(monkeypatch, picture(50.1), tmp_path / "a", tmp_path / "cache")
 
 
-@pytest.mark.parametrize("changed", ["code", "library", "function"])
+@pytest.mark.parametrize("changed", ["code", "minifying", "library", "function"])
 def test_the_digest_covers_code_and_libraries(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = picture().digest
     if changed == "code":
         monkeypatch.setattr(style, "__file__", drawings.__file__)
+    elif changed == "minifying":
+        monkeypatch.setattr(pictures, "__file__", drawings.__file__)
     elif changed == "library":
         monkeypatch.setattr(pictures, "version", lambda name: "0")
     shown = replace(picture(), draw=drawings.draw_shots) if changed == "function" else picture()
@@ -66,9 +68,9 @@ def test_the_digest_covers_the_content_of_arrays() -> None:
     assert shown.digest == replace(shown, data={"values": np.zeros(3)}).digest
 
 
-@pytest.mark.parametrize("module", [drawings, adaptation_drawings])
-def test_drawings_import_nothing_that_the_digest_does_not_cover(module: Any) -> None:
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", sorted(Path(drawings.__file__).parent.glob("*drawings.py")), ids=lambda m: m.stem)
+def test_drawings_import_nothing_that_the_digest_does_not_cover(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     ours = {name for name in imported if name and name.startswith("fewshot")}
     assert ours == {"fewshot.report.style"}

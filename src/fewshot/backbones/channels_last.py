@@ -4,24 +4,20 @@ Full-size maps exceed the caches, and torch's batch norm, pool and activation re
 a training step. The loops here are compiled, run on one thread, and let NaN and infinity through.
 
 Shapes: maps (N, C, H, W), in float32, float64 or bfloat16 and contiguous in `torch.channels_last`; pooled maps
-(N, C, H // 2, W // 2); values per channel are arrays (C,). Loops see maps as (N, H, W, C), with bfloat16 as uint16.
+(N, C, H // 2, W // 2); values per channel are arrays (C,). Loops see maps as (N, H, W, C), see `compiled_loops`.
 Values per channel are float64, and rounded to float32 unless the maps are float64. Sums are in the precision of these
 values within two rows of pixels, otherwise in float64.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+from fewshot.backbones.compiled_loops import array_of, compiled, first_beyond_cells, inlined, number, stored
 
-_compile = numba.njit(cache=True, nogil=True, error_model="numpy")
-_inline = numba.njit(forceinline=True, error_model="numpy")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class PooledMoments(NamedTuple):
@@ -46,14 +42,14 @@ def pool_and_moments(maps: Tensor, weight: Tensor) -> PooledMoments:
     shape = (n, channels, height // 2, width // 2)
     pooled = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
     mean, variance = np.empty(channels), np.empty(channels)
-    _pool_and_moments(_array(maps), weight.detach().numpy(), _array(pooled), mean, variance)
+    _pool_and_moments(array_of(maps), weight.detach().numpy(), array_of(pooled), mean, variance)
     return PooledMoments(pooled, mean, variance)
 
 
 def line(maps: Tensor, mean: np.ndarray, slope: np.ndarray, constant: np.ndarray, below_zero: float = 1.0) -> Tensor:
     """Return the leaky ReLU, of slope `below_zero`, of slope * (maps - mean) + constant."""
     out = torch.empty_like(maps)
-    _line(_array(maps), mean, slope, constant, below_zero, _array(out))
+    _line(array_of(maps), mean, slope, constant, below_zero, array_of(out))
     return out
 
 
@@ -69,7 +65,7 @@ def sums(of_activation: OfActivation, maps: Tensor, mean: np.ndarray) -> tuple[n
     """Return the sums of the cotangent, and of cotangent * (maps - mean), over images and pixels."""
     cotangent, out, below_zero = of_activation
     total, product = np.zeros(maps.shape[1]), np.zeros(maps.shape[1])
-    _sums(_array(cotangent), _array(out), _array(maps), below_zero, mean, total, product)
+    _sums(array_of(cotangent), array_of(out), array_of(maps), below_zero, mean, total, product)
     return total, product
 
 
@@ -86,64 +82,25 @@ def scatter_on_line(
     of_maps = torch.empty_like(maps)
     cotangent, out, below_zero = of_activation
     _scatter_on_line(
-        _array(maps),
-        _array(pooled),
-        _array(cotangent),
-        _array(out),
+        array_of(maps),
+        array_of(pooled),
+        array_of(cotangent),
+        array_of(out),
         below_zero,
         factor,
         mean,
         slope,
         constant,
-        _array(of_maps),
+        array_of(of_maps),
     )
     return of_maps
 
 
-def _array(maps: Tensor) -> np.ndarray:
-    """Return channels-last maps as a C-contiguous array (N, H, W, C) that shares their memory."""
-    maps = maps.detach().permute(0, 2, 3, 1)
-    values: np.ndarray = (maps.view(torch.uint16) if maps.dtype == torch.bfloat16 else maps).numpy()
-    return values
-
-
-def _number(stored):  # type: ignore[no-untyped-def]
-    """Return the number that an entry of maps stands for."""
-    raise NotImplementedError("only compiled, below")
-
-
-def _stored(number, like):  # type: ignore[no-untyped-def]
-    """Return a number as an entry of maps such as `like`, rounded to the nearest."""
-    raise NotImplementedError("only compiled, below")
-
-
-@overload(_number, inline="always")
-def _compile_number(stored):  # type: ignore[no-untyped-def]
-    if stored == types.uint16:
-        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
-    return lambda stored: stored
-
-
-@overload(_stored, inline="always")
-def _compile_stored(number, like):  # type: ignore[no-untyped-def]
-    if like == types.uint16:
-        return lambda number, like: _bfloat16(number)
-    return lambda number, like: number
-
-
-@_inline
-def _bfloat16(number):  # type: ignore[no-untyped-def]
-    """Return the upper half of a float32, rounded to the nearest, ties to even; NaN stays NaN."""
-    bits = np.float32(number).view(np.uint32)
-    is_odd = (bits >> np.uint32(16)) & np.uint32(1)
-    return np.uint16((bits + np.uint32(0x7FFF) + is_odd) >> np.uint32(16))
-
-
 # The compiler vectorises an inner loop only if it can check cheaply that its arrays do not overlap, so none writes more
-# than one map. Without `fastmath`, every sum has one order, whatever the processor.
+# than one map.
 
 
-@_compile
+@compiled
 def _pool_and_moments(maps, weight, pooled, mean, variance) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
     centre, sign = _mean(maps[0]), _rounded(np.where(weight >= 0, 1.0, -1.0), maps)
@@ -156,10 +113,10 @@ def _pool_and_moments(maps, weight, pooled, mean, variance) -> None:  # type: ig
                 lower_left, lower_right = maps[i, 2 * y + 1, 2 * x], maps[i, 2 * y + 1, 2 * x + 1]
                 cell = pooled[i, y, x]
                 for c in range(channels):
-                    p, q = _number(upper_left[c]), _number(upper_right[c])
-                    r, s = _number(lower_left[c]), _number(lower_right[c])
+                    p, q = number(upper_left[c]), number(upper_right[c])
+                    r, s = number(lower_left[c]), number(lower_right[c])
                     upper, lower = _larger(sign[c] * p, sign[c] * q), _larger(sign[c] * r, sign[c] * s)
-                    cell[c] = _stored(sign[c] * _larger(upper, lower), cell[c])
+                    cell[c] = stored(sign[c] * _larger(upper, lower), cell[c])
                     p, q, r, s = p - centre[c], q - centre[c], r - centre[c], s - centre[c]
                     row_total[c] += (p + q) + (r + s)
                     row_squares[c] += (p * p + q * q) + (r * r + s * s)
@@ -174,7 +131,7 @@ def _pool_and_moments(maps, weight, pooled, mean, variance) -> None:  # type: ig
         variance[c] = max(squares[c] / pixels - offset * offset, 0)
 
 
-@_compile
+@compiled
 def _sums(cotangent, out, maps, below_zero, mean, total, product) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
     mean = _rounded(mean, maps)
@@ -185,15 +142,15 @@ def _sums(cotangent, out, maps, below_zero, mean, total, product) -> None:  # ty
             for x in range(width):
                 values, activated, pixel = cotangent[i, y, x], out[i, y, x], maps[i, y, x]
                 for c in range(channels):
-                    value[c] = _number(values[c]) * (one if _number(activated[c]) > 0 else below_zero)
+                    value[c] = number(values[c]) * (one if number(activated[c]) > 0 else below_zero)
                 for c in range(channels):
                     row_total[c] += value[c]
-                    row_product[c] += value[c] * (_number(pixel[c]) - mean[c])
+                    row_product[c] += value[c] * (number(pixel[c]) - mean[c])
             _move(row_total, total)
             _move(row_product, product)
 
 
-@_compile
+@compiled
 def _line(maps, mean, slope, constant, below_zero, out) -> None:  # type: ignore[no-untyped-def]
     n, height, width, channels = maps.shape
     mean, slope, constant = _rounded(mean, maps), _rounded(slope, maps), _rounded(constant, maps)
@@ -203,11 +160,11 @@ def _line(maps, mean, slope, constant, below_zero, out) -> None:  # type: ignore
             for x in range(width):
                 pixel, written = maps[i, y, x], out[i, y, x]
                 for c in range(channels):
-                    value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c]
-                    written[c] = _stored(value if value > 0 else below_zero * value, written[c])
+                    value = slope[c] * (number(pixel[c]) - mean[c]) + constant[c]
+                    written[c] = stored(value if value > 0 else below_zero * value, written[c])
 
 
-@_compile
+@compiled
 def _scatter_on_line(  # type: ignore[no-untyped-def]
     maps, pooled, cotangent, out, below_zero, factor, mean, slope, constant, of_maps
 ) -> None:
@@ -221,21 +178,21 @@ def _scatter_on_line(  # type: ignore[no-untyped-def]
             for x in range(width // 2):
                 values, activated, taken = cotangent[i, y, x], out[i, y, x], pooled[i, y, x]
                 for c in range(channels):
-                    gate = one if _number(activated[c]) > 0 else below_zero
-                    left[c] = factor[c] * (gate * _number(values[c]))
+                    gate = one if number(activated[c]) > 0 else below_zero
+                    left[c] = factor[c] * (gate * number(values[c]))
                 for k in range(4):
                     pixel, written = maps[i, 2 * y + k // 2, 2 * x + k % 2], of_maps[i, 2 * y + k // 2, 2 * x + k % 2]
                     for c in range(channels):
                         share = left[c] if pixel[c] == taken[c] else zero
-                        value = slope[c] * (_number(pixel[c]) - mean[c]) + constant[c] + share
-                        written[c] = _stored(value, written[c])
+                        value = slope[c] * (number(pixel[c]) - mean[c]) + constant[c] + share
+                        written[c] = stored(value, written[c])
                     for c in range(channels):  # the first of equal pixels takes it all
                         left[c] = zero if pixel[c] == taken[c] else left[c]
         if height % 2 == 1 or width % 2 == 1:
             _line_beyond_cells(maps[i], mean, slope, constant, of_maps[i])
 
 
-@_compile
+@compiled
 def _mean(image):  # type: ignore[no-untyped-def]
     """Return the mean of each channel of an image (H, W, C)."""
     height, width, channels = image.shape
@@ -244,52 +201,46 @@ def _mean(image):  # type: ignore[no-untyped-def]
         for x in range(width):
             pixel = image[y, x]
             for c in range(channels):
-                total[c] += _number(pixel[c])
+                total[c] += number(pixel[c])
     return total / total.dtype.type(height * width)
 
 
-@_compile
+@compiled
 def _rounded(values, maps):  # type: ignore[no-untyped-def]
     """Return values in the precision in which loops over these maps compute."""
-    out = np.full(len(values), _number(maps.dtype.type(0)))
+    out = np.full(len(values), number(maps.dtype.type(0)))
     for c in range(len(values)):
         out[c] = values[c]
     return out
 
 
-@_compile
+@compiled
 def _line_beyond_cells(image, mean, slope, constant, out) -> None:  # type: ignore[no-untyped-def]
     """Write slope * (image - mean) + constant at the last row and column of an image (H, W, C) of odd sides."""
     height, width, channels = image.shape
     for y in range(height):
-        for x in range(_first_beyond_cells(y, height, width), width):
+        for x in range(first_beyond_cells(y, height, width), width):
             pixel, written = image[y, x], out[y, x]
             for c in range(channels):
-                written[c] = _stored(slope[c] * (_number(pixel[c]) - mean[c]) + constant[c], written[c])
+                written[c] = stored(slope[c] * (number(pixel[c]) - mean[c]) + constant[c], written[c])
 
 
-@_compile
+@compiled
 def _sum_beyond_cells(image, centre, row_total, row_squares, total, squares) -> None:  # type: ignore[no-untyped-def]
     """Add the last row and column of an image (H, W, C) of odd sides to the sums of `_pool_and_moments`."""
     height, width, channels = image.shape
     for y in range(height):
-        for x in range(_first_beyond_cells(y, height, width), width):
+        for x in range(first_beyond_cells(y, height, width), width):
             pixel = image[y, x]
             for c in range(channels):
-                value = _number(pixel[c]) - centre[c]
+                value = number(pixel[c]) - centre[c]
                 row_total[c] += value
                 row_squares[c] += value * value
         _move(row_total, total)
         _move(row_squares, squares)
 
 
-@_inline
-def _first_beyond_cells(y, height, width):  # type: ignore[no-untyped-def]
-    """Return the first pixel of row y that belongs to no 2x2 cell."""
-    return width // 2 * 2 if y < height // 2 * 2 else 0
-
-
-@_inline
+@inlined
 def _move(row, total) -> None:  # type: ignore[no-untyped-def]
     """Add the sums of a row to the total, and reset them."""
     for c in range(len(row)):
@@ -298,6 +249,6 @@ def _move(row, total) -> None:  # type: ignore[no-untyped-def]
         row[c] = 0
 
 
-@_inline
+@inlined
 def _larger(one, other):  # type: ignore[no-untyped-def]
     return other if other > one else one

@@ -16,10 +16,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 
 from fewshot.backbones.columns import LARGEST_MAP_OF_WEIGHT, convolve_columns
+from fewshot.backbones.plain_calls import is_plain_call
 from fewshot.backbones.winograd import convolve_winograd, count_tiles
 
 Form = Literal["direct", "columns", "winograd"]
@@ -42,7 +41,7 @@ class Convolution(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the convolved maps, in the precision of autocast if it is on."""
-        if not self.by_size or not _is_plain_call(maps):
+        if not self.by_size or not is_plain_call(maps):
             return F.conv2d(maps, self.weight, padding=1)
         weight = self.weight
         if torch.is_autocast_enabled("cpu"):
@@ -65,15 +64,3 @@ def form_of(maps: Tensor, weight: Tensor) -> Form:
     if maps.dtype == torch.bfloat16:
         return "columns" if maps.shape[2] * maps.shape[3] <= LARGEST_MAP_OF_WEIGHT else "direct"
     return "winograd" if count_tiles(maps) >= FEWEST_TILES else "direct"
-
-
-def _is_plain_call(maps: Tensor) -> bool:
-    """Return whether the maps are numbers on a CPU, not traced, exported, compiled, vectorised or transformed."""
-    return (
-        type(maps) is Tensor
-        and maps.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not is_tracing()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-    )

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from fewshot.backbones import channels_last
+from fewshot.backbones.plain_calls import is_plain_call
 
 MOST_THREADS = 2
 """On one thread, the loops take 0.4 of the time of torch's operations, which share their work among all threads."""
@@ -59,18 +59,7 @@ class PooledBlock(nn.Sequential):
 
 
 def _takes_compiled_loops(maps: Tensor) -> bool:
-    """Return whether maps are ordinary values on a CPU, neither traced nor transformed, in a dtype that loops take."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return False
-    is_transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
-    return (
-        maps.device.type == "cpu"
-        and type(maps) is Tensor
-        and maps.dtype in channels_last.DTYPES
-        and not is_transformed
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch.get_num_threads() <= MOST_THREADS
-    )
+    return is_plain_call(maps) and maps.dtype in channels_last.DTYPES and torch.get_num_threads() <= MOST_THREADS
 
 
 def _normalized_pool(maps: Tensor, norm: nn.BatchNorm2d, slope: float) -> Tensor:

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fewshot.backbones import stage_kernels as kernels
-from fewshot.backbones.stored_numbers import array_of
+from fewshot.backbones.compiled_loops import array_of
 
 
 @dataclass(frozen=True)
@@ -195,5 +195,4 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Return arrays sharing the tensors' memory: of channels-last maps as (N, H, W, C), of others as they are."""
-    return [array_of(t.detach().permute(0, 2, 3, 1) if t.ndim == 4 else t.detach()) for t in tensors]
+    return [array_of(tensor) for tensor in tensors]

@@ -4,20 +4,15 @@ Shapes: maps (N, H, W, C), pooled maps (N, h, w, C) with h, w = H // 2, W // 2; 
 
 The innermost loops run over channels and become vector instructions where there are enough of them, from about 24. Sums
 are accumulated in the precision of p within an image, and in float64 over images. y and y' may be bfloat16 (see
-`stored_numbers`), except in `second_derivative`.
+`compiled_loops`), except in `second_derivative`.
 """
 
-from typing import Any
-
-import numba
 import numpy as np
 
-from fewshot.backbones.stored_numbers import number, stored
-
-kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+from fewshot.backbones.compiled_loops import compiled, first_beyond_cells, number, stored
 
 
-@kernel
+@compiled
 def forward(y, weight, bias, epsilon, slope, p, choice, out, mean, inverse):  # type: ignore[no-untyped-def]
     """Write p, the pixel (0..3, in reading order) that each of its values is, the stage's output, m and r."""
     _pool_and_moments(y, np.where(weight >= 0, 1, -1).astype(mean.dtype), p, choice, mean, inverse)
@@ -34,7 +29,7 @@ def forward(y, weight, bias, epsilon, slope, p, choice, out, mean, inverse):  # 
                     out[i, v, x, c] = z if z > 0 else below_zero * z
 
 
-@kernel
+@compiled
 def first_derivative(of_out, y, p, choice, out, weight, mean, inverse, slope, of_z, of_y, total, product):  # type: ignore[no-untyped-def]
     """Write z', y', b' and S."""
     zero = np.zeros_like(mean)
@@ -47,7 +42,7 @@ def first_derivative(of_out, y, p, choice, out, weight, mean, inverse, slope, of
     _combine(y, zero, y, times_y, constant, of_z, choice, scale, of_y)
 
 
-@kernel
+@compiled
 def second_derivative(  # type: ignore[no-untyped-def]
     u, y, p, choice, out, of_z, weight, mean, inverse, slope, total, product, of_out, of_y, of_weight
 ):
@@ -68,7 +63,7 @@ def second_derivative(  # type: ignore[no-untyped-def]
     _of_line(taken, scale, p, times_p, -scale * u_total / pixels - times_p * mean, out, slope, of_out)
 
 
-@kernel
+@compiled
 def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-untyped-def]
     """Write the largest `sign * y` of each 2x2 cell, without the sign, its pixel, and the moments.
 
@@ -76,10 +71,11 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
     """
     n, height, width, channels = y.shape
     near = np.zeros_like(mean)
-    for v in range(height):
-        for x in range(width):
-            for c in range(channels):
-                near[c] += number(y[0, v, x, c])
+    for i in range(min(n, 1)):  # an empty batch has no first image
+        for v in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    near[c] += number(y[i, v, x, c])
     near /= mean.dtype.type(height * width)
     total, squares = np.zeros(channels), np.zeros(channels)
     image_total, image_squares = np.empty_like(near), np.empty_like(near)
@@ -101,7 +97,7 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
                     image_total[c] += ((y0 - d) + (y1 - d)) + ((y2 - d) + (y3 - d))
                     image_squares[c] += _square(y0 - d) + _square(y1 - d) + _square(y2 - d) + _square(y3 - d)
         for v in range(height):
-            for x in range(_first_without_cell(v, height, width), width):
+            for x in range(first_beyond_cells(v, height, width), width):
                 for c in range(channels):
                     image_total[c] += number(y[i, v, x, c]) - near[c]
                     image_squares[c] += _square(number(y[i, v, x, c]) - near[c])
@@ -113,18 +109,12 @@ def _pool_and_moments(y, sign, p, choice, mean, variance):  # type: ignore[no-un
         variance[c] = squares[c] / (n * height * width) - offset * offset
 
 
-@kernel
+@compiled
 def _square(value):  # type: ignore[no-untyped-def]
     return value * value
 
 
-@kernel
-def _first_without_cell(v, height, width):  # type: ignore[no-untyped-def]
-    """Return the first pixel of row v that belongs to no 2x2 cell: the pool drops the last row and column if odd."""
-    return width - width % 2 if v < height - height % 2 else 0
-
-
-@kernel
+@compiled
 def _sums(u, y, mean, total, product):  # type: ignore[no-untyped-def]
     """Write the sums of u and of u (y - mean)."""
     n, height, width, channels = y.shape
@@ -144,7 +134,7 @@ def _sums(u, y, mean, total, product):  # type: ignore[no-untyped-def]
     product[:] = products
 
 
-@kernel
+@compiled
 def _take(u, choice, of_z, taken, overlap):  # type: ignore[no-untyped-def]
     """Write u at the selected pixels, and the sum of its products with z'."""
     n, height, width, channels = taken.shape
@@ -165,7 +155,7 @@ def _take(u, choice, of_z, taken, overlap):  # type: ignore[no-untyped-def]
     overlap[:] = sums
 
 
-@kernel
+@compiled
 def _of_line(u, times_u, p, times_p, constant, out, slope, of_out):  # type: ignore[no-untyped-def]
     """Write times_u u + times_p p + constant, multiplied by the slope of the activation."""
     a, b, d = times_u.astype(p.dtype), times_p.astype(p.dtype), constant.astype(p.dtype)
@@ -179,7 +169,7 @@ def _of_line(u, times_u, p, times_p, constant, out, slope, of_out):  # type: ign
                     of_out[i, v, x, c] = value if out[i, v, x, c] > 0 else below_zero * value
 
 
-@kernel
+@compiled
 def _combine(u, times_u, y, times_y, constant, of_z, choice, times_z, of_y):  # type: ignore[no-untyped-def]
     """Write times_u u + times_y y + constant, plus times_z z' at the selected pixels."""
     a, b, d, e = (
@@ -201,7 +191,7 @@ def _combine(u, times_u, y, times_y, constant, of_z, choice, times_z, of_y):  # 
                             share = e[c] * of_z[i, v, x, c] if choice[i, v, x, c] == 2 * k + j else zero
                             of_y[i, 2 * v + k, 2 * x + j, c] = stored(line + share, of_y[i, 2 * v + k, 2 * x + j, c])
         for v in range(height):
-            for x in range(_first_without_cell(v, height, width), width):
+            for x in range(first_beyond_cells(v, height, width), width):
                 for c in range(channels):
                     line = a[c] * number(u[i, v, x, c]) + b[c] * number(y[i, v, x, c]) + d[c]
                     of_y[i, v, x, c] = stored(line, of_y[i, v, x, c])

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from fewshot.backbones.columns import direct_gradients
+from fewshot.backbones.compiled_loops import array_of
 
 A, B = 5 / 8, 3 / 2
 TILE, WINDOW = 4, 6
@@ -117,12 +118,12 @@ def _windows_at_points(maps: Tensor) -> Tensor:
 def _transformed(kernel: Callable[..., None], source: Tensor, out: Tensor) -> Tensor:
     """Let a kernel fill `out` from `source`; as many threads as torch uses share the images."""
     maps = source if source.ndim == 4 else out
-    constants = np.array([A, B], dtype=_array(maps).dtype)
+    constants = np.array([A, B], dtype=array_of(maps).dtype)
     images, threads = len(maps), torch.get_num_threads()
     bounds = np.linspace(0, images, min(threads, images) + 1).astype(int)
 
     def share(first: int, last: int) -> None:
-        kernel(_array(source), _array(out), constants, first, last)
+        kernel(array_of(source), array_of(out), constants, first, last)
 
     if threads == 1:
         share(0, images)
@@ -144,12 +145,6 @@ def _empty_points(maps: Tensor) -> Tensor:
 
 def _channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """Return maps as (N, H, W, C), values at points as (36, R, C)."""
-    tensor = tensor.detach()
-    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy()
 
 
 # Kernels: (source, out, [a, b], first image, last image + 1). The transforms of a row are written into their loops,

@@ -5,7 +5,7 @@ Shapes: E episodes, M ways, Q query images in all, C classes.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,17 @@ def read_predictions(contents: Contents) -> tuple[list[Predictions], list[Run]]:
             predictions = _predictions(cell)
             without += [] if predictions else list(cell.row.runs)
             found += [predictions] if predictions else []
-    return found, without
+    return [padded for family in _families(found) for padded in _of_equal_size(family)], without
+
+
+def _of_equal_size(family: Sequence[Predictions]) -> list[Predictions]:
+    """Return predictions with the classes of all of them: a short evaluation may not draw the last ones."""
+    count = max(len(found.given) for found in family)
+    padding = [(0, count - len(found.given)) for found in family]
+    return [
+        replace(found, given=np.pad(found.given, extra), possible=np.pad(found.possible, extra))
+        for found, extra in zip(family, padding, strict=True)
+    ]
 
 
 def _predictions(cell: Cell) -> Predictions | None:
@@ -147,9 +157,14 @@ def _class_table(family: Sequence[Predictions]) -> ClassTable:
         tuple(names[number] for number in shown),
         tuple(found.cell for found in family),
         accuracy[shown],
-        mosaic(split, split.class_starts[shown][:, None] + np.arange(EXAMPLES)) if split else None,
+        mosaic(split, _examples(split, shown)) if split else None,
         len(accuracy),
     )
+
+
+def _examples(split: SplitStore, classes: np.ndarray) -> np.ndarray:
+    """Return the first images of some classes, (classes, examples) rows; the last one again where there are fewer."""
+    return split.class_starts[classes, None] + np.minimum(np.arange(EXAMPLES), split.class_sizes[classes, None] - 1)
 
 
 def hardest(family: Sequence[Predictions]) -> np.ndarray:
@@ -189,12 +204,12 @@ def confusion(found: Predictions, shown: np.ndarray) -> Picture:
     names = class_names(row, len(rate))
     order = np.argsort(-np.nan_to_num(rate, nan=-1.0), axis=None, kind="stable")[:NAMED]
     pairs = [np.unravel_index(place, rate.shape) for place in order]
-    listed = ", ".join(f"{names[i]} as {names[j]} ({100 * rate[i, j]:.0f} %)" for i, j in pairs)
+    listed = ", ".join(f"{names[i]} as {names[j]} ({100 * rate[i, j]:.0f} %)" for i, j in pairs if rate[i, j] > 0)
     title = f"{found.cell.method}, {row.entry.backbone}, {row.shot}-shot"
     return Picture(
         f"confusion-{row.entry.group}-{row.entry.target}-{row.shot}shot",
         "Confusion",
-        f"{title}, on {row.entry.target}: confusion between classes. Most frequent: {listed}.",
+        f"{title}, on {row.entry.target}: confusion between classes. Most frequent: {listed or 'none'}.",
         draw_confusion,
         Confusion(title, tuple(names[number] for number in shown), 100 * rate[np.ix_(shown, shown)]),
     )

@@ -1,7 +1,7 @@
 """Figures as files, drawn once: each is kept under a digest of all it depends on, and drawn again only if that changes.
 
 A drawing is a function of plain data in a module that imports nothing of this project but `style`. The digest covers
-the data, the text of both modules, and the versions of the libraries that draw; a stale figure is impossible.
+the data, the text of both modules and of this one, and the versions of the libraries that draw.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Picture:
     @property
     def digest(self) -> str:
         """Key of the drawing: equal for equal data, code and libraries."""
-        sources = (sys.modules[self.draw.__module__].__file__, style.__file__)
+        sources = (sys.modules[self.draw.__module__].__file__, style.__file__, __file__)
         code = [path_digest(Path(str(source))) for source in sources]
         libraries = {name: version(name) for name in LIBRARIES}
         return digest(["figure", self.draw.__qualname__, code, libraries, _plain(self.data)])

@@ -28,7 +28,7 @@ from fewshot.datasets.store import Store, open_store
 from fewshot.errors import FewshotError, ResourceError
 from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
-from fewshot.progress import report_file, reported_in
+from fewshot.progress import report_file_lent, reported_in
 from fewshot.training.devices import limit_threads
 from fewshot.training.parallel import TIMEOUT, LostContactError, ProcessGroup, joined
 from fewshot.training.state import Checkpoints
@@ -54,6 +54,7 @@ class _SharedTraining:
         start: weights of the training whose backbone this one starts from, or None.
         curves: folder for TensorBoard's event files, or None.
         folder: for the rendezvous file and the reports of the ranks.
+        progress: file in which the first rank says how far the training is, or None.
     """
 
     experiment: Experiment
@@ -111,21 +112,21 @@ def train_on_devices(
     for stale in checkpoints.folder.glob("ranks-*"):
         shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=checkpoints.folder))
-    training = _SharedTraining(
-        experiment=experiment,
-        store=store.directory,
-        out=out,
-        checkpoints=checkpoints,
-        devices=tuple(devices),
-        threads=threads,
-        timeout=timeout,
-        start=start,
-        curves=curves,
-        folder=folder,
-        progress=report_file(),
-    )
     try:
-        with stop_signals() as stopped:
+        with stop_signals() as stopped, report_file_lent() as progress:
+            training = _SharedTraining(
+                experiment=experiment,
+                store=store.directory,
+                out=out,
+                checkpoints=checkpoints,
+                devices=tuple(devices),
+                threads=threads,
+                timeout=timeout,
+                start=start,
+                curves=curves,
+                folder=folder,
+                progress=progress,
+            )
             return _supervise(training, stopped)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
