@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from fewshot import __version__, paths
 from fewshot.digests import ALWAYS_READ, save_digests
@@ -120,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--params", type=Path, default=PARAMS_FILE, metavar="FILE", help="default: %(default)s")
         return added
 
+    # For commands that are about a suite alone: its name with or without --suite.
+    suite_argument: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS, "help": "the same as --suite"}
+
     def stage(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = command(name, run, text)
         added.add_argument(
@@ -186,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("doctor", _doctor, "Look for what this machine lacks to run the project, and say what to do.")
     listing = command("list", _list, "List the experiments of a suite: keys, status and the command for each.")
+    listing.add_argument("suite", **suite_argument)
     listing.add_argument("--json", action="store_true", help="print JSON, with settings and paths")
     creating = command("new", _new, "Write experiments/NAME.yaml: a commented suite that starts as an experiment.")
     creating.add_argument("name", metavar="NAME", help="name of the new suite")
@@ -195,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", metavar="suite|experiment", help="default: the table of the suite named by `suite:`"
     )
     watching = command("watch", _watch, "Show the jobs at work, also of a run in another terminal, until it ends.")
-    watching.add_argument("name", nargs="?", metavar="suite", help="default: the suite named by `suite:`")
+    watching.add_argument("suite", **suite_argument)
     explaining = command(
         "explain", _explain, "Show what the keys of an experiment depend on and what changed since its last result."
     )
@@ -433,7 +437,6 @@ def _show_results(options: argparse.Namespace) -> None:
 def _watch(options: argparse.Namespace) -> None:
     from fewshot.workflow.watch import watch
 
-    options.suite = options.name or options.suite
     watch(_plan(options), sys.stdout)
 
 

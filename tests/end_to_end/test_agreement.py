@@ -86,7 +86,7 @@ def test_a_suite_of_other_labels_restores_what_is_finished(recorded):
         "total": "9",
     }  # fmt: skip
     listed = recorded.run("fewshot list").text
-    assert "5 experiments; 1 trainings, 1 to restore; 5 evaluations, 4 to restore" in listed
+    assert "5 experiments; 1 training, 1 to restore; 5 evaluations, 4 to restore" in listed
     started = recorded.run("snakemake --cores 2")
     assert f"restore training {recorded.RIDGE}" in started.text
     assert "restored" in next((recorded.folder / "logs/restore").glob("train-*.log")).read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def test_every_setting_in_a_comment_is_the_one_in_use(written, like):
 
 
 def test_unknown_experiment_is_refused_with_the_closest(written):
-    with pytest.raises(ParamsError, match=r"'glyphs-conv4-ridge-quik-ridge7.0-s1'; Did you mean 'glyphs-conv4-ridge-q"):
+    with pytest.raises(ParamsError, match=r"'glyphs-conv4-ridge-quik-ridge7.0-s1'. Did you mean 'glyphs-conv4-ridge-q"):
         written("glyphs-conv4-ridge-quik-ridge7.0-s1")
 
 

@@ -144,6 +144,20 @@ def test_list_shows_experiments_and_writes_nothing(fewshot, with_params):
     assert sorted(with_params.rglob("*")) == before
 
 
+@pytest.mark.parametrize("words", [("cpu_prototype",), ("--json", "cpu_prototype"), ("--suite", "cpu_prototype")])
+def test_list_takes_the_suite_with_or_without_an_option(words, fewshot, with_params):
+    status, out, _ = fewshot("list", *words)
+
+    assert status == 0
+    assert "cifar_fs-conv4_64-prototype_adam-cpu-s0" in out
+
+
+def test_list_of_a_suite_that_never_ran(fewshot, with_params):
+    _, out, _ = fewshot("list")
+
+    assert "tables:   results/tables/quickstart (missing)" in out
+
+
 def test_list_as_json(fewshot, with_params):
     status, out, _ = fewshot("list", "--json")
 

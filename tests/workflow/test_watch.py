@@ -11,6 +11,7 @@ import pytest
 from fewshot.experiments.params import Params
 from fewshot.progress import report, reported_in
 from fewshot.settings import parse_as
+from fewshot.training.stop_signals import Interrupted
 from fewshot.workflow import watch as watching
 from fewshot.workflow.plan import make_plan
 
@@ -63,6 +64,15 @@ def test_it_shows_a_job_at_work_and_ends_with_it(plan, screen):
     thread.join(30)
 
     assert not thread.is_alive()
+
+
+def test_a_signal_ends_the_watching_alone(plan, screen, monkeypatch):
+    def interrupted():
+        raise Interrupted("SIGINT: stopped; rerun the same command to continue")
+
+    monkeypatch.setattr(watching, "is_running", interrupted)
+    with pytest.raises(Interrupted, match=r"^stopped watching; jobs at work go on$"):
+        watching.watch(plan, screen)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def _block_like(params: Params, name: str) -> tuple[dict[str, Any], Experiment]:
                 return block, experiment
             known[experiment.name] = None
     raise ParamsError(
-        f"no suite has an experiment {quoted(name)};{did_you_mean(name, known)} 'fewshot list' lists them"
+        f"no suite has an experiment {quoted(name)}.{did_you_mean(name, known)} 'fewshot list' lists them"
     )
 
 

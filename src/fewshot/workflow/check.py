@@ -10,6 +10,7 @@ from fewshot.experiments.plain_yaml import MAX_VALUES
 from fewshot.experiments.reader import read_files
 from fewshot.paths import JOB_STAGES
 from fewshot.settings import parse_as
+from fewshot.workflow.listing import counted
 from fewshot.workflow.plan import Plan, make_plan
 
 
@@ -65,6 +66,4 @@ def _counts(plan: Plan) -> str:
     """Return '12 experiments, 26 jobs (1 prepare, 12 train, 12 evaluate, 1 report)'."""
     stages = {stage: len(plan.jobs(stage)) for stage in JOB_STAGES} | {"report": 1}
     listed = ", ".join(f"{count} {stage}" for stage, count in stages.items())
-    count = len(plan.experiments)
-    experiments = "1 experiment" if count == 1 else f"{count} experiments"
-    return f"{experiments}, {sum(stages.values())} jobs ({listed})"
+    return f"{counted(plan.experiments, 'experiment')}, {sum(stages.values())} jobs ({listed})"

@@ -21,6 +21,7 @@ PLACEHOLDERS = {
     "B": ("experiments",),
     "suite|experiment": ("suites", "experiments"),
     "SUITE": ("suites",),
+    "suite": ("suites",),
     "dataset": ("datasets",),
 }
 

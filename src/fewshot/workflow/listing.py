@@ -16,7 +16,7 @@ from fewshot.datasets import DATASETS
 from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
 from fewshot.workflow.plan import EvaluateJob, Job, Plan, PrepareJob
 from fewshot.workflow.results import is_restorable, tidy
-from fewshot.workflow.tables_state import tables_are_current
+from fewshot.workflow.tables_state import MANIFEST, tables_are_current
 
 DVC_FILE = Path("dvc.yaml")
 EXPERIMENT_LIKE = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_.]+){3,}")
@@ -79,16 +79,22 @@ def suite_table(plan: Plan) -> str:
     suite = "" if plan.suite == plan.params.suite else f" --config suite={plan.suite}"
     return "\n".join(
         [
-            f"suite {plan.suite}: {len(names)} experiments; {len(plan.train)} trainings, {_count_states(plan.train)}; "
-            f"{len(plan.evaluate)} evaluations, {_count_states(plan.evaluate)}",
+            f"suite {plan.suite}: {counted(names, 'experiment')}; "
+            f"{counted(plan.train, 'training')}, {_count_states(plan.train)}; "
+            f"{counted(plan.evaluate, 'evaluation')}, {_count_states(plan.evaluate)}",
             "",
             *aligned(rows),
             "",
-            f"tables:   {plan.tables_dir} ({'up to date' if tables_are_current(plan) else 'out of date'})",
+            f"tables:   {plan.tables_dir} ({_tables_state(plan)})",
             f"run one:  snakemake --cores all {example}{suite}",
             f"run all:  snakemake --cores all{suite}",
         ]
     )
+
+
+def counted(things: Sequence[object], what: str) -> str:
+    """Return how many there are in words: "1 experiment", "2 experiments"."""
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -122,6 +128,12 @@ def _count_states(jobs: tuple[Job, ...]) -> str:
     """Return "3 made, 1 begun, 2 missing"."""
     counts = Counter(job_state(job) for job in jobs)
     return ", ".join(f"{counts[state]} {word}" for state, word in STATE_WORDS.items() if counts[state]) or "none"
+
+
+def _tables_state(plan: Plan) -> str:
+    if not (plan.tables_dir / MANIFEST).exists():
+        return "missing"
+    return "up to date" if tables_are_current(plan) else "out of date"
 
 
 def _evaluated(jobs: tuple[EvaluateJob, ...]) -> str:

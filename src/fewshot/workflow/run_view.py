@@ -142,7 +142,8 @@ class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
         self.total = sum(counts.values())
         restored = sum(count for name, count in stats.items() if name.startswith(RESTORE))
         known = f", {restored} of them only to restore" if restored else ""
-        return f"{self.total} jobs: {', '.join(f'{n} {stage}' for stage, n in counts.items() if n)}{known}"
+        listed = ", ".join(f"{count} {stage}" for stage, count in counts.items() if count)
+        return f"{self.total} {'job' if self.total == 1 else 'jobs'}: {listed}{known}"
 
     def _start(self, facts: dict[str, Any]) -> None:
         """Note a job that has started, unless it only names a target."""

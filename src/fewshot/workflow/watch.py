@@ -6,6 +6,7 @@ from typing import TextIO
 
 from fewshot import paths
 from fewshot.progress import read_progress
+from fewshot.training.stop_signals import Interrupted
 from fewshot.workflow.at_work import job_label, result_line, work_line
 from fewshot.workflow.board import Board
 from fewshot.workflow.ending import table_text
@@ -24,6 +25,9 @@ def watch(plan: Plan, stream: TextIO) -> None:
     Args:
         plan: the suite.
         stream: where to print.
+
+    Raises:
+        Interrupted: on a signal, such as Ctrl-C; the jobs go on.
     """
     board = Board(stream)
     unfinished = [job for job in _jobs(plan) if not _is_finished(job)]
@@ -39,6 +43,8 @@ def watch(plan: Plan, stream: TextIO) -> None:
             if not runs and not at_work:
                 break
             time.sleep(POLL_S)
+    except Interrupted:
+        raise Interrupted("stopped watching; jobs at work go on") from None
     finally:
         board.update([])
     board.print(table_text(plan) or f"No job is at work: {finished_counts(plan)}.")
