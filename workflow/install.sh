@@ -29,6 +29,7 @@ with_uv() {
     "$python" -m pip install -q --require-hashes --no-deps -r "$venv/uv.lock" || return 1
     default=$(configured index-url) more=$(configured extra-index-url) folders=$(configured find-links)
     certificates=$(configured cert)
+    case $(configured no-index) in 1 | [Tt]rue | [Yy]es | [Oo]n) set -- --no-index "$@" ;; esac
     # Every file is known by its hash, so any index may provide it.
     env ${default:+UV_DEFAULT_INDEX="$default"} ${more:+UV_INDEX="$more"} ${certificates:+SSL_CERT_FILE="$certificates"} \
         ${folders:+UV_FIND_LINKS="$(echo "$folders" | tr -s ' ' ',')"} UV_INDEX_STRATEGY=unsafe-best-match \

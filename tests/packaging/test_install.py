@@ -54,3 +54,15 @@ def test_without_uv_pip_installs_and_says_so(folder, install):
     assert done.returncode == 0, done.stderr
     assert "pip goes on, four times as slowly" in done.stderr
     assert list(folder.glob("venv/lib/*/site-packages/tiny.py"))
+
+
+def test_uv_asks_no_index_where_pip_must_not(folder, install):
+    uv = folder / "venv" / "bin" / "uv"
+    uv.write_text('#!/bin/sh\necho "$UV_FIND_LINKS" "$@" > called\n')
+    uv.chmod(0o755)
+    done = install("0" * 64, "uv")
+    uv.unlink()
+    assert done.returncode == 0, done.stderr
+    called = (folder / "called").read_text().split()
+    assert called[0] == str(folder / "wheels")
+    assert "--no-index" in called

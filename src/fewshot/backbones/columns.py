@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot.backbones.direct_gradients import direct_gradients
+
 # Largest map of which all three products are faster this way than by oneDNN, and of which the weights' gradient is
 # (docs/benchmarks/convolutions.md).
 LARGEST_MAP = 5 * 5
@@ -42,22 +44,12 @@ class _Columns(torch.autograd.Function):
         maps, weight = ctx.saved_tensors
         of_maps, of_weight = ctx.needs_input_grad
         if torch.is_grad_enabled():  # the gradients will be differentiated
-            return direct_gradients(cotangent, maps, weight, of_maps, of_weight)
+            return direct_gradients(cotangent, maps, weight, of_maps=of_maps, of_weight=of_weight)
         if _area(maps) > LARGEST_MAP:
-            gradient, _ = direct_gradients(cotangent, maps, weight, of_maps, False)
+            gradient, _ = direct_gradients(cotangent, maps, weight, of_maps=of_maps, of_weight=False)
         else:
             gradient = _gradient_of_maps(cotangent, weight) if of_maps else None
         return gradient, _gradient_of_weight(cotangent, maps) if of_weight else None
-
-
-def direct_gradients(
-    cotangent: Tensor, maps: Tensor, weight: Tensor, of_maps: bool, of_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the wanted gradients of a padded 3x3 convolution as torch computes them, differentiable."""
-    of_both = torch.ops.aten.convolution_backward(
-        cotangent, maps, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [of_maps, of_weight, False]
-    )
-    return of_both[0], of_both[1]
 
 
 def _gradient_of_maps(cotangent: Tensor, weight: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What compiled loops over channels-last maps share: their options, and numbers that may be bfloat16.
 
 numpy lacks bfloat16, so the loops see such arrays as uint16. Without `fastmath`, every sum has one order, whatever the
-processor.
+processor. numba keeps a compiled loop until the file that defines it changes: after an edit of this file, delete the
+`__pycache__` folder beside it.
 """
 
 from typing import Any

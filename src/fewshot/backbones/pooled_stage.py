@@ -37,6 +37,7 @@ from torch.autograd.function import once_differentiable
 
 from fewshot.backbones import stage_kernels as kernels
 from fewshot.backbones.compiled_loops import array_of
+from fewshot.backbones.direct_gradients import direct_gradients
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,8 @@ class Options:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the convolution with respect to maps and weight, where they are wanted."""
         factors = (tensor.to(self.precision or maps.dtype) for tensor in (cotangent, maps, weight))
-        found = torch.ops.aten.convolution_backward(
-            *(*factors, None, [1, 1], [1, 1], [1, 1], False, [0, 0], self.groups), [of_maps, of_weight, False]
-        )
-        first, second = (None if gradient is None else gradient.to(maps.dtype) for gradient in found[:2])
+        found = direct_gradients(*factors, of_maps=of_maps, of_weight=of_weight, groups=self.groups)
+        first, second = (None if gradient is None else gradient.to(maps.dtype) for gradient in found)
         return first, second
 
 

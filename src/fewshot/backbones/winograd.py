@@ -40,8 +40,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.backbones.columns import direct_gradients
 from fewshot.backbones.compiled_loops import array_of
+from fewshot.backbones.direct_gradients import direct_gradients
 
 A, B = 5 / 8, 3 / 2
 TILE, WINDOW = 4, 6
@@ -76,7 +76,7 @@ class _Winograd(torch.autograd.Function):
         maps, weight, kernels = ctx.saved_tensors
         of_maps, of_weight = ctx.needs_input_grad
         if torch.is_grad_enabled():  # the gradients will be differentiated
-            return direct_gradients(cotangent, maps, weight, of_maps, of_weight)
+            return direct_gradients(cotangent, maps, weight, of_maps=of_maps, of_weight=of_weight)
         of_products = _transformed(_tiles_from_points_adjoint, _channels_last(cotangent), _empty_points(cotangent))
         return (
             _gradient_of_maps(of_products, kernels, maps) if of_maps else None,
