@@ -21,7 +21,7 @@ from fewshot.experiments.reader import PARAMS_FILE, read_files, read_params
 from fewshot.files import WRITE_REFUSED, cannot_write
 from fewshot.progress import accept_any_encoding
 from fewshot.sharing.bundle_script import positive
-from fewshot.training.stop_signals import EXIT_STOPPED
+from fewshot.training.stop_signals import EXIT_STOPPED, exit_on_signals
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
 
@@ -280,7 +280,8 @@ def _import_jobs(plan: Plan) -> ModuleType:
         os.environ[variable] = str(plan.params.train.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that cuBLAS gives the same bits every time
     save_digests()
-    from fewshot.workflow import jobs
+    with exit_on_signals():
+        from fewshot.workflow import jobs
 
     return jobs
 

@@ -49,7 +49,7 @@ def path_digest(path: Path) -> str:
         if not path.is_dir():
             if (found := recorded("files").get(str(path))) is not None:
                 return found
-            raise DataError(f"{path}: no such file or folder; correct the path in params.yaml or put the file there")
+            raise DataError(f"{path}: no such file or folder; correct the path or put the file there")
         from fewshot.folders import list_folder  # only here, so that no job without a folder depends on its code
 
         files = list_folder(path).files
@@ -57,7 +57,7 @@ def path_digest(path: Path) -> str:
     except OSError as error:
         raise DataError(
             f"{str(error.filename or path)[:200]}: cannot be read: {error.strerror}; "
-            "correct the path in params.yaml, or the permissions"
+            "correct the path, or the permissions"
         ) from None
 
 

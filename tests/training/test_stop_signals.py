@@ -64,3 +64,21 @@ def test_an_ignored_signal_stays_ignored() -> None:
     _, text = stopped_process(body, signal.SIGHUP, signal.SIGTERM, ignored=signal.SIGHUP)
 
     assert text.startswith("SIGTERM: stopped")
+
+
+def test_a_signal_during_an_import_ends_the_process_without_an_exception() -> None:
+    guard = "from fewshot.training.stop_signals import exit_on_signals\n"
+    body = f"{guard}try:\n with exit_on_signals(): {WAIT}\nexcept BaseException: print('raised')"
+
+    status, text = stopped_process(body, signal.SIGTERM)
+
+    assert (status, text) == (130, "SIGTERM: stopped; rerun the same command to continue\n")
+
+
+def test_after_an_import_signals_interrupt_again() -> None:
+    guard = "from fewshot.training.stop_signals import exit_on_signals\nwith exit_on_signals(): pass\n"
+    body = f"{guard}try:\n {WAIT}\nexcept KeyboardInterrupt as stop: print('raised', stop)"
+
+    status, text = stopped_process(body, signal.SIGINT)
+
+    assert (status, text) == (0, "raised SIGINT: stopped; rerun the same command to continue\n")

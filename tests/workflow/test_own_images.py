@@ -67,6 +67,11 @@ def test_path_that_contains_the_projects_own_output_is_refused(project, images, 
         plan_of(path.format(project=project))
 
 
+def test_path_that_does_not_exist_is_refused_with_its_setting(project, plan_of):
+    with pytest.raises(DataError, match=r"^prepare\.birds\.path: mime: no such file or folder; correct the path"):
+        plan_of("mime")
+
+
 def test_path_in_another_results_folder_is_refused(project, plan_of):
     (project / "elsewhere" / "birds").mkdir(parents=True)
     with pytest.raises(ParamsError, match="is in elsewhere"):

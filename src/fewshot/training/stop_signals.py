@@ -4,13 +4,15 @@ A training run ends after its current step, with its state saved; any other job 
 files. A signal that the process ignored from its start (`nohup`, a script's background job) stays ignored.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 130
+STDERR = 2  # file descriptor
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,7 +26,31 @@ def raise_on_signals() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _handle(signal.SIG_IGN)
-    raise Interrupted(f"{signal.Signals(number).name}: stopped; rerun the same command to continue")
+    raise Interrupted(_stopped(number))
+
+
+def _stopped(number: int) -> str:
+    return f"{signal.Signals(number).name}: stopped; rerun the same command to continue"
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Make a signal end the process at once, with the status of a stopped job.
+
+    For imports: an exception that is raised within torch's own start, in C++, would abort the process.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(STDERR, f"{_stopped(number)}\n".encode())
+        os._exit(EXIT_STOPPED)
+
+    previous = _handle(leave)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

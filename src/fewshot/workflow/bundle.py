@@ -23,6 +23,7 @@ from fewshot.files import read_json, write_json
 from fewshot.sharing import bundle_script
 from fewshot.sharing.image_sheets import pack_store
 from fewshot.workflow.jobs import open_prepared, prepare_job
+from fewshot.workflow.listing import counted
 from fewshot.workflow.plan import EvaluateJob, Plan, PrepareJob, TrainJob
 from fewshot.workflow.results import adopt_checkpoints, adopt_result, restore_result
 
@@ -91,7 +92,8 @@ def make_bundle(plan: Plan, names: Sequence[str], params: Path, out: Path, targe
     shutil.copyfile(bundle_script.__file__, out / SCRIPT)
     size = sum(part["bytes"] for part in contents["parts"])
     return (
-        f"{out}: {len(trainings)} trainings and {len(evaluations)} evaluations, {len(contents['parts'])} parts, "
+        f"{out}: {counted(trainings, 'training')} and {counted(evaluations, 'evaluation')}, "
+        f"{counted(contents['parts'], 'part')}, "
         f"{size / 1e6:.0f} MB; on the other machine: python {SCRIPT} --into work --minutes 60 --out results"
     )
 

@@ -19,7 +19,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
-from fewshot.errors import MAX_PROBLEMS, ParamsError, Problems, did_you_mean, quoted
+from fewshot.errors import MAX_PROBLEMS, DataError, ParamsError, Problems, did_you_mean, quoted
 from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, check_suite_name, suite_experiments
 from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_files
@@ -504,11 +504,19 @@ def _data_identity(dataset: Choice) -> Identity:
     return {
         "dataset": dataset.name,
         "settings": {name: value for name, value in dataset.settings.items() if name not in ignored},
-        "content": {name: path_digest(Path(path)) for name, path in _given_paths(dataset).items()},
+        "content": {name: _given_digest(dataset, name, path) for name, path in _given_paths(dataset).items()},
         "files": {name: path_digest(PACKAGE_DIR / "datasets" / name) for name in part.data_files},
         "modules": module_digests([part.module, *STAGE_MODULES["prepare"]]),
         "packages": package_versions(part.packages),
     }
+
+
+def _given_digest(dataset: Choice, name: str, path: str) -> str:
+    """Return the digest of what a user gave by path; an error names the setting."""
+    try:
+        return path_digest(Path(path))
+    except DataError as error:
+        raise DataError(f"prepare.{dataset.label}.{name}: {error}") from None
 
 
 def _train_job(
