@@ -259,7 +259,7 @@ def test_evaluation_memory_is_constant_over_1000_episodes(small_learner, random_
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     start = peak_after(10)
-    assert peak_after(20) - start < 4096  # KiB: 1000 episodes would keep far more
+    assert peak_after(20) - start < 16_384  # KiB: kept graphs of 1000 episodes would need far more
 
 
 @pytest.mark.parametrize(
