@@ -1,5 +1,6 @@
 """Differences between rows: the records of differences.csv, and the lines of those that were expected."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from fewshot.report.verdict import DifferenceVerdict
 TITLE = "Differences that were expected"
 HEADER = ("Shot", "A", "B", "A - B", "expected", "gap", "verdict")
 RULE = ("---:", "---", "---", "---:", "---:", "---:", "---")
+UNEXPECTED = ("higher", "lower")
 LEGEND = "A - B on the same episodes, percentage points; the gap to the expected difference with its 95 % interval."
 
 
@@ -50,12 +52,28 @@ def _record(contents: Contents, a: Row, b: Row, gap: Difference, found: Differen
 def expected_lines(contents: Contents) -> Iterator[tuple[str, ...]]:
     """Yield the texts of each difference that was expected, in the columns of `HEADER`."""
     for found in contents.expected_differences:
-        yield (
-            str(found.a.shot),
-            row_name(contents.labels, found.a),
-            row_name(contents.labels, found.b),
-            f"{100 * (found.a.estimate.mean - found.b.estimate.mean):+.2f}",
-            f"{found.expected.difference_pct:+.2f}",
-            signed_points(found.gap),
-            found.word,
-        )
+        yield _line(contents, found)
+
+
+def unexpected_lines(contents: Contents) -> list[tuple[str, ...]]:
+    """Return those lines of `expected_lines` whose difference came out higher or lower."""
+    return [_line(contents, found) for found in contents.expected_differences if found.word in UNEXPECTED]
+
+
+def expected_in_short(contents: Contents) -> str:
+    """Return a sentence: how many differences came out as expected."""
+    words = Counter(found.word for found in contents.expected_differences)
+    counts = ", ".join(f"{count} {word}" for word, count in words.most_common())
+    return f"Of {words.total()} differences that were expected: {counts} (differences.csv)."
+
+
+def _line(contents: Contents, found: DifferenceVerdict) -> tuple[str, ...]:
+    return (
+        str(found.a.shot),
+        row_name(contents.labels, found.a),
+        row_name(contents.labels, found.b),
+        f"{100 * (found.a.estimate.mean - found.b.estimate.mean):+.2f}",
+        f"{found.expected.difference_pct:+.2f}",
+        signed_points(found.gap),
+        found.word,
+    )

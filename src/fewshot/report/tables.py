@@ -224,13 +224,17 @@ def difference_text(cell: Cell) -> str:
 
 
 def terminal(contents: Contents) -> str:
-    """Return the tables for a terminal: aligned columns and one-word verdicts."""
+    """Return the tables for a terminal: aligned columns and one-word verdicts.
+
+    Of the differences that were expected, only those that came out otherwise are listed.
+    """
     parts = [_terminal_block(block) for block in contents.blocks]
+    legend = "Accuracy in %, ± 95 % interval; * best, † not significantly worse (paired, Holm)."
     if contents.expected_differences:
-        table = aligned([difference_tables.HEADER, *difference_tables.expected_lines(contents)])
-        parts.append(f"{difference_tables.TITLE}\n{table}")
-    parts.append("Accuracy in %, ± 95 % interval; * best, † not significantly worse (paired, Holm).")
-    return "\n\n".join(parts)
+        legend += f"\n{difference_tables.expected_in_short(contents)}"
+        if unexpected := difference_tables.unexpected_lines(contents):
+            parts.append(f"{difference_tables.TITLE}\n{aligned([difference_tables.HEADER, *unexpected])}")
+    return "\n\n".join([*parts, legend])
 
 
 def _terminal_block(block: Block) -> str:
