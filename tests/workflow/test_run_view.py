@@ -94,11 +94,13 @@ def test_a_training_ends_with_the_validation_of_the_selected_epoch(shown, projec
     ]
 
 
-def test_a_resumed_training_says_so(shown, project):
-    shown.start(output=trained(project, resumed_at_step=7))
+def test_an_untrained_learner_has_no_line_for_its_training(shown, project):
+    outputs = trained(project)
+    write_csv(project / "history.csv", [], COLUMNS)
+    shown.start(output=outputs)
     shown.finish()
 
-    assert shown.lines[-1].endswith("validation 72.0 %, 41 s since it was resumed")
+    assert shown.lines == []
 
 
 def test_an_evaluation_ends_with_its_accuracies(shown, project):

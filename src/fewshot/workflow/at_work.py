@@ -54,6 +54,12 @@ def _progress_words(progress: Progress) -> list[str]:
     return words
 
 
+def has_result(stage: str, files: Iterable[Path]) -> bool:
+    """Return whether a finished job has something to tell: not the training of an untrained learner, for no epochs."""
+    histories = [file for file in files if file.name == "history.csv" and file.exists()]
+    return stage != "train" or not histories or any(map(read_csv, histories))
+
+
 def result_line(stage: str, label: str, files: Iterable[Path], *, restores: bool = False, words: str = "") -> str:
     """Return the line of a finished job: what was done, and its result.
 
@@ -96,8 +102,7 @@ def _training_words(files: dict[str, Path]) -> str:
     selected = [row for row in history if row["epoch"] == str(run.get("selected_epoch")) and row["validation_accuracy"]]
     words = [f"validation {_percent(float(row['validation_accuracy']))} %" for row in selected]
     if "seconds" in run:
-        resumed = " since it was resumed" if run["resumed_at_step"] else ""
-        words.append(f"{duration(run['seconds'])}{resumed}")
+        words.append(duration(run["seconds"]))
     return ", ".join(words)
 
 

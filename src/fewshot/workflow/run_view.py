@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from fewshot import paths
 from fewshot.progress import duration, read_progress
-from fewshot.workflow.at_work import DONE, job_label, result_line, work_line
+from fewshot.workflow.at_work import DONE, has_result, job_label, result_line, work_line
 from fewshot.workflow.board import Board
 
 REFRESH_S = 0.5
@@ -165,6 +165,8 @@ class RunView(LogHandlerBase):  # type: ignore[misc, unused-ignore]
         if job is None:
             return ""
         self.done += 1
+        if not has_result(job.stage, job.outputs):
+            return ""
         words = f"{duration(time.monotonic() - self.began)} in all" if job.stage == "report" else ""
         line = result_line(job.stage, job.label, job.outputs, restores=job.restores, words=words)
         return f"[{self.done:>{len(str(self.total))}}/{self.total}] {line}"
