@@ -38,7 +38,7 @@ def check_devices(jobs):
     """One GPU per training and evaluation, none for the rest, none shared by concurrent jobs."""
     with_gpu = [job for job in jobs if job["stage"] in ("train", "evaluate")]
     assert len(with_gpu) == 6
-    assert {job["devices"] for job in with_gpu} == {"0", "1"}
+    assert {job["devices"] for job in with_gpu} <= {"0", "1"}  # only "0" if a busy machine runs them one by one
     assert not any(job["devices"] for job in jobs if job not in with_gpu)
     for one, other in itertools.combinations(with_gpu, 2):
         together = one["began"] < other["ended"] and other["began"] < one["ended"]
