@@ -38,10 +38,11 @@ def folder(copy_with_weights):
 def test_images_in_class_folders_are_sorted(folder, run_python, code_blocks):
     export, command = blocks_of(code_blocks, "sh")[:2]
     run_python(folder, "-c", RUN_COMMANDS, export.strip())
-    program = blocks_of(code_blocks, "python")[0]
+    at_once, program, _ = blocks_of(code_blocks, "python")
     name, *arguments = command.split()[1:]
     (folder / name).write_text(program, encoding="utf-8")
     answers, message = blocks_of(code_blocks, "text")
+    assert run_python(folder, "-c", at_once) == answers
     assert run_python(folder, name, *arguments) == answers
 
     (folder / "sort_these" / "notes.txt").write_text("no image")
@@ -60,6 +61,6 @@ def test_episodes_are_written_checked_and_read(folder, run_python, code_blocks):
     split = open_store(store).split("test")
     assert [split.source_ids[row] for row in first["query"]["rows"]] == first["query"]["sources"]
 
-    reading = blocks_of(code_blocks, "python")[1]
+    reading = blocks_of(code_blocks, "python")[2]
     done = subprocess.run([sys.executable, "-c", reading], cwd=folder, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1000
