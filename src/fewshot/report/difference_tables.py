@@ -63,7 +63,7 @@ def unexpected_lines(contents: Contents) -> list[tuple[str, ...]]:
 def expected_in_short(contents: Contents) -> str:
     """Return a sentence: how many differences came out as expected."""
     words = Counter(found.word for found in contents.expected_differences)
-    counts = ", ".join(f"{count} {word}" for word, count in words.most_common())
+    counts = ", ".join(f"{count} {'agree' if word == 'agrees' else word}" for word, count in words.most_common())
     return f"Of {words.total()} differences that were expected: {counts} (differences.csv)."
 
 
