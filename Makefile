@@ -15,6 +15,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready-$(TORCH)
 
 export PATH := $(abspath $(BIN)):$(PATH)
+# Bytecode is kept: where images of containers switch it off, every command would compile torch and snakemake again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: doctor run test test-slow test-clusters cloud tensorboard docs check format bench bench-gpu bundle lock
 
