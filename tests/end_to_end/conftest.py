@@ -247,8 +247,8 @@ def _new_project(folder: Path) -> Project:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     for package in ("fewshot", "snakemake_logger_plugin_fewshot"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "src" / package, folder / "src" / package, ignore=ignored)
+        half_written = shutil.ignore_patterns("*.tmp.*", "*.pyc.*")  # what is compiled saves each new project 20 s
+        shutil.copytree(ROOT / "src" / package, folder / "src" / package, ignore=half_written)
     (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
     draw_images(folder / "images")
     project = Project(folder)
