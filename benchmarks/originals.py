@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fewshot.datasets.store import SplitStore
 from fewshot.experiments.build import preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.heads import build_head
 from fewshot.learners.episodic import smoothed_cross_entropy
 

@@ -22,7 +22,8 @@ from benchmarks.originals import easyfsl_step, library_step, maml_step, metaoptn
 from fewshot.datasets.store import SplitStore
 from fewshot.errors import ParamsError
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.reader import read_params
 from fewshot.training.outer_step import OuterStep
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fewshot.datasets.store import SplitPlan, Store, write_store
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.learners import CLASSIFIERS
 from fewshot.settings import parse_as

@@ -32,7 +32,7 @@ from fewshot.episodes.draw import draw_episodes
 from fewshot.episodes.form import EpisodeForm
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.heads import HEADS, build_head
 from fewshot.images.preprocess import Preprocess

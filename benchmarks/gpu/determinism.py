@@ -21,7 +21,7 @@ from benchmarks.gpu.findings import Case, Outcome
 from torch import Tensor
 
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup

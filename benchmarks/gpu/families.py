@@ -13,7 +13,8 @@ from fewshot.datasets.store import SplitStore, Store
 from fewshot.episodes import EpisodeBatch, ImageBatch
 from fewshot.errors import ParamsError
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Recipe
 from fewshot.experiments.reader import read_params
 from fewshot.learners.base import Learner

@@ -8,7 +8,7 @@ from benchmarks.gpu.families import trainings
 from benchmarks.gpu.findings import Finding
 from benchmarks.gpu.timing import images_per_step
 
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.learners import CLASSIFIERS, EPISODIC_LEARNERS
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewshot.datasets.store import SplitStore
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.heads import build_head
 from fewshot.heads.svm import SvmHead
 from fewshot.learners.base import Learner

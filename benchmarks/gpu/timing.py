@@ -35,7 +35,7 @@ from fewshot.datasets.store import SplitStore, Store
 from fewshot.episodes.draw import draw_episodes
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.training.outer_step import OuterStep

@@ -3,7 +3,8 @@
 import pytest
 
 from fewshot.errors import ParamsError
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.settings import parse_as
 

@@ -11,7 +11,8 @@ import pytest
 
 from fewshot.datasets.store import SplitStore
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.reader import read_params
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import ProcessGroup

@@ -7,7 +7,7 @@ from fewshot.backbones.dropblock import DropBlock, keep_share
 from fewshot.checks import deferred
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS, EPISODIC_LEARNERS, LEARNERS
 from fewshot.training.outer_step import OuterStep, training_batch
 from fewshot.training.parallel import ProcessGroup

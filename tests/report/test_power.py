@@ -18,7 +18,7 @@ from torch import Tensor
 from fewshot.episodes.draw import class_labels
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.reader import read_params
 from fewshot.heads import build_head, ridge
 from fewshot.images.preprocess import Preprocess

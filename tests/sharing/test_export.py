@@ -17,7 +17,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.datasets.images import decode_image
 from fewshot.errors import CheckpointError, DataError, FewshotError, ResourceError
 from fewshot.experiments.build import initial_learner
-from fewshot.experiments.matrix import Choice
+from fewshot.experiments.experiment import Choice
 from fewshot.files import read_json, write_json
 from fewshot.learners import ADAPTIVE_LEARNERS, CLASSIFIERS, EPISODIC_LEARNERS
 

@@ -17,7 +17,7 @@ from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
 from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import Scores, embed_rows, score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.files import write_json, write_npz
 from fewshot.images.preprocess import Preprocess

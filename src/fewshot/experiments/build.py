@@ -3,7 +3,7 @@
 import torch
 
 from fewshot.episodes.philox import stream_key
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.images.normalization import NORMALIZATIONS
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners import build_learner

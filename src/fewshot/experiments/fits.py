@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from fewshot.datasets.store import SplitStore, Store
 from fewshot.errors import DataError, quoted, quoted_key
-from fewshot.experiments.matrix import Draw
+from fewshot.experiments.experiment import Draw
 
 CLASSES_SHOWN = 20
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from fewshot.backbones import BACKBONES
 from fewshot.errors import ParamsError, did_you_mean, quoted
-from fewshot.experiments.matrix import RECIPE_SECTIONS, Experiment, experiment_blocks
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import RECIPE_SECTIONS, experiment_blocks
 from fewshot.experiments.params import NAME_PATTERN, OF_EPISODES, Matrix, Params
 from fewshot.experiments.reader import ParamsFiles
 from fewshot.files import write_atomic

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.matching import UNKNOWN_TRAINING, UNREAD, Departure, closest

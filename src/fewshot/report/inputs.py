@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.backbones import BACKBONES
-from fewshot.experiments.matrix import Choice, Experiment
+from fewshot.experiments.experiment import Choice, Experiment
 from fewshot.experiments.params import Report
 from fewshot.learners import LEARNERS
 from fewshot.registry import Part

@@ -28,7 +28,7 @@ from fewshot.digests import sha256_of
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import CheckpointError, DataError, ParamsError, ResourceError, quoted, quoted_key
 from fewshot.experiments.build import initial_learner, preprocessing
-from fewshot.experiments.matrix import Choice, Experiment
+from fewshot.experiments.experiment import Choice, Experiment
 from fewshot.experiments.params import Evaluate, Recipe
 from fewshot.experiments.precision import as_evaluated
 from fewshot.files import read_json

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fewshot.digests import sha256_of
 from fewshot.errors import FewshotError
-from fewshot.experiments.matrix import Choice, Experiment
+from fewshot.experiments.experiment import Choice, Experiment
 from fewshot.experiments.params import Seed
 from fewshot.files import write_atomic, write_json
 from fewshot.learners import LEARNERS

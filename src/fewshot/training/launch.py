@@ -26,7 +26,7 @@ from torch.multiprocessing.spawn import start_processes
 from fewshot import errors
 from fewshot.datasets.store import Store, open_store
 from fewshot.errors import FewshotError, ResourceError
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.files import read_json, write_json
 from fewshot.progress import report_file_lent, reported_in
 from fewshot.training.devices import limit_threads

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from fewshot.errors import ResourceError
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 
 ESTIMATE_FACTOR = 2  # learners estimate their memory within this factor, so only what exceeds it cannot fit
 MIB = 2**20

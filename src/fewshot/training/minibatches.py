@@ -7,7 +7,7 @@ from fewshot.datasets.store import SplitStore
 from fewshot.episodes.minibatch import ImageBatch, draw_images, gather_images
 from fewshot.errors import DataError
 from fewshot.evaluation.scoring import embed_rows
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 

@@ -16,7 +16,7 @@ from fewshot.episodes.batch import EpisodeBatch, gather_batch
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.errors import NumericalError
 from fewshot.experiments.build import preprocessing, torch_seed
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.params import Recipe
 from fewshot.images.resized import at_size
 from fewshot.learners.base import Learner

@@ -12,7 +12,7 @@ from fewshot.errors import CheckpointError
 from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import preprocessing
-from fewshot.experiments.matrix import Experiment
+from fewshot.experiments.experiment import Experiment
 from fewshot.learners.base import Learner
 from fewshot.training.history import write_history
 from fewshot.training.state import Kept, TrainingState

@@ -10,8 +10,8 @@ from typing import Any
 
 from fewshot.datasets.store import Store
 from fewshot.experiments.build import initial_learner
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.fits import check_draws
-from fewshot.experiments.matrix import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.learners.base import Learner
 from fewshot.progress import bar, report, say

@@ -16,8 +16,8 @@ from fewshot.episodes.frozen import episodes_hash, read_episodes, write_episodes
 from fewshot.errors import CheckpointError, DataError, ParamsError
 from fewshot.evaluation.evaluate import evaluate, evaluation_record, load_learners, write_evaluation
 from fewshot.experiments.build import initial_learner
+from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.fits import check_draws
-from fewshot.experiments.matrix import Experiment
 from fewshot.files import read_json, write_json
 from fewshot.progress import reported_in, say
 from fewshot.settings import Settings

@@ -20,7 +20,8 @@ from fewshot.datasets import DATASETS
 from fewshot.digests import digest, path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.errors import MAX_PROBLEMS, DataError, ParamsError, Problems, did_you_mean, quoted
-from fewshot.experiments.matrix import Choice, Draw, Experiment, check_other_suites, check_suite_name, suite_experiments
+from fewshot.experiments.experiment import Choice, Draw, Experiment
+from fewshot.experiments.matrix import check_other_suites, check_suite_name, suite_experiments
 from fewshot.experiments.params import Params, Train
 from fewshot.experiments.reader import PARAMS_FILE, read_files
 from fewshot.learners import LEARNERS

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewshot import paths
 from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
-from fewshot.experiments.matrix import Choice, Experiment
+from fewshot.experiments.experiment import Choice, Experiment
 from fewshot.experiments.params import AS_TRAINED, Recipe
 from fewshot.files import read_json
 from fewshot.report.inputs import described_backbone, described_learner

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.errors import ParamsError
-from fewshot.experiments.matrix import Experiment, suite_experiments
+from fewshot.experiments.experiment import Experiment
+from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.experiments.plain_yaml import parse_yaml
 from fewshot.experiments.reader import NAMED, ParamsFiles
