@@ -33,7 +33,8 @@ from fewshot.report.verdict import Judgement, judge_suite
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 from fewshot.workflow.jobs import frozen_episodes, open_prepared, prepare_job, train_job
-from fewshot.workflow.plan import EvaluateJob, Plan, make_plan
+from fewshot.workflow.plan import Plan, make_plan
+from fewshot.workflow.planned_jobs import EvaluateJob
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
 """Workflow: the jobs of a suite, their keys and the state of their results; it computes no numbers itself."""
 
 # Modules that cannot change a number (workflow/identity.py).
-NEUTRAL = ("identity", "plan")
+NEUTRAL = ("identity", "plan", "planned_jobs")

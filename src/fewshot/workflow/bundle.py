@@ -24,7 +24,8 @@ from fewshot.sharing import bundle_script
 from fewshot.sharing.image_sheets import pack_store
 from fewshot.workflow.jobs import open_prepared, prepare_job
 from fewshot.workflow.listing import counted
-from fewshot.workflow.plan import EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import EvaluateJob, PrepareJob, TrainJob
 from fewshot.workflow.results import adopt_checkpoints, adopt_result, restore_result
 
 LOCK_FILE = Path("requirements.lock")

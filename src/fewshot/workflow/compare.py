@@ -10,7 +10,8 @@ from fewshot.report.compare import compare_family
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Row, group_rows, read_runs
 from fewshot.workflow.listing import aligned
-from fewshot.workflow.plan import EvaluateJob, Plan, plans_of_file
+from fewshot.workflow.plan import Plan, plans_of_file
+from fewshot.workflow.planned_jobs import EvaluateJob
 from fewshot.workflow.results import intact_result
 from fewshot.workflow.suite_report import report_entry
 

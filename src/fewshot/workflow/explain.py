@@ -9,7 +9,8 @@ from fewshot import paths
 from fewshot.errors import DataError
 from fewshot.files import RESTORE, read_json
 from fewshot.workflow.listing import STATE_WORDS, job_state
-from fewshot.workflow.plan import EvaluateJob, Identity, Job, Plan
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import EvaluateJob, Identity, Job
 from fewshot.workflow.results import IDENTITY, RESULT, names_in
 
 ABSENT = "(none)"

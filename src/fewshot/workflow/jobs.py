@@ -31,7 +31,8 @@ from fewshot.training.state import Checkpoints
 from fewshot.training.tensorboard import check_installed
 from fewshot.training.train import train
 from fewshot.weights.foreign import load_foreign_weights
-from fewshot.workflow.plan import EpisodeList, EvaluateJob, Plan, PrepareJob, TrainJob
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import EpisodeList, EvaluateJob, PrepareJob, TrainJob
 from fewshot.workflow.results import HASHES, remake_command, require_result, restore_result, run_job
 
 

@@ -14,7 +14,8 @@ import yaml
 from fewshot import paths
 from fewshot.datasets import DATASETS
 from fewshot.errors import DataError, ParamsError, did_you_mean, quoted
-from fewshot.workflow.plan import EvaluateJob, Job, Plan, PrepareJob
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import EvaluateJob, Job, PrepareJob
 from fewshot.workflow.results import is_restorable, tidy
 from fewshot.workflow.tables_state import MANIFEST, tables_are_current
 

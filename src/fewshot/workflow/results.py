@@ -24,7 +24,7 @@ from fewshot.digests import digest, file_digest, has_digest, save_digests, sha25
 from fewshot.errors import DataError, ResourceError
 from fewshot.files import DISK_FULL, write_atomic, write_json
 from fewshot.progress import reported_in, say
-from fewshot.workflow.plan import Job
+from fewshot.workflow.planned_jobs import Job
 
 HASHES = "sha256.json"
 IDENTITY = "identity.json"

@@ -11,7 +11,8 @@ from fewshot.experiments.params import AS_TRAINED, Recipe
 from fewshot.files import read_json
 from fewshot.report.inputs import described_backbone, described_learner
 from fewshot.workflow.listing import STATE_WORDS, aligned, job_state
-from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, plans_of_file
+from fewshot.workflow.plan import Plan, plans_of_file
+from fewshot.workflow.planned_jobs import EvaluateJob, TrainJob
 from fewshot.workflow.results import intact_result
 from fewshot.workflow.tables_state import tables_are_current
 

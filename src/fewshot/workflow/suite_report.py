@@ -7,7 +7,8 @@ from fewshot.paths import FIGURES, log_file
 from fewshot.progress import say
 from fewshot.report import Summary, write_report
 from fewshot.report.inputs import ReportEntry, SuiteReport
-from fewshot.workflow.plan import EvaluateJob, Job, Plan
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import EvaluateJob, Job
 from fewshot.workflow.results import HASHES, describe_damage, remake_command, restore_result
 from fewshot.workflow.tables_state import stamp_file
 

@@ -12,7 +12,8 @@ from fewshot.errors import ParamsError, did_you_mean, quoted
 from fewshot.experiments.matrix import with_protocol
 from fewshot.files import read_json
 from fewshot.workflow.jobs import evaluate_job, prepare_job, trained_weights
-from fewshot.workflow.plan import EvaluateJob, Plan, TrainJob, plan_experiments, plans_of_file
+from fewshot.workflow.plan import Plan, plan_experiments, plans_of_file
+from fewshot.workflow.planned_jobs import EvaluateJob, TrainJob
 
 
 def find_training(plan: Plan, wanted: str) -> tuple[Plan, str]:

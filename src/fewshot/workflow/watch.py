@@ -10,7 +10,8 @@ from fewshot.training.stop_signals import Interrupted
 from fewshot.workflow.at_work import job_label, result_line, work_line
 from fewshot.workflow.board import Board
 from fewshot.workflow.ending import table_text
-from fewshot.workflow.plan import Job, Plan
+from fewshot.workflow.plan import Plan
+from fewshot.workflow.planned_jobs import Job
 from fewshot.workflow.running import is_running
 from fewshot.workflow.stopping import finished_counts
 
