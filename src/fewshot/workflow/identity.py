@@ -31,7 +31,7 @@ def module_digests(modules: Iterable[str]) -> dict[str, str]:
 
 @cache
 def _digests_of(modules: tuple[str, ...]) -> dict[str, str]:
-    return {module: _meaning(module) for module in imported_modules(modules)}
+    return {module: _meaning(_source(module)) for module in imported_modules(modules)}
 
 
 def imported_modules(modules: Iterable[str]) -> list[str]:
@@ -68,9 +68,18 @@ def neutral_names(package: str) -> tuple[str, ...]:
     return ()
 
 
-@cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_source_file(module).read_bytes())
+    return _parsed(_source(module))
+
+
+@cache
+def _parsed(source: bytes) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
+def _source(module: str) -> bytes:
+    return _source_file(module).read_bytes()
 
 
 @cache
@@ -90,14 +99,18 @@ def _is_module(name: str) -> bool:
 @cache
 def _imports(module: str) -> tuple[str, ...]:
     """Return the modules of this package that a module imports; for an `__init__`, only at its top level."""
-    tree = _tree(module)
     found: list[str] = []
-    for node in tree.body if _is_package(module) else ast.walk(tree):
+    for node in _tree(module).body if _is_package(module) else _import_statements(_source(module)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if _is_module(alias.name)]
         elif isinstance(node, ast.ImportFrom):
             found += _imported_from(node, module)
     return tuple(found)
+
+
+@cache
+def _import_statements(source: bytes) -> tuple[ast.AST, ...]:
+    return tuple(node for node in ast.walk(_parsed(source)) if isinstance(node, (ast.Import, ast.ImportFrom)))
 
 
 def _imported_from(node: ast.ImportFrom, module: str) -> list[str]:
@@ -143,8 +156,8 @@ def _lazy_export(names: ast.Dict, name: str) -> list[str]:
 
 
 @cache
-def _meaning(module: str) -> str:
-    return hashlib.sha256("".join(_tokens(_tree(module))).encode()).hexdigest()[:KEY_LENGTH]
+def _meaning(source: bytes) -> str:
+    return hashlib.sha256("".join(_tokens(_parsed(source))).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def _tokens(node: Any) -> Iterator[str]:
