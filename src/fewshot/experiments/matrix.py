@@ -139,9 +139,11 @@ def _axes(matrix: Matrix, where: str) -> dict[str, list[Any]]:
     for key, values in axes.items():
         if not values:
             problems.add(f"{where}.{key}: the list is empty; give at least one value")
-        for first, second in itertools.combinations(values, 2):
-            if _is_number(first) and _is_number(second) and first == second and type(first) is not type(second):
-                problems.add(f"{where}.{key}: {first} and {second} are the same value; remove one")
+        equal: dict[float, int | float] = {}
+        for value in filter(_is_number, values):
+            first = equal.setdefault(value, value)
+            if type(first) is not type(value):
+                problems.add(f"{where}.{key}: {first} and {value} are the same value; remove one")
     problems.raise_all()
     return axes
 
