@@ -1,5 +1,6 @@
 """Entry point of `fewshot` and `python -m fewshot`."""
 
+import os
 import sys
 
 from fewshot.doctor import system_problem
@@ -13,6 +14,10 @@ def main() -> None:
 
     try:
         raise_on_signals()
+        if "FEWSHOT_WARM" in os.environ:
+            from fewshot.warm.client import hand_over
+
+            hand_over()
         from fewshot import cli
 
         cli.main()

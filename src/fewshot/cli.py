@@ -5,6 +5,7 @@ Starts without importing torch; subcommands that compute import it after setting
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,8 +25,10 @@ from fewshot.sharing.bundle_script import positive
 from fewshot.training.stop_signals import EXIT_STOPPED, exit_on_signals
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import Plan, load_plan
+from fewshot.workflow.planned_jobs import Job
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+warm_threads: int | None = None  # set by the process that jobs are forked from (warm.server): threads per job
 SCHEMA_FILE = Path("workflow/schemas/params.schema.json")
 
 Command = Callable[[argparse.Namespace], None]
@@ -275,15 +278,36 @@ def _check_suite(options: argparse.Namespace, params: Params) -> None:
 
 
 def _import_jobs(plan: Plan) -> ModuleType:
-    """Import the modules that compute, after setting what libraries read on import."""
+    return import_jobs(plan.params.train.threads)
+
+
+def import_jobs(threads: int) -> ModuleType:
+    """Import the modules that compute, after setting what libraries read on import, such as the number of threads.
+
+    Raises:
+        ParamsError: if this process was forked from one that has imported them for another number.
+    """
+    if warm_threads not in (None, threads):
+        raise ParamsError(
+            f"train.threads is {threads}, but the process named by FEWSHOT_WARM computes with {warm_threads}; "
+            "unset FEWSHOT_WARM"
+        )
     for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(plan.params.train.threads)
+        os.environ[variable] = str(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that cuBLAS gives the same bits every time
     save_digests()
     with exit_on_signals():
         from fewshot.workflow import jobs
 
     return jobs
+
+
+def _show_made(outcome: str, job: Job) -> None:
+    """Print where the result of a job is, and what this process and those it started have used."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    mib = max(usage.ru_maxrss for usage in used) / (2**20 if sys.platform == "darwin" else 2**10)
+    _show(f"{outcome}: {job.dir}\nused {seconds:.1f} s of CPU time, at most {mib:,.0f} MiB of memory")
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -294,13 +318,13 @@ def _download(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("prepare", options.name, options.key)
-    _show(f"{_import_jobs(plan).prepare_job(job)}: {job.dir}")
+    _show_made(_import_jobs(plan).prepare_job(job), job)
 
 
 def _train(options: argparse.Namespace) -> None:
     plan = _plan(options)
     job = plan.find("train", options.name, options.key)
-    _show(f"{_import_jobs(plan).train_job(job, plan)}: {job.dir}")
+    _show_made(_import_jobs(plan).train_job(job, plan), job)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -311,7 +335,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if options.weights:
             _show(jobs.evaluate_weights(job, plan, options.weights))
         else:
-            _show(f"{jobs.evaluate_job(job, plan)}: {job.dir}")
+            _show_made(jobs.evaluate_job(job, plan), job)
 
 
 def _test(options: argparse.Namespace) -> None:

@@ -8,9 +8,7 @@ import pytest
 from fewshot.workflow import identity
 
 BY_CONTENT = ("_parsed", "_import_statements", "_meaning")  # never out of date
-CACHES = [
-    value for name, value in vars(identity).items() if hasattr(value, "cache_clear") and name not in BY_CONTENT
-]
+CACHES = [value for name, value in vars(identity).items() if hasattr(value, "cache_clear") and name not in BY_CONTENT]
 
 
 @pytest.fixture

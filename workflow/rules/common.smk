@@ -12,8 +12,10 @@ if problem := system_problem():  # the modules below need Linux or macOS
 
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
+from fewshot.paths import JOB_STAGES
 from fewshot.progress import accept_any_encoding
 from fewshot.training.tensorboard import check_installed
+from fewshot.warm.start import warm_this_run
 from fewshot.workflow.ending import TableIfNothingToDo, table_text
 from fewshot.workflow.frozen_params import freeze_params
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
@@ -154,8 +156,18 @@ def devices_of(wildcards):
     return PLAN.find("train", wildcards.training, wildcards.key).devices
 
 
+def jobs_that_compute():
+    """Number of jobs of this run that import numerical libraries."""
+    stages = [
+        job.rule.name.removeprefix("restore_") for job in workflow.dag.needrun_jobs()
+    ]
+    return sum(stage in JOB_STAGES for stage in stages)
+
+
 onstart:
     STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
+    if workflow.local_exec and jobs_that_compute() > 1:
+        warm_this_run(PLAN.params.train.threads)
     tell(
         f"suite {SUITE}: in another terminal, `fewshot watch` shows the jobs at work; their logs: logs/*/*.log"
     )

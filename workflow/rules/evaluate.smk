@@ -10,8 +10,6 @@ rule evaluate:
         arrays="results/evaluate/{experiment}/{key}/{target}.npz",
     log:
         "logs/evaluate/{experiment}-{target}-{key}.log",
-    benchmark:
-        "logs/benchmarks/evaluate/{experiment}-{target}-{key}.tsv"
     threads: PLAN.params.train.threads
     resources:
         gpu=GPUS,
@@ -29,8 +27,6 @@ rule evaluate:
 use rule evaluate as restore_evaluate with:
     log:
         "logs/restore/evaluate-{experiment}-{target}-{key}.log",
-    benchmark:
-        "logs/benchmarks/restore/evaluate-{experiment}-{target}-{key}.tsv"
     wildcard_constraints:
         key=keys_to_restore("evaluate"),
     message:

@@ -24,8 +24,6 @@ rule prepare:
         ),
     log:
         "logs/prepare/{dataset}-{key}.log",
-    benchmark:
-        "logs/benchmarks/prepare/{dataset}-{key}.tsv"
     threads: 1
     resources:
         mem_mb=2000,
@@ -44,8 +42,6 @@ use rule prepare as restore_prepare with:
         [],
     log:
         "logs/restore/prepare-{dataset}-{key}.log",
-    benchmark:
-        "logs/benchmarks/restore/prepare-{dataset}-{key}.tsv"
     wildcard_constraints:
         key=keys_to_restore("prepare"),
     message:

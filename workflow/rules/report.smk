@@ -33,8 +33,6 @@ rule report:
         manifest=f"{TABLES}/manifest.json",
     log:
         f"logs/report/{SUITE}.log",
-    benchmark:
-        f"logs/benchmarks/report/{SUITE}.tsv"
     localrule: not STORAGE
     params:
         fewshot=FEWSHOT,

@@ -11,8 +11,6 @@ rule train:
         ),
     log:
         "logs/train/{training}-{key}.log",
-    benchmark:
-        "logs/benchmarks/train/{training}-{key}.tsv"
     threads: lambda wildcards: PLAN.params.train.threads * devices_of(wildcards)
     resources:
         gpu=lambda wildcards: GPUS * devices_of(wildcards),
@@ -29,8 +27,6 @@ rule train:
 use rule train as restore_train with:
     log:
         "logs/restore/train-{training}-{key}.log",
-    benchmark:
-        "logs/benchmarks/restore/train-{training}-{key}.tsv"
     wildcard_constraints:
         key=keys_to_restore("train"),
     message:

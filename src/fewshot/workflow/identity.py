@@ -13,7 +13,7 @@ inside functions too. Modules that cannot change a number are left out:
 import ast
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -157,25 +157,28 @@ def _lazy_export(names: ast.Dict, name: str) -> list[str]:
 
 @cache
 def _meaning(source: bytes) -> str:
-    return hashlib.sha256("".join(_tokens(_parsed(source))).encode()).hexdigest()[:KEY_LENGTH]
+    text: list[str] = []
+    _write(_parsed(source), text)
+    return hashlib.sha256("".join(text).encode()).hexdigest()[:KEY_LENGTH]
 
 
-def _tokens(node: Any) -> Iterator[str]:
-    """Yield a syntax tree as text, without empty fields, so that Python versions with more fields agree."""
+def _write(node: Any, text: list[str]) -> None:
+    """Add a syntax tree as text, without empty fields, so that Python versions with more fields agree."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
+        text.append(f"({type(node).__name__}")
         body_start = 1 if _has_docstring(node) else 0
-        for name, value in ast.iter_fields(node):
+        for name in node._fields:
+            value = getattr(node, name, None)
             if value is None or value == [] or name in ("kind", "type_comment"):
                 continue
-            yield f" {name}="
-            yield from _tokens(value[body_start:] if name == "body" and isinstance(value, list) else value)
-        yield ")"
+            text.append(f" {name}=")
+            _write(value[body_start:] if name == "body" and isinstance(value, list) else value, text)
+        text.append(")")
     elif isinstance(node, list):
         for item in node:
-            yield from _tokens(item)
+            _write(item, text)
     else:
-        yield repr(node)
+        text.append(repr(node))
 
 
 def _has_docstring(node: ast.AST) -> bool:

@@ -1,0 +1,262 @@
+"""The warm process: imports what jobs need, then forks itself for each request until its parent has ended.
+
+Started by `warm.start` as `python -m fewshot.warm.server <listening socket> <threads>`. Standard input ends when the
+parent has ended, in whatever way; jobs that are then at work are finished. This process has one thread and initializes
+no GPU, because a fork would be unsafe otherwise.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from fewshot import cli
+from fewshot.paths import PACKAGE_DIR
+from fewshot.training.stop_signals import SIGNALS
+from fewshot.warm.client import STANDARD_STREAMS, conditions, difference
+from fewshot.workflow.identity import module_digests
+
+PACKAGES = [
+    f"fewshot.{name}"
+    for name in ("backbones", "episodes", "evaluation", "heads", "images", "learners", "solvers", "training")
+]
+REQUEST_S = 10.0  # for a command to send its request
+REQUEST_BYTES = 4096
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for; the attributes are those of `client`, and its standard streams."""
+
+    arguments: list[str]
+    folder: str
+    environment: dict[str, str]
+    ignored: list[int]
+    conditions: dict[str, Any]
+    streams: list[int]
+
+
+class Server:
+    """Forks a process for each request.
+
+    Args:
+        listener: socket that commands connect to; its folder is removed with it.
+        parent: file that ends when the parent has ended.
+        refusal: returns why a request cannot be served; "" if it can.
+    """
+
+    def __init__(self, listener: socket.socket, parent: int, refusal: Callable[[Request], str]) -> None:
+        self.listener = listener
+        self.parent = parent
+        self.refusal = refusal
+        self.jobs: dict[socket.socket, int] = {}
+        self.selector = selectors.DefaultSelector()
+        self.ended, waker = socket.socketpair()
+        waker.setblocking(False)
+        self.waker = waker
+
+    def run(self) -> Request | None:
+        """Serve until the parent and all jobs have ended; in a job's process, return its request."""
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self.waker.fileno())
+        self.selector.register(self.parent, selectors.EVENT_READ, self._close)
+        self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(self.ended, selectors.EVENT_READ, self._report)
+        while self.jobs or self.listener.fileno() >= 0:
+            for key, _ in self.selector.select()[:1]:
+                if (request := key.data(key.fileobj)) is not None:
+                    return request
+        return None
+
+    def _close(self, parent: int) -> None:
+        """Accept no more requests."""
+        folder = Path(self.listener.getsockname()).parent
+        self.selector.unregister(parent)
+        self.selector.unregister(self.listener)
+        self.listener.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _accept(self, listener: socket.socket) -> Request | None:
+        """Start a job for a command that has connected, or refuse; return its request in the job's process."""
+        connection, _ = listener.accept()
+        try:
+            request = _receive(connection)
+        except (OSError, ValueError, TypeError):  # the command has ended
+            connection.close()
+            return None
+        refused, job = self.refusal(request), -1
+        if not refused:
+            try:
+                job = os.fork()
+            except OSError as error:
+                refused = f"no process can be started ({error.strerror})"
+        if job == 0:
+            connection.close()
+            self._leave()
+            return request
+        for stream in request.streams:
+            os.close(stream)
+        if refused:
+            _answer(connection, refused=refused)
+            connection.close()
+        else:
+            _answer(connection, started=job)
+            self.jobs[connection] = job
+            self.selector.register(connection, selectors.EVENT_READ, self._pass_signals)
+        return None
+
+    def _pass_signals(self, connection: socket.socket) -> None:
+        """Send a job the signals that its command received; kill it if the command was killed."""
+        try:
+            received = connection.recv(REQUEST_BYTES)
+        except OSError:
+            received = b""
+        if not received:
+            self.selector.unregister(connection)
+        for number in received or (signal.SIGKILL,):
+            os.kill(self.jobs[connection], number)
+
+    def _report(self, ended: socket.socket) -> None:
+        """Tell the commands of jobs that have ended how they did."""
+        ended.recv(REQUEST_BYTES)
+        for connection, job in list(self.jobs.items()):
+            done, status = os.waitpid(job, os.WNOHANG)
+            if done:
+                _answer(connection, status=status)
+                with suppress(KeyError):  # its command was killed
+                    self.selector.unregister(connection)
+                connection.close()
+                del self.jobs[connection]
+
+    def _leave(self) -> None:
+        """Close what a job's process does not need: a socket that it kept open would look alive to its command."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.selector.close()
+        for opened in (self.listener, self.ended, self.waker, *self.jobs):
+            opened.close()
+
+
+def _receive(connection: socket.socket) -> Request:
+    """Read a request.
+
+    Raises:
+        OSError: if it does not come in time.
+        ValueError: if it is incomplete.
+    """
+    connection.settimeout(REQUEST_S)
+    _, streams, _, _ = socket.recv_fds(connection, 1, len(STANDARD_STREAMS))
+    try:
+        return Request(**json.loads(connection.makefile("rb").readline()), streams=streams)
+    except (OSError, ValueError, TypeError):
+        for stream in streams:
+            os.close(stream)
+        raise
+
+
+def _answer(connection: socket.socket, **answer: Any) -> None:
+    with suppress(OSError):  # the command was killed
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def become(request: Request, server: int) -> None:
+    """Give this process what the command that asked for it had: its folder, environment, streams and signals.
+
+    Args:
+        request: of the command.
+        server: process id of the warm process, with which this process ends.
+    """
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+    for descriptor, stream in zip(STANDARD_STREAMS, request.streams, strict=True):
+        os.dup2(stream, descriptor)
+        os.close(stream)
+    sys.stdin, sys.stdout, sys.stderr = map(_reopened, (sys.stdin, sys.stdout, sys.stderr), STANDARD_STREAMS)
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    tempfile.tempdir = None  # depends on the environment
+    sys.path[0] = request.folder
+    sys.argv[1:] = request.arguments
+    for number in SIGNALS:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _reopened(stream: TextIO, descriptor: int) -> Any:
+    """Return a standard stream for what its descriptor now is, as the interpreter makes it at its start."""
+    by_line = os.isatty(descriptor) or stream is sys.stderr or "PYTHONUNBUFFERED" in os.environ
+    return open(
+        descriptor, stream.mode, 1 if by_line else -1, encoding=stream.encoding, errors=stream.errors, closefd=False
+    )
+
+
+def load(threads: int) -> str:
+    """Import and compute what jobs have in common; return why this process cannot be forked, "" if it can."""
+    try:
+        cli.import_jobs(threads)
+        cli.warm_threads = threads
+        for package in PACKAGES:
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                with suppress(ImportError):  # of a package that few jobs need: those import it
+                    importlib.import_module(module.name)
+        importlib.import_module("torch._dynamo")  # as the first optimizer does
+        module_digests(name for name in sys.modules if name.rpartition(".")[0] in PACKAGES)  # the plan remembers them
+    except Exception as error:
+        return f"it failed while importing ({type(error).__name__}: {error})"
+    gc.collect()
+    gc.freeze()  # so that a job's garbage collection does not copy the shared memory
+    if (count := len(os.listdir("/proc/self/task"))) > 1:
+        return f"the imported packages have started {count - 1} threads"
+    return ""
+
+
+def loaded_files() -> dict[str, tuple[int, int, int]]:
+    """Return the state of the interpreter, the folders with packages and the files of this package, to see changes."""
+    own = [path for path in PACKAGE_DIR.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    paths = [sys.executable, *filter(os.path.exists, sys.path[1:]), *map(str, own)]
+    states = {path: os.stat(path) for path in paths}
+    return {path: (state.st_mtime_ns, state.st_size, state.st_ino) for path, state in states.items()}
+
+
+def main(listener: socket.socket, threads: int) -> None:
+    """Serve requests, each with the command line in a process of its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the jobs alone
+    own_conditions, files, server = conditions(), loaded_files(), os.getpid()
+    problem = load(threads)
+
+    def refusal(request: Request) -> str:
+        if problem:
+            return problem
+        if different := difference(request.conditions, own_conditions):
+            return f"this command has {different}"
+        now = loaded_files()
+        changed = sorted(path for path in {*files, *now} if files.get(path) != now.get(path))
+        return f"{changed[0]} has changed since it was imported" if changed else ""
+
+    request = Server(listener, sys.stdin.fileno(), refusal).run()
+    if request is not None:
+        become(request, server)
+        from fewshot.__main__ import main as run_command
+
+        run_command()
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

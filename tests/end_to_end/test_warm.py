@@ -1,0 +1,222 @@
+"""Jobs that are forked from the warm process of a run give the same bytes and end as those of a fresh interpreter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fewshot.warm.start import POSSIBLE, warm_process
+
+pytestmark = pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Linux")
+
+REFUSED = "not started from the warm process: "
+ENDLESS = ("steps_per_epoch: 3", "steps_per_epoch: 100000")
+EXAMINE = """\
+import os, torch
+from fewshot.warm.server import load
+print(repr(load(1)), len(os.listdir("/proc/self/task")), torch.cuda.is_initialized(), torch.get_num_threads())
+"""
+PARENT = """\
+import time
+from fewshot.warm.start import warm_process
+with warm_process() as address:
+    print(address, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def warm(made):
+    """A made project whose commands find a warm process."""
+    with warm_process(environment=made.environment) as address:
+        made.variables["FEWSHOT_WARM"] = address
+        yield made
+
+
+@pytest.fixture
+def endless(warm):
+    """A project with a warm process and a training that does not end by itself; it has saved its first epoch."""
+    warm.edit(*ENDLESS)
+    return warm
+
+
+def server_of(project):
+    """The warm process that the commands of a project find."""
+    found = [child for child in psutil.Process().children() if "fewshot.warm.server" in child.cmdline()]
+    (server,) = found
+    return server
+
+
+def start_training(project):
+    """Start the command of a training; return it and its job, once that computes."""
+    command = project.start(f"fewshot train {project.RIDGE}")
+    for line in command.stdout:
+        if "to go" in line:
+            break
+    (job,) = server_of(project).children()
+    return command, job
+
+
+def ended(process, seconds=20):
+    """Whether a process ends in time."""
+    with suppress(psutil.NoSuchProcess):
+        process.wait(seconds)
+    return not process.is_running()
+
+
+def test_a_run_gives_the_same_bytes_with_and_without_it(fresh, made):
+    fresh.variables = {"FEWSHOT_WARM": "0"}
+    fresh.snakemake()
+    assert fresh.digests() == made.digests()
+    for log in (made.folder / "logs").rglob("*.log"):
+        assert REFUSED not in log.read_text(encoding="utf-8")
+
+
+def test_nothing_is_left_behind(fresh, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    fresh.variables = {"TMPDIR": str(scratch)}
+    fresh.snakemake(f"{fresh.PIXELS}")
+    assert not list(scratch.glob("fewshot-*"))
+    assert not [
+        each for each in psutil.process_iter(["environ"]) if (each.info["environ"] or {}).get("TMPDIR") == str(scratch)
+    ]
+
+
+def test_it_can_be_forked(made):
+    """One thread, no initialized GPU; the number of threads is set before torch is imported."""
+    assert made.run([sys.executable, "-c", EXAMINE]).text == "'' 1 False 1\n"
+
+
+def test_exit_status_and_output_are_those_of_the_job(warm):
+    failed = warm.try_run("fewshot train shapes-conv4-rigde-quick-s0")
+    assert (failed.status, "Traceback" in failed.text) == (2, False)
+    assert f"Did you mean '{warm.RIDGE}'" in failed.text
+    made = warm.run(f"fewshot train {warm.RIDGE}")
+    assert REFUSED not in made.text
+    assert f"restored: results/train/{warm.RIDGE}/" in made.text or "made: " in made.text
+
+
+def test_several_at_once(warm):
+    warm.edit("ridge: 50.0", "ridge: 20.0")
+    commands = [warm.start(f"fewshot train {name}") for name in (warm.RIDGE, warm.PROTOTYPE, warm.PIXELS)]
+    assert [command.wait(60) for command in commands] == [0, 0, 0]
+    assert not [command for command in commands if REFUSED in command.stdout.read()]
+    assert server_of(warm).children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_command_stops_the_job_with_its_state_saved(endless, number):
+    command, job = start_training(endless)
+    os.killpg(command.pid, number)
+    text = command.communicate(timeout=60)[0]
+    assert (command.returncode, ended(job)) == (130, True)
+    step = text.partition(f"{number.name}: stopped after step ")[2].partition(";")[0]
+    again, _ = start_training(endless)
+    again.kill()
+    assert int(step) > 0
+
+
+def test_a_killed_command_kills_its_job(endless):
+    command, job = start_training(endless)
+    command.kill()
+    command.communicate()
+    assert ended(job)
+    assert endless.try_run("fewshot train nothing").status == 2, "the warm process goes on"
+
+
+def test_a_job_that_is_killed_by_the_system_ends_its_command_in_the_same_way(endless):
+    command, job = start_training(endless)
+    job.kill()
+    command.communicate(timeout=60)
+    assert command.returncode == -signal.SIGKILL
+
+
+def test_ctrl_z_holds_the_job(endless):
+    command, job = start_training(endless)
+    command.send_signal(signal.SIGTSTP)
+    wait_until(lambda: job.status() == psutil.STATUS_STOPPED)
+    command.send_signal(signal.SIGCONT)
+    wait_until(lambda: job.status() != psutil.STATUS_STOPPED)
+    command.kill()
+    command.communicate()
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_if_it_is_killed_its_jobs_end_and_later_commands_start_by_themselves(endless):
+    command, job = start_training(endless)
+    server_of(endless).kill()
+    text = command.communicate(timeout=60)[0]
+    assert (command.returncode, ended(job)) == (1, True)
+    assert "was forked from was killed; rerun the same command" in text
+    assert f"{REFUSED}Connection refused; " in endless.try_run("fewshot train nothing").text
+
+
+def test_it_outlives_a_killed_parent_only_until_its_jobs_have_ended(made):
+    made.edit(*ENDLESS)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=made.environment, stdout=subprocess.PIPE, text=True)
+    made.variables["FEWSHOT_WARM"] = address = parent.stdout.readline().strip()
+    (server,) = psutil.Process(parent.pid).children()
+    command = made.start(f"fewshot train {made.RIDGE}")
+    next(line for line in command.stdout if "to go" in line)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(address).parent.exists())
+    assert (command.poll(), server.is_running()) == (None, True)
+    command.terminate()
+    assert "SIGTERM: stopped after step" in command.communicate(timeout=60)[0]
+    assert ended(server)
+
+
+def test_edited_source_is_not_run_from_memory(warm):
+    assert REFUSED not in warm.run(f"fewshot train {warm.RIDGE}").text
+    loop = warm.folder / "src/fewshot/training/train.py"
+    loop.write_text(f"{loop.read_text(encoding='utf-8')}\nprint('edited')\n", encoding="utf-8")
+    text = warm.run(f"fewshot train {warm.RIDGE}").text
+    assert f"{REFUSED}{loop} has changed since it was imported; importing everything again" in text
+    assert "edited" in text
+
+
+@pytest.mark.parametrize(("name", "value"), [("NUMBA_DEBUG", "0"), ("FEWSHOT_RECORD", "0"), ("TZ", "UTC")])
+def test_another_environment_is_refused(warm, name, value):
+    warm.variables[name] = value
+    assert f"{REFUSED}this command has another environment ({name}); " in warm.run(f"fewshot train {warm.RIDGE}").text
+
+
+def test_another_priority_is_refused(warm):
+    assert f"{REFUSED}this command has another priority; " in warm.run(f"nice -n 3 fewshot train {warm.RIDGE}").text
+
+
+def test_another_number_of_threads_is_an_error(warm):
+    warm.edit("train: {device: cpu}", "train: {device: cpu, threads: 2}")
+    failed = warm.try_run(f"fewshot train {warm.RIDGE}")
+    assert failed.status == 2
+    assert (
+        "train.threads is 2, but the process named by FEWSHOT_WARM computes with 1; unset FEWSHOT_WARM" in failed.text
+    )
+
+
+@pytest.mark.slow
+def test_a_training_on_two_devices(warm):
+    """The job's own processes are started anew, and the result is the same."""
+    warm.edit("    meta_batch: 1\n", "    meta_batch: 2\n    devices: 2\n")
+    key = warm.train_key(warm.RIDGE)
+    assert REFUSED not in warm.run(f"fewshot train {warm.RIDGE}").text
+    weights = warm.folder / f"results/train/{warm.RIDGE}/{key}/weights.safetensors"
+    expected = weights.read_bytes()
+    warm.run(["rm", "-r", "results/train", "cache/train"])
+    warm.variables["FEWSHOT_WARM"] = "0"
+    warm.run(f"fewshot train {warm.RIDGE}")
+    assert weights.read_bytes() == expected
