@@ -83,7 +83,8 @@ def test_an_error_shows_the_end_of_the_log_and_its_path(made):
 
     assert failed.status == 1
     log = f"logs/train/{made.RIDGE}-{made.train_key(made.RIDGE)}.log"
-    assert f"FAILED: train {made.RIDGE}\n    error: the reason\n    log: {log}\n" in failed.text
+    assert f"FAILED: train {made.RIDGE}\n" in failed.text
+    assert f"\n    error: the reason\n    log: {log}\n" in failed.text
     assert "Traceback" not in failed.text
 
 

@@ -218,7 +218,7 @@ def load(threads: int) -> str:
                     importlib.import_module(module.name)
         importlib.import_module("torch._dynamo")  # as the first optimizer does
         module_digests(name for name in sys.modules if name.rpartition(".")[0] in PACKAGES)  # the plan remembers them
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"it failed while importing ({type(error).__name__}: {error})"
     gc.collect()
     gc.freeze()  # so that a job's garbage collection does not copy the shared memory
