@@ -307,7 +307,7 @@ def _show_made(outcome: str, job: Job) -> None:
     used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     mib = max(usage.ru_maxrss for usage in used) / (2**20 if sys.platform == "darwin" else 2**10)
-    _show(f"{outcome}: {job.dir}\nused {seconds:.1f} s of CPU time, at most {mib:,.0f} MiB of memory")
+    _show(f"{outcome}: {job.dir} ({seconds:.1f} s of CPU time, at most {mib:,.0f} MiB of memory)")
 
 
 def _download(options: argparse.Namespace) -> None:
