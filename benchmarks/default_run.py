@@ -53,16 +53,17 @@ def main() -> None:
         runs = {name: run(copy) for name in RUNS}
     rows = [row for name, measured in runs.items() for row in measured.rows(name)]
     walls = "; ".join(f"{name}: {measured.wall:.0f} s" for name, measured in runs.items())
+    load = " / ".join(f"{average:.1f}" for average in os.getloadavg())
     write_section(
         "default_run",
         "Where the time of the default run goes",
         [
-            "The default suite of the last commit (`make run` without the installation) in a new clone, from nothing to "
-            f"the table. Wall-clock time: {walls}. CPU time by stage, as the jobs' logs say; the rest is that of the "
-            "report, of Snakemake and of the process that imports the libraries for all jobs:",
+            "The default suite of the last commit (`make run` without the installation) in a new clone, from nothing "
+            f"to the table. Wall-clock time: {walls}. CPU time by stage, as the jobs' logs say; the rest is that of "
+            "the report, of Snakemake and of the process that imports the libraries for all jobs:",
             table(["run", "part", "jobs", "CPU seconds", "share"], rows),
-            f"Load average over 1 / 5 / 15 minutes at the end: {' / '.join(f'{load:.1f}' for load in os.getloadavg())}; "
-            f"the run itself accounts for {os.cpu_count()}.",
+            f"Load average of the machine over 1 / 5 / 15 minutes at the end: {load} (the run itself accounts for "
+            f"{os.cpu_count()}).",
         ],
         packages=["snakemake"],
     )
