@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import table, write_section
+from benchmarks.measure import load_average, table, write_section
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("prepare", "train", "evaluate")
@@ -53,7 +53,6 @@ def main() -> None:
         runs = {name: run(copy) for name in RUNS}
     rows = [row for name, measured in runs.items() for row in measured.rows(name)]
     walls = "; ".join(f"{name}: {measured.wall:.0f} s" for name, measured in runs.items())
-    load = " / ".join(f"{average:.1f}" for average in os.getloadavg())
     write_section(
         "default_run",
         "Where the time of the default run goes",
@@ -62,8 +61,7 @@ def main() -> None:
             f"to the table. Wall-clock time: {walls}. CPU time by stage, as the jobs' logs say; the rest is that of "
             "the report, of Snakemake and of the process that imports the libraries for all jobs:",
             table(["run", "part", "jobs", "CPU seconds", "share"], rows),
-            f"Load average of the machine over 1 / 5 / 15 minutes at the end: {load} (the run itself accounts for "
-            f"{os.cpu_count()}).",
+            load_average(own=os.cpu_count() or 1),
         ],
         packages=["snakemake"],
     )

@@ -11,7 +11,6 @@ the C library keeps freed memory (`fewshot.training.allocator`), as in the workf
 
 import argparse
 import importlib.util
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from benchmarks.measure import interleave, peak_memory_mib, ratio, table, write_section
+from benchmarks.measure import interleave, load_average, peak_memory_mib, ratio, table, write_section
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -274,12 +273,10 @@ def measure_all() -> list[str]:
 def paragraphs(heads: list, solver: list, ridge: list, memory: list) -> list[str]:
     timing = ["ms", "times faster than qpth"]
     size = "tasks, ways, shots"
-    loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     return [
         __doc__.split("\n\n", 2)[2].strip(),
         "CPU time; medians over the rounds, ranges in brackets. Errors are maxima, relative to the largest entry of "
-        f"the float64 optimum. Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program "
-        "accounts for 1).",
+        f"the float64 optimum. {load_average()}",
         "## Solver: kernel to dual variables to gradient of the kernel",
         table([size, "data", "solver", *timing, "error of alpha", "of gradient"], solver),
         "## Whole head: embeddings to loss to gradients",

@@ -89,6 +89,16 @@ def machine(*packages: str) -> str:
     return f"{model}, {os.cpu_count()} cores visible, one thread used; Python {platform.python_version()}, {versions}."
 
 
+def load_average(own: int = 1) -> str:
+    """Return a sentence about what else was at work on the machine.
+
+    Args:
+        own: processes of the benchmark.
+    """
+    loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
+    return f"Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program accounts for {own})."
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import table, write_section
+from benchmarks.measure import load_average, table, write_section
 
 ROOT = Path(__file__).parents[1]
 COPIED = (
@@ -132,14 +132,13 @@ def main() -> None:
     parser.add_argument("experiments", type=int, nargs="*", default=[100, 300, 1000])
     sizes = parser.parse_args().experiments
     lines = sorted(measure(sizes), key=lambda line: list(COMMANDS).index(line[0]))
-    loads = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     write_section(
         "workflow",
         "Workflow overhead by suite size",
         [
             __doc__.split("\n\n", 2)[2].strip(),
             table(["command", "experiments", "seconds", "CPU seconds"], lines),
-            f"Load average of the machine over 1 / 5 / 15 minutes at the end: {loads} (this program accounts for 1).",
+            load_average(),
         ],
         ("snakemake", "dvc"),
     )
