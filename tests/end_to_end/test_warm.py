@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fewshot.cli import THREAD_VARIABLES
 from fewshot.warm.start import POSSIBLE, warm_process
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Linux")
@@ -18,12 +19,17 @@ pytestmark = pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Li
 REFUSED = "not started from the warm process: "
 ENDLESS = ("steps_per_epoch: 3", "steps_per_epoch: 100000")
 EXAMINE = """\
-import os, torch
+import os, sys
 from fewshot.warm.server import load
-print(repr(load(1)), len(os.listdir("/proc/self/task")), torch.cuda.is_initialized(), torch.get_num_threads())
+assert not {"numpy", "torch", "numba"} & {*sys.modules}
+problem = load(1)
+import numba, torch
+print(repr(problem), len(os.listdir("/proc/self/task")), torch.cuda.is_initialized())
+print(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, {os.environ[name] for name in sys.argv[1:]})
 """
 PARENT = """\
 import time
+from fewshot.cli import THREAD_VARIABLES
 from fewshot.warm.start import warm_process
 with warm_process() as address:
     print(address, flush=True)
@@ -89,9 +95,26 @@ def test_nothing_is_left_behind(fresh, tmp_path):
     ]
 
 
+def test_a_folder_in_which_no_socket_can_be_made_is_named(made):
+    """The path of a socket has at most 107 characters."""
+    made.edit("ridge: 50.0", "ridge: 20.0")
+    scratch = made.folder / ("long" * 30)
+    scratch.mkdir()
+    made.variables = {"TMPDIR": str(scratch)}
+    text = made.snakemake(made.RIDGE).text
+    assert f"Note: {scratch}: AF_UNIX path too long; every job imports everything itself" in text
+
+
+@pytest.mark.parametrize("arguments", ["-n", "--config suite=tiny"])
+def test_a_run_that_computes_nothing_starts_none(made, arguments):
+    made.variables = {"TMPDIR": "/nonexistent"}  # in which it could not be started
+    assert "imports everything itself" not in made.snakemake(arguments).text
+
+
 def test_it_can_be_forked(made):
     """One thread, no initialized GPU; the number of threads is set before torch is imported."""
-    assert made.run([sys.executable, "-c", EXAMINE]).text == "'' 1 False 1\n"
+    made.variables = dict.fromkeys(THREAD_VARIABLES, "2")
+    assert made.run([sys.executable, "-c", EXAMINE, *THREAD_VARIABLES]).text == "'' 1 False\n1 1 {'1'}\n"
 
 
 def test_exit_status_and_output_are_those_of_the_job(warm):

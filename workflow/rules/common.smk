@@ -167,7 +167,8 @@ def jobs_that_compute():
 onstart:
     STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
     if workflow.local_exec and jobs_that_compute() > 1:
-        warm_this_run(PLAN.params.train.threads)
+        if problem := warm_this_run(PLAN.params.train.threads):
+            tell(f"Note: {problem}")
     tell(
         f"suite {SUITE}: in another terminal, `fewshot watch` shows the jobs at work; their logs: logs/*/*.log"
     )

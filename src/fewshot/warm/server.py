@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from numba.core import registry
-
 from fewshot import cli
 from fewshot.paths import PACKAGE_DIR
 from fewshot.training.stop_signals import SIGNALS
@@ -219,7 +217,8 @@ def load(threads: int) -> str:
                 with suppress(ImportError):  # of a package that few jobs need: those import it
                     importlib.import_module(module.name)
         importlib.import_module("torch._dynamo")  # as the first optimizer does
-        registry.cpu_target.target_context.refresh()  # as the first compiled function does
+        numba_registry = importlib.import_module("numba.core.registry")
+        numba_registry.cpu_target.target_context.refresh()  # as the first compiled function does
         module_digests(name for name in sys.modules if name.rpartition(".")[0] in PACKAGES)  # the plan remembers them
     except (Exception, SystemExit) as error:
         return f"it failed while importing ({type(error).__name__}: {error})"

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from fewshot.warm.client import ADDRESS
 
 # Elsewhere, a fork of a process that has loaded numerical libraries is not safe: macOS's own may have started threads.
 POSSIBLE = sys.platform == "linux"
+ENDING_S = 5.0
 WAITING = 128  # commands that may wait while the process still imports
 
 
@@ -44,18 +45,30 @@ def warm_process(threads: int = 1, environment: Mapping[str, str] | None = None)
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # Ctrl-C is for the jobs, which pass it on
             )
-        with process:  # closes its standard input and waits
+        try:
             yield address
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):  # jobs are still at work
+                process.wait(ENDING_S)
 
 
-def warm_this_run(threads: int) -> None:
+def warm_this_run(threads: int) -> str:
     """Start a warm process for the commands that this process starts, unless the environment names one or forbids it.
 
     Args:
         threads: CPU threads per job, `train.threads`.
+
+    Returns:
+        Why it could not be started; "" if it was, or was not wanted.
     """
     if not POSSIBLE or os.environ.get(ADDRESS):
-        return
+        return ""
     running = ExitStack()
-    os.environ[ADDRESS] = running.enter_context(warm_process(threads))
+    try:
+        os.environ[ADDRESS] = running.enter_context(warm_process(threads))
+    except OSError as error:
+        return f"{tempfile.gettempdir()}: {error.strerror or error}; every job imports everything itself"
     atexit.register(running.close)
+    return ""
