@@ -35,7 +35,7 @@ PACKAGES = [
 ]
 REQUEST_S = 10.0  # for a command to send its request
 REQUEST_BYTES = 4096
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
+PARENT_DEATH_SIGNAL, NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of prctl
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,9 @@ def become(request: Request, server: int) -> None:
         request: of the command.
         server: process id of the warm process, with which this process ends.
     """
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    libc.prctl(NAME, " ".join(["fewshot", *request.arguments]).encode())  # its first 15 bytes, in `top`
     if os.getppid() != server:
         os._exit(1)
     for descriptor, stream in zip(STANDARD_STREAMS, request.streams, strict=True):
