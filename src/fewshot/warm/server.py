@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fewshot import cli
+from fewshot.datasets import DATASETS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.training.stop_signals import SIGNALS
 from fewshot.warm.client import STANDARD_STREAMS, conditions, difference
@@ -221,7 +222,9 @@ def load(threads: int) -> str:
         importlib.import_module("torch._dynamo")  # as the first optimizer does
         numba_registry = importlib.import_module("numba.core.registry")
         numba_registry.cpu_target.target_context.refresh()  # as the first compiled function does
-        module_digests(name for name in sys.modules if name.rpartition(".")[0] in PACKAGES)  # the plan remembers them
+        named = [part.module for part in DATASETS.values()]
+        loaded = [name for name in sys.modules if name.rpartition(".")[0] in PACKAGES]
+        module_digests([*named, *loaded])  # which the plan of a job asks for
     except (Exception, SystemExit) as error:
         return f"it failed while importing ({type(error).__name__}: {error})"
     gc.collect()
