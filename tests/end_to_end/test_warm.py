@@ -29,7 +29,6 @@ print(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, {os.environ[name]
 """
 PARENT = """\
 import time
-from fewshot.cli import THREAD_VARIABLES
 from fewshot.warm.start import warm_process
 with warm_process() as address:
     print(address, flush=True)
@@ -66,6 +65,7 @@ def start_training(project):
         if "to go" in line:
             break
     (job,) = server_of(project).children()
+    assert job.name() == "fewshot train s"
     return command, job
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fewshot import cli
+from fewshot.datasets import DATASETS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.training.stop_signals import SIGNALS
 from fewshot.warm.client import STANDARD_STREAMS, conditions, difference
@@ -35,7 +36,7 @@ PACKAGES = [
 ]
 REQUEST_S = 10.0  # for a command to send its request
 REQUEST_BYTES = 4096
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
+PARENT_DEATH_SIGNAL, NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of prctl
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ def become(request: Request, server: int) -> None:
         request: of the command.
         server: process id of the warm process, with which this process ends.
     """
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    libc.prctl(NAME, " ".join(["fewshot", *request.arguments]).encode())  # its first 15 bytes, in `top`
     if os.getppid() != server:
         os._exit(1)
     for descriptor, stream in zip(STANDARD_STREAMS, request.streams, strict=True):
@@ -219,7 +222,9 @@ def load(threads: int) -> str:
         importlib.import_module("torch._dynamo")  # as the first optimizer does
         numba_registry = importlib.import_module("numba.core.registry")
         numba_registry.cpu_target.target_context.refresh()  # as the first compiled function does
-        module_digests(name for name in sys.modules if name.rpartition(".")[0] in PACKAGES)  # the plan remembers them
+        named = [part.module for part in DATASETS.values()]
+        loaded = [name for name in sys.modules if name.rpartition(".")[0] in PACKAGES]
+        module_digests([*named, *loaded])  # which the plan of a job asks for
     except (Exception, SystemExit) as error:
         return f"it failed while importing ({type(error).__name__}: {error})"
     gc.collect()
