@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def run(project: Path) -> Run:
         shutil.rmtree(project / made, ignore_errors=True)
     began, before = time.monotonic(), _children_seconds()
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
-    subprocess.run(["snakemake", "--cores", "all"], cwd=project, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "snakemake", "--cores", "all"], cwd=project, env=environment, check=True)
     return Run(
         time.monotonic() - began,
         _children_seconds() - before,

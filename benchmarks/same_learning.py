@@ -96,6 +96,8 @@ def compare(rivals: Rivals, split: SplitStore) -> list[list[str]]:
         with rivals.without():
             expected = train(plain, split)
         found = train(fast, split)
+        if found == expected:
+            raise SystemExit(f"{rivals.fast}: both trainings have the same bits, so one form was taken twice")
         losses, accuracies = zip(expected, found, strict=True)
         learner = f"{fast.backbone.name}, {fast.learner.name}"
         numbers = [*(f"{loss:.4f}" for loss in losses), *(f"{100 * accuracy:.1f} %" for accuracy in accuracies)]

@@ -21,7 +21,7 @@ def main() -> None:
         from fewshot import cli
 
         cli.main()
-    except KeyboardInterrupt as stop:  # while importing
+    except KeyboardInterrupt as stop:  # while importing or handing over
         print(stop, file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     except ModuleNotFoundError as error:

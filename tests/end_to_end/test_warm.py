@@ -1,6 +1,7 @@
 """Jobs that are forked from the warm process of a run give the same bytes and end as those of a fresh interpreter."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from fewshot.cli import THREAD_VARIABLES
 from fewshot.warm.start import POSSIBLE, warm_process
 
-pytestmark = pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Linux")]
 
 REFUSED = "not started from the warm process: "
 ENDLESS = ("steps_per_epoch: 3", "steps_per_epoch: 100000")
@@ -24,8 +25,22 @@ from fewshot.warm.server import load
 assert not {"numpy", "torch", "numba"} & {*sys.modules}
 problem = load(1)
 import numba, torch
-print(repr(problem), len(os.listdir("/proc/self/task")), torch.cuda.is_initialized())
+print(repr(problem), len(os.listdir("/proc/self/task")), flush=True)
+if os.fork() == 0:  # a query for GPUs alone would make forks unusable
+    os._exit(torch.cuda._is_in_bad_fork())
+assert os.wait()[1] == 0
 print(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, {os.environ[name] for name in sys.argv[1:]})
+"""
+RACING = """\
+import socket, sys
+from fewshot.warm.server import Server
+def refusal(request):
+    raise FileNotFoundError("4913")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+Server(listener, sys.stdin.fileno(), refusal).run()
 """
 PARENT = """\
 import time
@@ -84,6 +99,15 @@ def test_a_run_gives_the_same_bytes_with_and_without_it(fresh, made):
         assert REFUSED not in log.read_text(encoding="utf-8")
 
 
+def test_the_jobs_of_a_run_are_forked(fresh):
+    """With this variable, a process lists what it imports itself: a forked job not torch."""
+    fresh.variables = {"PYTHONPROFILEIMPORTTIME": "1"}
+    fresh.snakemake()
+    logs = [log for stage in ("prepare", "train", "evaluate") for log in (fresh.folder / "logs" / stage).glob("*.log")]
+    assert len(logs) == 7
+    assert not [log for log in logs if re.search(r"\| +torch$", log.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
 def test_nothing_is_left_behind(fresh, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -107,14 +131,16 @@ def test_a_folder_in_which_no_socket_can_be_made_is_named(made):
 
 @pytest.mark.parametrize("arguments", ["-n", "--config suite=tiny"])
 def test_a_run_that_computes_nothing_starts_none(made, arguments):
-    made.variables = {"TMPDIR": "/nonexistent"}  # in which it could not be started
+    scratch = made.folder / ("long" * 30)
+    scratch.mkdir()
+    made.variables = {"TMPDIR": str(scratch)}  # in which it could not be started
     assert "imports everything itself" not in made.snakemake(arguments).text
 
 
 def test_it_can_be_forked(made):
     """One thread, no initialized GPU; the number of threads is set before torch is imported."""
     made.variables = dict.fromkeys(THREAD_VARIABLES, "2")
-    assert made.run([sys.executable, "-c", EXAMINE, *THREAD_VARIABLES]).text == "'' 1 False\n1 1 {'1'}\n"
+    assert made.run([sys.executable, "-c", EXAMINE, *THREAD_VARIABLES]).text == "'' 1\n1 1 {'1'}\n"
 
 
 def test_exit_status_and_output_are_those_of_the_job(warm):
@@ -141,9 +167,10 @@ def test_a_signal_to_the_command_stops_the_job_with_its_state_saved(endless, num
     text = command.communicate(timeout=60)[0]
     assert (command.returncode, ended(job)) == (130, True)
     step = text.partition(f"{number.name}: stopped after step ")[2].partition(";")[0]
-    again, _ = start_training(endless)
+    again = endless.start(f"fewshot train {endless.RIDGE}")
+    line = next(line for line in again.stdout if "resuming after step" in line or "to go" in line)
     again.kill()
-    assert int(step) > 0
+    assert f"resuming after step {step} of" in line
 
 
 def test_a_killed_command_kills_its_job(endless):
@@ -182,7 +209,7 @@ def test_if_it_is_killed_its_jobs_end_and_later_commands_start_by_themselves(end
     command, job = start_training(endless)
     server_of(endless).kill()
     text = command.communicate(timeout=60)[0]
-    assert (command.returncode, ended(job)) == (1, True)
+    assert (command.returncode, ended(job)) == (2, True)
     assert "was forked from was killed; rerun the same command" in text
     assert f"{REFUSED}Connection refused; " in endless.try_run("fewshot train nothing").text
 
@@ -201,6 +228,23 @@ def test_it_outlives_a_killed_parent_only_until_its_jobs_have_ended(made):
     command.terminate()
     assert "SIGTERM: stopped after step" in command.communicate(timeout=60)[0]
     assert ended(server)
+
+
+def test_a_file_that_is_replaced_during_a_comparison_ends_nothing(made, tmp_path):
+    """Editors replace files; the process also removes nothing but its socket and an empty folder."""
+    address, bystander = tmp_path / "socket", tmp_path / "bystander"
+    bystander.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RACING, address], env=made.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline()
+    made.variables["FEWSHOT_WARM"] = str(address)
+    for _ in range(2):
+        text = made.try_run("fewshot train nothing").text
+        assert f"{REFUSED}what was imported cannot be compared (FileNotFoundError('4913'))" in text
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert (address.exists(), bystander.exists()) == (False, True)
 
 
 def test_edited_source_is_not_run_from_memory(warm):
@@ -231,7 +275,6 @@ def test_another_number_of_threads_is_an_error(warm):
     )
 
 
-@pytest.mark.slow
 def test_a_training_on_two_devices(warm):
     """The job's own processes are started anew, and the result is the same."""
     warm.edit("    meta_batch: 1\n", "    meta_batch: 2\n    devices: 2\n")

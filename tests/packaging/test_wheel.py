@@ -48,7 +48,7 @@ def reuse_compiled(package: Path) -> None:
     for here in (ROOT / "src" / package.name).rglob("*"):
         there = package / here.relative_to(ROOT / "src" / package.name)
         if here.suffix in (".nbi", ".nbc"):
-            there.parent.mkdir(exist_ok=True)
+            there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(here, there)
         elif there.is_file():
             shutil.copystat(here, there)

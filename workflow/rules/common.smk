@@ -166,7 +166,7 @@ def jobs_that_compute():
 
 onstart:
     STOP.listen()  # again: Snakemake has set its own handler of SIGTERM
-    if workflow.local_exec and jobs_that_compute() > 1:
+    if workflow.local_exec and not workflow.touch and jobs_that_compute() > 1:
         if problem := warm_this_run(PLAN.params.train.threads):
             tell(f"Note: {problem}")
     tell(

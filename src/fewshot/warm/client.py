@@ -44,6 +44,8 @@ def hand_over() -> None:
     address = os.environ.pop(ADDRESS, OFF)
     if address in ("", OFF) or sys.argv[1:2] not in [[stage] for stage in SERVED]:
         return
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # the socket would take the place of a closed stream
+        return
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
@@ -66,13 +68,18 @@ def conditions() -> dict[str, Any]:
     return {
         "interpreter": [sys.executable, sys.version, repr(sys.flags), sys.warnoptions, sorted(map(str, sys._xoptions))],
         "package": str(PACKAGE_DIR),
-        "module path": sys.path[1:],  # the first is the folder of the caller, or that of the command `fewshot`
+        "module path": import_folders(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name not in MAY_DIFFER},
         "limits of resources": [list(resource.getrlimit(getattr(resource, name))) for name in LIMITS],
         "allowed CPUs": sorted(os.sched_getaffinity(0)),
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
         "umask": umask,
     }
+
+
+def import_folders() -> list[str]:
+    """Return where modules are found, without the first place, the folder of the caller or of the command `fewshot`."""
+    return sys.path[0 if sys.flags.safe_path else 1 :]
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -102,7 +109,10 @@ def _send_request(connection: socket.socket) -> None:
 
 def _read(answers: BinaryIO) -> dict[str, Any]:
     """Return the next answer; {} if the warm process has ended."""
-    return json.loads(answers.readline() or b"{}")
+    try:
+        return json.loads(answers.readline() or b"{}")
+    except ConnectionError:  # it was killed before it read a signal
+        return {}
 
 
 def _pass_signals_to(connection: socket.socket) -> None:
@@ -127,10 +137,12 @@ def _pass_signals_to(connection: socket.socket) -> None:
 def _end_with(status: int | None) -> None:
     """End as a job with this status did."""
     if status is None:
-        sys.exit("error: the process that this job was forked from was killed; rerun the same command")
+        print("error: the process that this job was forked from was killed; rerun the same command", file=sys.stderr)
+        sys.exit(2)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         sys.exit(code)
     with suppress(OSError):  # SIGKILL has no handler
         signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
+    sys.exit(128 - code)  # the signal is blocked

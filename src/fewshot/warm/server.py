@@ -12,7 +12,6 @@ import json
 import os
 import pkgutil
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -27,7 +26,7 @@ from fewshot import cli
 from fewshot.datasets import DATASETS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.training.stop_signals import SIGNALS
-from fewshot.warm.client import STANDARD_STREAMS, conditions, difference
+from fewshot.warm.client import STANDARD_STREAMS, conditions, difference, import_folders
 from fewshot.workflow.identity import module_digests
 
 PACKAGES = [
@@ -78,28 +77,37 @@ class Server:
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         self.selector.register(self.ended, selectors.EVENT_READ, self._report)
         while self.jobs or self.listener.fileno() >= 0:
-            for key, _ in self.selector.select()[:1]:
+            for key, _ in self.selector.select()[:1]:  # it may end another event's file
                 if (request := key.data(key.fileobj)) is not None:
                     return request
         return None
 
     def _close(self, parent: int) -> None:
         """Accept no more requests."""
-        folder = Path(self.listener.getsockname()).parent
+        address = Path(self.listener.getsockname())
         self.selector.unregister(parent)
         self.selector.unregister(self.listener)
         self.listener.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # nothing else is removed
+            address.unlink()
+            address.parent.rmdir()
 
     def _accept(self, listener: socket.socket) -> Request | None:
         """Start a job for a command that has connected, or refuse; return its request in the job's process."""
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # no file descriptor is free; the command waits
+            return None
         try:
             request = _receive(connection)
         except (OSError, ValueError, TypeError):  # the command has ended
             connection.close()
             return None
-        refused, job = self.refusal(request), -1
+        job = -1
+        try:
+            refused = self.refusal(request)
+        except (OSError, KeyError) as error:  # a file was replaced meanwhile, or the command is that of other code
+            refused = f"what was imported cannot be compared ({error!r})"
         if not refused:
             try:
                 job = os.fork()
@@ -111,6 +119,8 @@ class Server:
             return request
         for stream in request.streams:
             os.close(stream)
+        if job > 0:
+            os.setpgid(job, job)  # processes that it starts are held with it
         if refused:
             _answer(connection, refused=refused)
             connection.close()
@@ -129,7 +139,8 @@ class Server:
         if not received:
             self.selector.unregister(connection)
         for number in received or (signal.SIGKILL,):
-            os.kill(self.jobs[connection], number)
+            send = os.killpg if number in (signal.SIGSTOP, signal.SIGCONT) else os.kill
+            send(self.jobs[connection], number)
 
     def _report(self, ended: socket.socket) -> None:
         """Tell the commands of jobs that have ended how they did."""
@@ -162,6 +173,8 @@ def _receive(connection: socket.socket) -> Request:
     connection.settimeout(REQUEST_S)
     _, streams, _, _ = socket.recv_fds(connection, 1, len(STANDARD_STREAMS))
     try:
+        if len(streams) < len(STANDARD_STREAMS):
+            raise ValueError("streams are missing")
         return Request(**json.loads(connection.makefile("rb").readline()), streams=streams)
     except (OSError, ValueError, TypeError):
         for stream in streams:
@@ -183,7 +196,7 @@ def become(request: Request, server: int) -> None:
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    libc.prctl(NAME, " ".join(["fewshot", *request.arguments]).encode())  # its first 15 bytes, in `top`
+    libc.prctl(NAME, os.fsencode(" ".join(["fewshot", *request.arguments])))  # its first 15 bytes, in `top`
     if os.getppid() != server:
         os._exit(1)
     for descriptor, stream in zip(STANDARD_STREAMS, request.streams, strict=True):
@@ -194,11 +207,11 @@ def become(request: Request, server: int) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     tempfile.tempdir = None  # depends on the environment
-    sys.path[0] = request.folder
+    if not sys.flags.safe_path:
+        sys.path[0] = request.folder
     sys.argv[1:] = request.arguments
     for number in SIGNALS:
-        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -225,19 +238,18 @@ def load(threads: int) -> str:
         named = [part.module for part in DATASETS.values()]
         loaded = [name for name in sys.modules if name.rpartition(".")[0] in PACKAGES]
         module_digests([*named, *loaded])  # which the plan of a job asks for
+        n_threads = len(os.listdir("/proc/self/task"))
     except (Exception, SystemExit) as error:
         return f"it failed while importing ({type(error).__name__}: {error})"
     gc.collect()
     gc.freeze()  # so that a job's garbage collection does not copy the shared memory
-    if (count := len(os.listdir("/proc/self/task"))) > 1:
-        return f"the imported packages have started {count - 1} threads"
-    return ""
+    return f"the imported packages have started {n_threads - 1} threads" if n_threads > 1 else ""
 
 
 def loaded_files() -> dict[str, tuple[int, int, int]]:
     """Return the state of the interpreter, the folders with packages and the files of this package, to see changes."""
-    own = [path for path in PACKAGE_DIR.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    paths = [sys.executable, *filter(os.path.exists, sys.path[1:]), *map(str, own)]
+    files = [path for path in PACKAGE_DIR.rglob("[!.]*") if path.is_file() and "__pycache__" not in path.parts]
+    paths = [sys.executable, *filter(os.path.exists, import_folders()), *map(str, files)]
     states = {path: os.stat(path) for path in paths}
     return {path: (state.st_mtime_ns, state.st_size, state.st_ino) for path, state in states.items()}
 
