@@ -175,16 +175,27 @@ def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
 def test_the_head_and_the_features_of_a_classifier_are_those_of_the_test(
     maker: Any, changes: dict[str, Any], reasons: tuple[str, ...] | None
 ) -> None:
+    verdict = judge(row_of_rfs(maker, **changes))
+    augmented = "random augmentations of a support image in the test: 0, published 5"
+    assert set(verdict.reasons) == (set() if reasons is None else {*reasons, augmented})
+
+
+def row_of_rfs(maker: Any, epochs: int = 100, **changes: Any) -> Row:
+    """Return the row of RFS's classifier, trained as printed but for the number of epochs, with changes in the test."""
     settings = {"head": "prototype", "head_settings": {}, "l2": True, "centre": False}
     backbone = {"name": "resnet12", "drop_rate": 0.1, "pooling": "mean"}
-    recipe = {**next(n for n in published_numbers() if "RFS" in n.source.title and n.dataset == "cifar_fs").training}
+    printed = next(n for n in published_numbers() if "RFS" in n.source.title and n.dataset == "cifar_fs").training
+    recipe = {**printed, "epochs": epochs}
     entry = maker.add(
         "classifier", 0.7, dataset="cifar_fs", backbone=backbone, learner_settings=settings, recipe=recipe, shots=(1,)
     )
     write_json(entry.evaluation, {**read_json(entry.evaluation), "changes": changes})
-    verdict = judge(group_rows(read_runs(entry))[0])
-    augmented = "random augmentations of a support image in the test: 0, published 5"
-    assert set(verdict.reasons) == (set() if reasons is None else {*reasons, augmented})
+    return group_rows(read_runs(entry))[0]
+
+
+def test_a_shorter_training_of_a_classifier_is_counted_in_images(maker: Any) -> None:
+    verdict = judge(row_of_rfs(maker, epochs=10, head="logistic", augmented_support=5))
+    assert verdict.reasons == ("reduced training: 384 000 of 3 840 000 images",)
 
 
 def test_a_training_that_starts_from_another_one_is_not_comparable_with_one_from_random_weights(maker: Any) -> None:

@@ -150,15 +150,16 @@ _LENGTH = ("epochs", "steps_per_epoch", "meta_batch", "schedule")
 
 
 def _other_training(recipe: Mapping[str, Any], published: Mapping[str, Any]) -> list[Departure]:
-    """Compare the recipe values stated by the source; fewer training episodes are one departure, not three."""
-    seen, stated = _training_episodes(recipe), _training_episodes(published)
+    """Compare the recipe values stated by the source; fewer episodes or images are one departure, not three."""
+    seen, stated = _training_length(recipe), _training_length(published)
     reduced = seen < stated
     other = [
         text
         for key, text in _other_values(_effective(recipe), _effective(published))
         if not (reduced and key in _LENGTH)
     ]
-    found = [Departure(f"reduced training: {seen:,} of {stated:,} episodes".replace(",", " "))] if reduced else []
+    unit = "images" if recipe.get("batch_size") else "episodes"
+    found = [Departure(f"reduced training: {seen:,} of {stated:,} {unit}".replace(",", " "))] if reduced else []
     return [*found, *([Departure(f"other training settings: {', '.join(other)}", len(other))] if other else [])]
 
 
@@ -174,7 +175,8 @@ def _other_values(ours: Mapping[str, Any], published: Mapping[str, Any], prefix:
     return found
 
 
-def _training_episodes(recipe: Mapping[str, Any]) -> int:
+def _training_length(recipe: Mapping[str, Any]) -> int:
+    """Return the number of training episodes, or of images of a classifier."""
     per_step = recipe.get("batch_size") or recipe["meta_batch"]
     return int(recipe["epochs"] * recipe["steps_per_epoch"] * per_step)
 
