@@ -8,6 +8,7 @@ TORCH  ?= default
 INSTALLER ?= uv
 # The extras of pyproject.toml in requirements.lock.
 EXTRAS := workflow glyphs qpth dev
+SLOW   ?= slow
 # Python of the machine that a bundle is for, and the folder to write.
 PYTHON_VERSION ?= 3.12
 BUNDLE ?= bundle
@@ -28,11 +29,11 @@ doctor:
 	$(PYTHON) -I src/fewshot/doctor.py . $(VENV)
 
 test: $(READY)
-	pytest tests -m "not slow" -n auto --dist loadfile
+	pytest tests -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
-# Whole workflows, kills at random moments, every command: several minutes.
+# Whole workflows, kills at random moments, every command: 20 minutes; `SLOW="slow and not long"` takes 10.
 test-slow: $(READY)
-	pytest tests -m slow -n auto --dist worksteal
+	pytest tests -m "$(SLOW)" -n auto --dist worksteal
 
 # Learning curves of trainings with `train.tensorboard: true`, at http://localhost:6006
 tensorboard: $(READY)

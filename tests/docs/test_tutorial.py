@@ -48,6 +48,7 @@ def run(clone):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_commands_print_what_is_shown(clone, run, code_blocks):
     printed: list[str] = []

@@ -16,7 +16,9 @@ def trained_at(project, experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize(
+    "link", ["copy", pytest.param("hardlink", marks=pytest.mark.long), pytest.param("symlink", marks=pytest.mark.long)]
+)
 def test_clone_pull_and_edit(recorded, tmp_path, link):
     """A clone with pulled results is up to date, however DVC links files; an edit runs only its own jobs."""
     recorded.run(f"dvc remote add -q -d shelf {tmp_path / 'shelf'}")

@@ -39,6 +39,7 @@ def wait_for_log(project, pattern, text, seconds=120):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_stages_killed_at_random_moments(fresh, made):
     """After SIGKILL and SIGTERM in every stage, all results equal those of an uninterrupted run."""
     single(fresh)
@@ -57,6 +58,7 @@ def test_stages_killed_at_random_moments(fresh, made):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_both_tools_killed_in_turn(fresh, made):
     """Each tool continues from where the other was killed; stale locks block neither."""
     chance = random.Random(SEED)

@@ -60,6 +60,7 @@ def test_file_that_is_only_written_again_stays_the_same(edited):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_any_number_can_be_changed_alone(edited):
     changed = [(name, value, edited(f"{name}={value + 1}")) for name, value in numbers(read_yaml(SHIPPED))]
 

@@ -11,6 +11,7 @@ FAMILIES = ("augmentation", "head ridge", "backbone conv4,", "conv4_64 svm", "co
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_pretend_gpu_agrees_with_the_cpu(gpu):
     cases = agreement.cases(Scale(gpu.device, tiny=True))
     chosen = [case for case in cases if any(name in f"{case.name}," for name in FAMILIES)]

@@ -36,7 +36,7 @@ from fewshot.workflow.jobs import frozen_episodes, open_prepared, prepare_job, t
 from fewshot.workflow.plan import Plan, make_plan
 from fewshot.workflow.planned_jobs import EvaluateJob
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 RIDGE, SVM = "glyphs-conv4-ridge-quick-s0", "glyphs-conv4-svm-quick_svm-s0"

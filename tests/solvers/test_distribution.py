@@ -55,6 +55,7 @@ def installed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_wheel_passes_the_tests_without_the_package_around_it(installed, tmp_path):
     tests = tmp_path / "tests"
     tests.mkdir()

@@ -158,8 +158,8 @@ train(experiment, open_store(store), folder / "out", Checkpoints(folder / "check
     "stop",
     [
         signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(signal.SIGKILL, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_a_process_stopped_by_a_signal_can_be_resumed(stop, tiny_params, tiny_experiment, tiny_store, run, tmp_path):
