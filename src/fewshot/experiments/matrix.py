@@ -24,6 +24,9 @@ OTHER_SECTIONS = ("learner", "backbone", "evaluate")
 
 RECIPE_SECTIONS = ("augmentation", "validation")
 
+# Keys of a block that every experiment has; those besides are overrides, or concern its tests.
+PARTS = ("dataset", "backbone", "learner", "recipe", "seed")
+
 # Keys of a block that concern its tests alone.
 TESTED_ONLY = ("shots", "targets", "episodes", "variants", "weights")
 
@@ -129,7 +132,7 @@ def _rows_with_all_values(matrix: Matrix, where: str) -> Iterator[dict[str, Any]
 
 def _axes(matrix: Matrix, where: str) -> dict[str, list[Any]]:
     """Return the values of each key of a matrix that may have several."""
-    given = {key: getattr(matrix, key) for key in ("dataset", "backbone", "learner", "recipe", "seed")}
+    given = {key: getattr(matrix, key) for key in PARTS}
     problems = Problems()
     for key, value in (matrix.model_extra or {}).items():
         with problems.collected():
@@ -170,8 +173,7 @@ def _check_override(key: str, value: Any, where: str) -> None:
 
 def _resolve(params: Params, matrix: Matrix, row: dict[str, Any], where: str) -> Experiment:
     """Return the experiment of one combination of a matrix."""
-    named = ("dataset", "backbone", "learner", "recipe", "seed")
-    overrides = {key: value for key, value in row.items() if key not in named}
+    overrides = {key: value for key, value in row.items() if key not in PARTS}
     replaced = ("shots", "targets", "episodes", "variants")
     given = {key: getattr(matrix, key) for key in replaced if getattr(matrix, key) is not None}
     protocol = {**params.evaluate.model_dump(mode="json"), **given, **_overrides_of(overrides, "evaluate")}
