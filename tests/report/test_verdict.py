@@ -213,6 +213,7 @@ def test_a_training_that_starts_from_another_one_is_not_comparable_with_one_from
     [
         ({}, None, "QP solver in the test: optimum, published 3 iterations"),
         ({"solver": "truncated"}, 15, "QP solver in the test: 15 iterations, published 3 iterations"),
+        ({"solver": "truncated", "max_iterations": 1}, 1, "QP solver in the test: 1 iteration, published 3 iterations"),
     ],
 )
 def test_settings_of_another_head_that_are_not_given_have_their_defaults(

@@ -130,7 +130,9 @@ def solver_iterations(row: Row) -> int | None:
 
 
 def _stopped_after(iterations: int | None) -> str:
-    return "optimum" if iterations is None else f"{iterations} iterations"
+    if iterations is None:
+        return "optimum"
+    return "1 iteration" if iterations == 1 else f"{iterations} iterations"
 
 
 def _unequal(what: str, ours: Any, published: Any) -> list[Departure]:

@@ -1,7 +1,7 @@
 """Committed evidence: the tables of a run with the settings that produced them; documents embed these files.
 
 docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
-docs/evidence/<suite>/accuracy.svg, learning_curves.svg
+docs/evidence/<suite>/accuracy.svg, learning_curves.svg, and one for each setting that the suite varies
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
 <!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints, for the
@@ -17,13 +17,14 @@ from fewshot.errors import DataError
 from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import read_json, write_atomic, write_json
 from fewshot.report.coverage import coverage_table
+from fewshot.report.sweeps import AXES
 from fewshot.workflow.plan import Plan
 from fewshot.workflow.results import require_result
 from fewshot.workflow.tables_state import damaged_tables
 
 EVIDENCE = Path("docs/evidence")
 TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
-CURVES = "figures/learning_curves.svg"
+DRAWN_IF_ANY = ("learning_curves", *(axis.name for axis in AXES))  # a suite without training has no curves
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 COVERAGE_BLOCK = re.compile(r"(<!-- coverage -->\n)(.*?)(<!-- end of coverage -->)", re.DOTALL)
@@ -31,7 +32,7 @@ LISTED = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 
 
 def copy_tables(plan: Plan) -> Path:
-    """Copy the tables, accuracy figure and learning curves of a suite to the committed evidence.
+    """Copy the tables of a suite, its accuracy figure, learning curves and sweeps to the committed evidence.
 
     Returns:
         The folder of the evidence.
@@ -44,8 +45,8 @@ def copy_tables(plan: Plan) -> Path:
     if not (plan.tables_dir / "manifest.json").exists():
         raise DataError(f"{plan.tables_dir}: no tables; {rerun}")
     files = [plan.tables_dir / name for name in TABLES]
-    if (curves := plan.tables_dir / CURVES).is_file():  # a suite without training has none
-        files.append(curves)
+    drawn = [plan.tables_dir / f"figures/{name}.svg" for name in DRAWN_IF_ANY]
+    files += [figure for figure in drawn if figure.is_file()]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: missing; {rerun}")
