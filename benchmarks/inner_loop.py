@@ -108,7 +108,7 @@ def build_maml(filters: int, size: int, **settings: object) -> MAML:
 def our_meta_step(learner: MAML, batch: EpisodeBatch) -> None:
     learner.zero_grad()
     for chunk in batch.chunks(learner.episodes_per_backward or len(batch)):
-        (learner.loss(chunk, 0).loss / len(batch)).backward()
+        (learner.loss(chunk, 0).loss * (len(chunk) / len(batch))).backward()
 
 
 def plain_meta_step(learner: MAML, batch: EpisodeBatch) -> None:
