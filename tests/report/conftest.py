@@ -65,6 +65,7 @@ class SuiteMaker:
         arrays: dict[str, np.ndarray] | None = None,
         history: bool = True,
         predictions: bool = True,
+        episodes: int = EPISODES,
     ) -> ReportEntry:
         """Write one evaluation with a mean accuracy near `accuracy`, 10 points higher per further shot."""
         target, backbone = target or dataset, backbone or {"name": "conv4", "filters": 64}
@@ -93,29 +94,32 @@ class SuiteMaker:
             "recipe": {**RECIPE, **(recipe or {})},
             "seed": seed,
         }
-        self._evaluation(entry, train, accuracy, shots, selection, batch_norm, arrays or {}, predictions)
+        self._evaluation(entry, train, accuracy, shots, selection, batch_norm, arrays or {}, predictions, episodes)
         if history:
             self._history(entry, accuracy)
         self.entries.append(entry)
         return entry
 
-    def _evaluation(self, entry, train, accuracy, shots, selection, batch_norm, arrays, predictions) -> None:  # type: ignore[no-untyped-def]
+    def _evaluation(  # type: ignore[no-untyped-def]
+        self, entry, train, accuracy, shots, selection, batch_norm, arrays, predictions, episodes
+    ) -> None:
         rng = np.random.default_rng([entry.seed, sum(entry.group.encode())])
         values, results = dict(arrays), []
         for step, shot in enumerate(shots):
-            drawn = np.clip(accuracy + 0.1 * step + self.difficulty + rng.normal(0, 0.04, EPISODES), 0, 1)
+            drawn = np.clip(accuracy + 0.1 * step + self.difficulty[:episodes] + rng.normal(0, 0.04, episodes), 0, 1)
             values[f"accuracy/{selection}/{shot}shot"] = np.round(75 * drawn) / 75
             results.append(
                 {"shot": shot, "selection": selection, "accuracy": values[f"accuracy/{selection}/{shot}shot"].mean(),
-                 "ci95": 0.0, "episodes": EPISODES, "unconverged": 0, "max_kkt_residual": None}
+                 "ci95": 0.0, "episodes": episodes, "unconverged": 0, "max_kkt_residual": None}
             )  # fmt: skip
             values |= sheet_arrays(rng, shot)
             values |= prediction_arrays(shot, accuracy) if predictions else {}
-        values["episode_ids"] = np.arange(EPISODES)
+        values["episode_ids"] = np.arange(episodes)
+        fewer = f"-{episodes}" if episodes < EPISODES else ""
         content = {
             "key": "a" * 16, "train_key": "b" * 16, "train": train, "target": entry.target, "split": "test",
-            "data_hash": "d" * 64, "episodes_hash": f"hash-{entry.target}", "n_way": 5, "n_query": 15,
-            "episodes": EPISODES, "evaluate_seed": 0, "batch_norm": batch_norm, "versions": {"torch": "2"},
+            "data_hash": "d" * 64, "episodes_hash": f"hash-{entry.target}{fewer}", "n_way": 5, "n_query": 15,
+            "episodes": episodes, "evaluate_seed": 0, "batch_norm": batch_norm, "versions": {"torch": "2"},
             "results": results,
         }  # fmt: skip
         entry.evaluation.parent.mkdir(parents=True, exist_ok=True)

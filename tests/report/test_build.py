@@ -201,6 +201,18 @@ def test_the_terminal_prints_the_table(maker: Any, tmp_path: Path) -> None:
     assert next(line for line in text.splitlines() if "ridge" in line).count("*") == 2
 
 
+def test_rows_with_fewer_episodes_have_a_table_of_their_own_that_says_so(maker: Any, tmp_path: Path) -> None:
+    maker.add("prototype", 0.5)
+    maker.add("ridge", 0.8)
+    maker.add("maml", 0.2, recipe={"epochs": 0}, recipe_name="untrained", history=False, episodes=20)
+    built = write_report(maker.suite(), tmp_path / "out")
+    titles = [line for line in built.text.splitlines() if line.startswith("glyphs, 5-way")]
+    assert titles == ["glyphs, 5-way, 60 episodes", "glyphs, 5-way, 20 episodes"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "glyphs, 5-shot, 60 episodes: ridge" in page
+    assert "glyphs, 5-shot, 20 episodes: maml (untrained) has" in page
+
+
 def test_a_folder_that_cannot_be_written_is_named(maker: Any, tmp_path: Path) -> None:
     maker.add("ridge")
     (tmp_path / "file").write_text("not a directory")

@@ -28,7 +28,7 @@ def test_insignificant_differences_are_grey_and_controls_do_not_set_the_colours(
     maker.add("r2d2", 0.2, shots=(5,), recipe={"epochs": 0}, recipe_name="untrained", history=False)
     contents = read_contents(maker.suite())
     (family,) = listed_families(contents)
-    table = difference_table(family, contents.labels)
+    table = difference_table(family, contents.labels, contents.episodes_note)
     cells = {row["name"].split()[0]: row["cells"] for row in table["rows"]}
     place = {name: index for index, name in enumerate(cells)}
     assert cells["ridge"][place["svm"]]["style"] == ""

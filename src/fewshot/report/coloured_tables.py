@@ -1,6 +1,6 @@
 """Tables of the page whose cells are coloured by their numbers: paired differences, and accuracy by class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from fewshot.report.classes import ClassTable
 from fewshot.report.compare import Comparison
 from fewshot.report.contents import Contents, row_name
+from fewshot.report.measure import Row
 from fewshot.report.style import SEQUENTIAL
 
 MAX_ROWS = 40  # of a table of paired differences; the pairs of a larger family are only in differences.csv
@@ -21,8 +22,14 @@ def listed_families(contents: Contents) -> list[Comparison]:
     return [family for family in contents.comparisons if 1 < len(family.rows) <= MAX_ROWS]
 
 
-def difference_table(family: Comparison, labels: dict[str, str]) -> dict[str, Any]:
-    """Return the paired differences of a family, row minus column; those that are not significant have no colour."""
+def difference_table(family: Comparison, labels: dict[str, str], note: Callable[[Row], str]) -> dict[str, Any]:
+    """Return the paired differences of a family, row minus column; those that are not significant have no colour.
+
+    Args:
+        family: two or more rows.
+        labels: group -> label of its method.
+        note: row -> what the title adds.
+    """
     points, significant = _differences(family)
     limit = _color_limit(family, np.abs(points), significant)
     names = [row_name(labels, row) for row in family.rows]
@@ -34,7 +41,7 @@ def difference_table(family: Comparison, labels: dict[str, str]) -> dict[str, An
         ]
         cells = [{"text": _points(float(points[i, j])), "style": style} for j, style in enumerate(styles)]
         rows.append({"name": name, "cells": [None if i == j else cell for j, cell in enumerate(cells)]})
-    return {"title": f"{first.entry.target}, {first.shot}-shot", "rows": rows}
+    return {"title": f"{first.entry.target}, {first.shot}-shot{note(first)}", "rows": rows}
 
 
 def _differences(family: Comparison) -> tuple[np.ndarray, np.ndarray]:

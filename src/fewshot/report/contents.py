@@ -1,6 +1,7 @@
 """Content of a report, independent of format: rows with verdicts and marks, laid out like the tables of the papers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Block:
     """A table as in the papers: one data set and target.
 
     Attributes:
-        title: "glyphs" or "mini_imagenet -> cub", with the number of ways.
+        title: "glyphs" or "mini_imagenet -> cub", with the number of ways, and of episodes where it varies.
         shots: columns.
         lines: rows.
     """
@@ -136,6 +137,11 @@ class Contents:
     def labels(self) -> dict[str, str]:
         """Group -> short name."""
         return {cell.row.entry.group: cell.label for cell in self.cells}
+
+    @property
+    def episodes_note(self) -> Callable[[Row], str]:
+        """What titles say of a row's episodes; see the function `episodes_note`."""
+        return episodes_note(cell.row for cell in self.cells)
 
     @property
     def pairs(self) -> Iterator[tuple[Row, Row, Difference]]:
@@ -213,11 +219,16 @@ def _state_of(entry: ReportEntry) -> str:
 
 
 def table_blocks(cells: Sequence[Cell]) -> list[Block]:
-    """Lay numbers out as in the papers: one table per data set and target, a line per method, a column per shot."""
+    """Lay numbers out as in the papers: one table per data set and target, a line per method, a column per shot.
+
+    Rows tested on different numbers of episodes are in tables of their own, whose titles say so.
+    """
+    note = episodes_note(cell.row for cell in cells)
     tables: dict[str, dict[tuple[str, str, str], dict[int, Cell]]] = {}
     for cell in cells:
         line = (cell.row.entry.group, cell.row.entry.backbone, cell.method)
-        tables.setdefault(block_title(cell), {}).setdefault(line, {})[cell.row.shot] = cell
+        title = f"{block_title(cell)}{note(cell.row)}"
+        tables.setdefault(title, {}).setdefault(line, {})[cell.row.shot] = cell
     return [
         Block(
             title,
@@ -226,6 +237,17 @@ def table_blocks(cells: Sequence[Cell]) -> list[Block]:
         )
         for title, lines in tables.items()
     ]
+
+
+def episodes_note(rows: Iterable[Row]) -> Callable[[Row], str]:
+    """Return what a title says of a row's episodes.
+
+    It is ", 300 episodes" if other rows of the same data set, target and ways have another number of them, else "".
+    """
+    counts: dict[tuple[str, str, int], set[int]] = defaultdict(set)
+    for row in rows:
+        counts[row.family[:3]].add(row.protocol["episodes"])
+    return lambda row: f", {row.protocol['episodes']:,} episodes" if len(counts[row.family[:3]]) > 1 else ""
 
 
 def method_name(label: str, row: Row) -> str:

@@ -103,7 +103,7 @@ def page(contents: Contents, shown: Shown, figures: Path) -> str:
             class_tables=[class_table(table) for table in shown.class_tables],
             without_predictions=advice(shown.without_predictions),
             sheet_style=STYLE,
-            matrices=[difference_table(family, contents.labels) for family in listed],
+            matrices=[difference_table(family, contents.labels, contents.episodes_note) for family in listed],
             has_unlisted=any(len(family.rows) > MAX_ROWS for family in contents.comparisons),
             published=[_number(number) for number in _published_for(contents)],
             differences=difference_tables.difference_records(replace(contents, comparisons=tuple(listed))),

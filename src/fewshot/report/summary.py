@@ -54,14 +54,14 @@ def what_was_run(contents: Contents) -> Iterator[str]:
 
 def what_came_out(contents: Contents) -> Iterator[str]:
     """Yield the best row of each family of rows tested on the same episodes, and the rows not significantly worse."""
-    name = _names(contents)
+    name, place = _names(contents), _places(contents)
     for family in contents.comparisons[:MAX_FAMILIES]:
         best = family.rows[family.best]
         ties = [row for row, mark in zip(family.rows, family.marks, strict=True) if mark == "tied"]
         tied = f"; not significantly worse: {_some(map(name, ties))}" if ties else ""
         alone = len(family.rows) == 1
         yield (
-            f"{_place(family)}: {name(best)} {'has' if alone else 'is best with'} {_percent(best)} %{tied}. "
+            f"{place(family)}: {name(best)} {'has' if alone else 'is best with'} {_percent(best)} %{tied}. "
             f"Chance is {chance_pct(best):.3g} %."
         )
     if len(contents.comparisons) > MAX_FAMILIES:
@@ -70,7 +70,7 @@ def what_came_out(contents: Contents) -> Iterator[str]:
 
 def what_differs(contents: Contents) -> Iterator[str]:
     """Yield how many pairs of rows differ, and which do not."""
-    name = _names(contents)
+    name, place = _names(contents), _places(contents)
     for family in contents.comparisons[:MAX_FAMILIES]:
         pairs = {pair: family.difference(*pair) for pair in family.differences}
         same = [pair for pair, gap in pairs.items() if not gap.is_significant]
@@ -79,7 +79,7 @@ def what_differs(contents: Contents) -> Iterator[str]:
         listed = [f"{name(family.rows[i])} and {name(family.rows[j])}" for i, j in same]
         rest = f"; not different: {_some(listed)}" if listed else ""
         yield (
-            f"{_place(family)}: {len(pairs) - len(same)} of {_count(len(pairs), 'pair')} of rows differ significantly "
+            f"{place(family)}: {len(pairs) - len(same)} of {_count(len(pairs), 'pair')} of rows differ significantly "
             f"(paired, Holm-corrected){rest}."
         )
 
@@ -138,8 +138,13 @@ def _names(contents: Contents) -> Named:
     return name
 
 
-def _place(family: Comparison) -> str:
-    row = family.rows[0]
+def _places(contents: Contents) -> Callable[[Comparison], str]:
+    """Return what a family of rows is called: "glyphs, 5-shot", and its number of episodes where that varies."""
+    note = contents.episodes_note
+    return lambda family: f"{_place(family.rows[0])}{note(family.rows[0])}"
+
+
+def _place(row: Row) -> str:
     where = row.entry.target if row.entry.target == row.entry.dataset else f"{row.entry.dataset} -> {row.entry.target}"
     return f"{where}, {row.shot}-shot"
 
