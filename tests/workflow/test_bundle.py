@@ -151,7 +151,7 @@ def test_record_of_something_else_is_refused(plan, tmp_path, text):
 
 
 def test_results_are_verified_and_restored(plan, finished):
-    assert "took 1 results" in take_results(plan, finished())
+    assert "took 1 result and 0 checkpoints" in take_results(plan, finished())
     assert (plan.find("train", RIDGE).dir / HASHES).is_file()
 
 
@@ -188,7 +188,7 @@ def unfinished(plan):
 
 def test_checkpoints_are_taken_to_be_resumed(plan, unfinished):
     folder, key = unfinished
-    assert "took 0 results and 1 checkpoints" in take_results(plan, folder)
+    assert "took 0 results and 1 checkpoint;" in take_results(plan, folder)
     assert Path("cache/train", key, "checkpoints/checkpoint.pt").read_text() == "state"
 
 

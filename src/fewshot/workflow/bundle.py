@@ -125,8 +125,9 @@ def take_results(plan: Plan, folder: Path) -> str:
     counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in record["archives"].items()}
     other = f"; they are of suite {record['suite']}, so add --suite {record['suite']}"
     ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
+    taken = [counted(range(counts.get(f"{kind}s", 0)), kind) for kind in ("result", "checkpoint")]
     return (
-        f"{folder}: took {counts.get('results', 0)} results and {counts.get('checkpoints', 0)} checkpoints; "
+        f"{folder}: took {' and '.join(taken)}; "
         f"suite {plan.suite}: {ready} of {len(plan.train) + len(plan.evaluate)} trainings and evaluations are finished"
         f"{other if record['suite'] != plan.suite else ''}"
     )
