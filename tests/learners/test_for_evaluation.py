@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fewshot.episodes import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.heads import HEADS, build_head
 from fewshot.learners import (
@@ -180,3 +181,64 @@ def test_the_check_does_not_import_torch():
         "check('svm', EvaluationSettings(head='ridge'), backbone='conv4'); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.fixture
+def pooled():
+    """Return a function that builds a learner on ResNet-12 at 32 pixels, whose last map has 2 x 2 pixels."""
+
+    def build(name, pooling, **settings):
+        torch.manual_seed(0)
+        context = LearnerContext(n_way=3, image_size=32, n_classes=7)
+        network = {"pooling": pooling, "dropblock": "off"}
+        return build_learner(name, backbone="resnet12", context=context, backbone_settings=network, **settings).eval()
+
+    return build
+
+
+@pytest.mark.parametrize("name", ["ridge", "classifier"])
+@pytest.mark.parametrize(("trained", "tested"), [("mean", "flatten"), ("flatten", "mean")])
+def test_another_pooling_gives_the_embedding_of_a_network_built_with_it(name, trained, tested, pooled):
+    learner, reference = pooled(name, trained), pooled(name, tested)
+    changed, images = learner.for_evaluation(changes(pooling=tested)), torch.rand(4, 3, 32, 32)
+
+    assert torch.equal(changed.embed(images), reference.embed(images))
+    assert changed.embedding_size == reference.embedding_size == changed.embed(images).shape[1]
+    assert learner.embed(images).shape[1] == learner.embedding_size != changed.embedding_size
+    assert all(changed.backbone.get_parameter(n) is p for n, p in learner.backbone.named_parameters())
+
+
+def test_a_classifier_without_its_linear_layer_classifies_flattened_maps(pooled):
+    changed = pooled("classifier", "mean").for_evaluation(changes(pooling="flatten", head="ridge"))
+    support, query = torch.rand(3, 3, 32, 32), torch.rand(6, 3, 32, 32)
+    labels = torch.arange(3)[None]
+    batch = EpisodeBatch(support[None], labels, query[None], labels.repeat(1, 2), torch.arange(1), n_way=3)
+    found = changed.logits(batch)
+    parts = [nn.functional.normalize(changed.embed(images), dim=-1)[None] for images in (support, query)]
+    torch.testing.assert_close(found, build_head("ridge")(parts[0], labels, parts[1], n_way=3))
+
+
+POOLING_REFUSED = [
+    ("svm", "conv4", {}, {"pooling": "mean"}, "backbone 'conv4' has no choice of pooling; allowed: resnet12"),
+    ("classifier", "resnet12", {}, {"pooling": "mean", "centre": True}, "pooling 'mean' and centre: .*set centre"),
+    ("classifier", "resnet12", {"centre": True}, {"pooling": "mean"}, "pooling 'mean' and centre: .*set centre"),
+    ("maml", "conv4_maml", {}, {"pooling": "mean"}, "another pooling: its linear head"),
+]
+
+
+@pytest.mark.parametrize(("name", "backbone", "settings", "change", "words"), POOLING_REFUSED)
+def test_a_pooling_that_does_not_fit_is_refused_before_training(name, backbone, settings, change, words):
+    with pytest.raises(ParamsError, match=words):
+        check(name, changes(**change), backbone=backbone, context=CONTEXT, **settings)
+
+
+def test_a_pooling_that_does_not_fit_is_refused_by_the_learner(pooled, build):
+    with pytest.raises(ParamsError, match="set centre"):
+        pooled("classifier", "mean", centre=True).for_evaluation(changes(pooling="flatten"))
+    with pytest.raises(ParamsError, match="Conv4 has no choice of pooling"):
+        build("svm").for_evaluation(changes(pooling="mean"))
+    with pytest.raises(ParamsError, match="another pooling"):
+        build("maml").for_evaluation(changes(pooling="mean"))
+    own = EpisodicLearner(nn.Flatten(), build_head("ridge"), CONTEXT)
+    with pytest.raises(ParamsError, match="not Flatten"):
+        own.for_evaluation(changes(pooling="mean"))

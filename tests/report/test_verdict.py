@@ -170,6 +170,7 @@ def row_tested_with(maker: Any, learner: str, **changes: Any) -> Row:
         ({"head": "logistic"}, ()),
         ({"head": "logistic", "centre": True}, ("other learner: centre True, published False",)),
         ({}, ("other learner: head prototype, published logistic",)),
+        ({"head": "logistic", "pooling": "flatten"}, ("pooling in the test: flatten, published mean",)),
     ],
 )
 def test_the_head_and_the_features_of_a_classifier_are_those_of_the_test(

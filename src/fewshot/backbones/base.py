@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fewshot.backbones.settings import Pooling
 from fewshot.errors import DataError, ParamsError, quoted
 
 
@@ -41,6 +42,14 @@ class Backbone(nn.Module):
             raise DataError(
                 f"the backbone takes floating-point images but got {images.dtype}; convert and normalise them"
             )
+
+    def with_pooling(self, pooling: Pooling) -> "Backbone":
+        """Return a backbone with the same weights (shared) whose last map becomes the embedding in another way.
+
+        Raises:
+            ParamsError: if there is no choice.
+        """
+        raise ParamsError(f"{type(self).__name__} has no choice of pooling; leave pooling out")
 
     def set_step(self, step: int) -> None:
         """Set the global outer step (from 0) for schedules such as DropBlock's; called before each step's forward."""

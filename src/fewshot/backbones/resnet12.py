@@ -6,6 +6,7 @@ ordinary dropout after blocks 1 and 2, DropBlock after blocks 3 and 4; normal in
 although the slope is 0.1.
 """
 
+from copy import copy
 from typing import Literal
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.convolution import Convolution
 from fewshot.backbones.dropblock import DropBlock, DropBlockMode
-from fewshot.backbones.settings import ResNet12Settings
+from fewshot.backbones.settings import Pooling, ResNet12Settings
 from fewshot.settings import parse_as
 
 WIDTHS = (64, 160, 320, 640)
@@ -75,7 +76,7 @@ class ResNet12(Backbone):
         dropblock_size: int | None = None,
         dropblock_ramp_steps: int = 20_000,
         init_slope: float = 0.0,
-        pooling: Literal["flatten", "mean"] = "flatten",
+        pooling: Pooling = "flatten",
         convolutions: Literal["by_size", "direct"] = "by_size",
     ) -> None:
         super().__init__(image_size, smallest=16)
@@ -103,8 +104,17 @@ class ResNet12(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=init_slope, mode="fan_out", nonlinearity="leaky_relu")
+        self._pool(pooling)
+
+    def _pool(self, pooling: Pooling) -> None:
         self.averages = pooling == "mean"
-        self.embedding_size = WIDTHS[-1] * (1 if self.averages else side**2)
+        self.embedding_size = WIDTHS[-1] * (1 if self.averages else (self.image_size // 16) ** 2)
+
+    def with_pooling(self, pooling: Pooling) -> "ResNet12":
+        """Return a ResNet-12 with the same blocks (shared) and another pooling."""
+        changed = copy(self)
+        changed._pool(pooling)
+        return changed
 
     def set_step(self, step: int) -> None:
         """Set the DropBlock rate from the global outer step (from 0)."""

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from fewshot.settings import Settings
 
+Pooling = Literal["flatten", "mean"]
+
 
 class Conv4Settings(Settings):
     """Settings of `conv4`."""
@@ -44,7 +46,7 @@ class ResNet12Settings(Settings):
         20_000, ge=1, description="outer steps until DropBlock's final rate (release: 40000 forward calls, 2 per step)"
     )
     init_slope: float = Field(0.0, ge=0, le=1, description="LeakyReLU slope in the initialisation gain (release: 0)")
-    pooling: Literal["flatten", "mean"] = Field(
+    pooling: Pooling = Field(
         "flatten",
         exclude_if=lambda pooling: pooling == "flatten",
         description="the embedding is the last map, flattened (MetaOptNet), or its mean over the pixels (RFS)",

@@ -13,11 +13,13 @@ from fewshot.learners.context import (
     DEFAULT_CONTEXT,
     LearnerContext,
     check_adaptive,
+    check_centring,
     check_classifier,
     check_classifier_changes,
     check_cxgrad,
     check_head_changes,
     check_inner_loop_changes,
+    check_pooling,
 )
 from fewshot.learners.settings import (
     ALFASettings,
@@ -196,10 +198,13 @@ def check_evaluation(
     chosen = part.typed(settings)
     if name in HEADS:
         check_head_changes(name, changes)
+        check_pooling(name, changes, backbone)
         _check_head(name, chosen.model_dump(), changes)
         return
     if name in CLASSIFIERS:
         check_classifier_changes(name, changes)
+        check_pooling(name, changes, backbone)
+        check_centring(name, changes, chosen.centre if changes.centre is None else changes.centre)
         _check_head(chosen.head, chosen.head_settings, changes)
         return
     check_inner_loop_changes(name, chosen, changes)

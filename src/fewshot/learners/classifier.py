@@ -29,8 +29,13 @@ from fewshot.episodes.minibatch import ImageBatch
 from fewshot.heads import build_head
 from fewshot.heads.cosine import unit_vectors
 from fewshot.learners.base import LearnerContext, LossOutput
-from fewshot.learners.context import DEFAULT_CONTEXT, check_classifier_changes
-from fewshot.learners.episodic import EpisodicLearner, head_for_evaluation, smoothed_cross_entropy
+from fewshot.learners.context import DEFAULT_CONTEXT, check_centring, check_classifier_changes
+from fewshot.learners.episodic import (
+    EpisodicLearner,
+    backbone_for_evaluation,
+    head_for_evaluation,
+    smoothed_cross_entropy,
+)
 from fewshot.learners.settings import ClassifierSettings, CosineClassifierSettings, EvaluationSettings
 
 
@@ -112,14 +117,16 @@ class ClassifierLearner(EpisodicLearner):
     def for_evaluation(self, changes: EvaluationSettings) -> "ClassifierLearner":
         """Return a learner with the same weights (shared), and another head or treatment of the features."""
         check_classifier_changes(type(self).__name__, changes)
+        centre = self.centre if changes.centre is None else changes.centre
+        check_centring(type(self).__name__, changes, centre)
         head = head_for_evaluation(self.head, changes.head, changes.head_settings).to(self.feature_mean.device)
         changed = type(self)(
-            self.backbone,
+            backbone_for_evaluation(self.backbone, changes.pooling),
             self.classes,
             head,
             self.context,
             l2=self.l2 if changes.l2 is None else changes.l2,
-            centre=self.centre if changes.centre is None else changes.centre,
+            centre=centre,
         )
         changed.feature_mean = self.feature_mean
         return changed.train(self.training)

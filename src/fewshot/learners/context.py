@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fewshot.backbones import BACKBONES
 from fewshot.backbones.settings import Conv4MAMLSettings
 from fewshot.errors import ParamsError, did_you_mean, locate_errors, quoted
 from fewshot.heads import HEADS
@@ -134,6 +135,11 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
             f"learner {name!r} cannot be evaluated with augmented_support: its inner loop takes each support image "
             "once; allowed: inner_steps, batch_norm"
         )
+    if changes.pooling is not None:
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with another pooling: its linear head is trained for the features "
+            "as they are; allowed: inner_steps, batch_norm"
+        )
     _check_untreated(name, changes, "inner_steps, batch_norm")
     if settings.has_parameters_per_step and changes.inner_steps not in (None, settings.inner_steps):
         raise ParamsError(
@@ -145,14 +151,33 @@ def check_inner_loop_changes(name: str, settings: MAMLSettings, changes: Evaluat
 
 def check_head_changes(name: str, changes: EvaluationSettings) -> None:
     """Raise `ParamsError` unless an episodic learner can be evaluated with these changes."""
-    allowed = "head, head_settings, augmented_support"
+    allowed = "head, head_settings, pooling, augmented_support"
     _check_no_inner_loop(name, changes, allowed)
     _check_untreated(name, changes, allowed)
 
 
 def check_classifier_changes(name: str, changes: EvaluationSettings) -> None:
     """Raise `ParamsError` unless a classifier of images can be evaluated with these changes."""
-    _check_no_inner_loop(name, changes, "head, head_settings, l2, centre, augmented_support")
+    _check_no_inner_loop(name, changes, "head, head_settings, pooling, l2, centre, augmented_support")
+
+
+def check_centring(name: str, changes: EvaluationSettings, centre: bool) -> None:
+    """Raise `ParamsError` if features of another pooling than in training are to be centred."""
+    if centre and changes.pooling is not None:
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with pooling {quoted(changes.pooling)} and centre: the mean "
+            "embedding of the training classes is that of the training's pooling; set centre: false"
+        )
+
+
+def check_pooling(name: str, changes: EvaluationSettings, backbone: str) -> None:
+    """Raise `ParamsError` if the pooling of a backbone without a choice is to be changed."""
+    with_choice = [known for known, part in BACKBONES.items() if "pooling" in getattr(part.settings, "not_weights", ())]
+    if changes.pooling is not None and backbone not in with_choice:
+        raise ParamsError(
+            f"learner {name!r} cannot be evaluated with pooling {quoted(changes.pooling)}: backbone {backbone!r} has "
+            f"no choice of pooling; allowed: {', '.join(with_choice)}"
+        )
 
 
 def _check_untreated(name: str, changes: EvaluationSettings, allowed: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
 from fewshot.backbones.base import Backbone, check_embeddings, check_module, embedding_size, has_lazy_weights
+from fewshot.backbones.settings import Pooling
 from fewshot.episodes.batch import EpisodeBatch
 from fewshot.errors import ParamsError
 from fewshot.heads import build_head
@@ -139,11 +140,12 @@ class EpisodicLearner(Learner):
         return self.head(support, support_labels, query, n_way=n_way)
 
     def for_evaluation(self, changes: EvaluationSettings) -> "EpisodicLearner":
-        """Return a learner with the same backbone (shared) and another head, or other settings of the same head."""
+        """Return a learner with the same weights (shared) and another head, settings of the head, or pooling."""
         check_head_changes(type(self).__name__, changes)
         head = head_for_evaluation(self.head, changes.head, changes.head_settings)
         head.to(next(self.parameters(), torch.empty(0)).device)
-        return EpisodicLearner(self.backbone, head, self.context).train(self.training)
+        backbone = backbone_for_evaluation(self.backbone, changes.pooling)
+        return EpisodicLearner(backbone, head, self.context).train(self.training)
 
     def take_certificates(self) -> dict[str, np.ndarray]:
         """Return the head's solver reports on each episode since the last call; {} for closed-form heads."""
@@ -180,6 +182,15 @@ class EpisodicLearner(Learner):
     def _embed_episodes(self, images: Tensor) -> Tensor:
         """Embed (T, N, C, H, W); return (T, N, d)."""
         return self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def backbone_for_evaluation(trained: nn.Module, pooling: Pooling | None) -> nn.Module:
+    """Return the trained backbone, or one with its weights and another pooling."""
+    if pooling is None:
+        return trained
+    if not isinstance(trained, Backbone):
+        raise ParamsError(f"pooling applies to a backbone of fewshot.backbones, not {type(trained).__name__}")
+    return trained.with_pooling(pooling)
 
 
 def head_for_evaluation(trained: nn.Module, name: str | None, settings: Mapping[str, Any]) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from fewshot.backbones.settings import Pooling
 from fewshot.settings import Settings
 
 BatchNormMode = Literal["transductive", "support", "per_query"]
@@ -31,6 +32,10 @@ class EvaluationSettings(Settings):
     l2: bool | None = Field(None, description="divide embeddings by their norm before the head (classifiers only)")
     centre: bool | None = Field(
         None, description="first subtract the mean embedding of the training classes (classifiers only)"
+    )
+    pooling: Pooling | None = Field(
+        None,
+        description="the embedding is the last map, flattened, or its mean (backbones with that setting only)",
     )
     augmented_support: int | None = Field(
         None,

@@ -111,6 +111,8 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     found += _unequal(
         "QP solver in the test", _stopped_after(solver_iterations(row)), _stopped_after(protocol.solver_iterations)
     )
+    trained_pooling = train["backbone"].get("pooling", "flatten")
+    found += _unequal("pooling in the test", row.changes.get("pooling", trained_pooling), trained_pooling)
     augmented = row.changes.get("augmented_support", 0)
     found += _unequal("random augmentations of a support image in the test", augmented, protocol.augmented_support)
     if number.training is None:
