@@ -180,8 +180,8 @@ def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
     ours = MARKS[cell.mark].format(percent(cell))
     if cell.verdict.number is None:
         return [ours, "", "", ""]
-    note = notes.sign("; ".join(cell.verdict.notes))
-    return [ours, published_text(cell), difference_text(cell), f"{cell.verdict.text}{note}"]
+    verdict = f"{cell.verdict.text}{notes.sign(cell.verdict.notes)}"
+    return [ours, published_text(cell), difference_text(cell), verdict]
 
 
 def versus_best_text(cell: Cell | None) -> str:
@@ -194,14 +194,15 @@ def versus_best_text(cell: Cell | None) -> str:
 
 
 class Notes:
-    """Numbered notes below a table; equal texts share a number."""
+    """Numbered notes below a table, each once."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def sign(self, text: str) -> str:
-        """Return the mark of a note; "" for an empty one."""
-        return f" ({self._numbers.setdefault(text, len(self._numbers) + 1)})" if text else ""
+    def sign(self, texts: Iterable[str]) -> str:
+        """Return the numbers of some notes, " (1, 3)"; "" without any."""
+        numbers = sorted(self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts)
+        return f" ({', '.join(map(str, numbers))})" if numbers else ""
 
     @property
     def lines(self) -> list[str]:
