@@ -131,6 +131,27 @@ def test_paired_intervals_cover_the_truth(sd_seed: float) -> None:
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
+@pytest.mark.parametrize(("seeds", "sd_run"), [(1, 0.0), (2, 0.003), (3, 0.003), (3, 0.01), (5, 0.01)])
+def test_two_tests_of_the_same_trainings_are_compared_without_what_they_share(seeds: int, sd_run: float) -> None:
+    rng = np.random.default_rng(9)
+    covered, widths, apart = [], [], []
+    for _ in range(2000):
+        trained = crossed(rng, seeds, 200, 0.04)
+        run_effect = rng.normal(0, sd_run, (seeds, 1))
+        tested = trained + 0.02 + run_effect + rng.normal(0, 0.03, 200) + rng.normal(0, 0.03, (seeds, 200))
+        difference = stats.difference_of_same_trainings(tested, trained)
+        covered.append(abs(difference.mean - 0.02) <= difference.ci95)
+        widths.append(difference.ci95)
+        apart.append(stats.paired_difference(tested, trained).ci95)
+    assert 0.93 <= np.mean(covered) <= (0.97 if seeds == 1 else 1.0)
+    assert np.median(widths) <= np.median(apart) * (1.0 if seeds == 1 else 0.4)
+
+
+def test_other_trainings_cannot_be_compared_training_by_training() -> None:
+    with pytest.raises(ValueError, match=r"shapes \(3, 30\) and \(2, 30\)"):
+        stats.difference_of_same_trainings(np.zeros((3, 30)), np.zeros((2, 30)))
+
+
 def test_the_binomial_interval_is_too_narrow_when_episodes_differ() -> None:
     """Shows why the formula of the original programs is not used."""
     rng = np.random.default_rng(7)

@@ -92,8 +92,15 @@ def compare_rows(rows: Iterable[Row]) -> list[Comparison]:
 def compare_family(rows: Sequence[Row]) -> Comparison:
     """Compare every pair of rows of one family."""
     pairs = list(combinations(range(len(rows)), 2))
-    differences = {(i, j): stats.paired_difference(rows[i].accuracies, rows[j].accuracies) for i, j in pairs}
+    differences = {(i, j): _difference(rows[i], rows[j]) for i, j in pairs}
     p_values = np.ones((len(rows), len(rows)))
     for (i, j), p in zip(pairs, stats.holm([differences[pair].p_value for pair in pairs]), strict=True):
         p_values[i, j] = p_values[j, i] = p
     return Comparison(tuple(rows), differences, p_values)
+
+
+def _difference(ours: Row, theirs: Row) -> Estimate:
+    """Return the mean of ours - theirs; where both are of the same trainings, training by training."""
+    same = ours.trainings == theirs.trainings
+    method = stats.difference_of_same_trainings if same else stats.paired_difference
+    return method(ours.accuracies, theirs.accuracies)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,11 @@ class Row:
     def recipe(self) -> dict[str, Any]:
         """Values of the training settings."""
         return self.runs[0].recipe
+
+    @property
+    def trainings(self) -> tuple[Path, ...]:
+        """Folders of the trained models, in the order of the seeds; variants of a test have the same."""
+        return tuple(run.entry.train_dir for run in self.runs)
 
     @property
     def is_trained(self) -> bool:
