@@ -406,12 +406,12 @@ def _check(options: argparse.Namespace) -> None:
         _check_mirrors(options)
         return
     from fewshot.workflow.check import check_file
-    from fewshot.workflow.unused import unreached_epochs
+    from fewshot.workflow.notes import plan_notes
 
     checked = check_file(options.params, options.suite)
     if checked.plans:
         print(checked.table)
-    for line in dict.fromkeys(line for plan in checked.plans for line in unreached_epochs(plan)):
+    for line in dict.fromkeys(line for plan in checked.plans for line in plan_notes(plan)):
         _show(f"note: {line}", file=sys.stderr)
     if checked.problems:
         raise ParamsError("\n".join(checked.problems))
@@ -441,11 +441,11 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     from fewshot.workflow.listing import suite_json, suite_table
-    from fewshot.workflow.unused import without_effect
+    from fewshot.workflow.notes import suite_notes
 
     plan = _plan(options)
     _show((suite_json if options.json else suite_table)(plan))
-    for line in without_effect(plan, read_files(options.params)):
+    for line in suite_notes(plan, read_files(options.params)):
         _show(f"note: {line}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) 
         "(3) other learner: divide_by_dimension True, published False.\n",
     ]
     assert f"| {float(first['difference_pct']):+.2f} ± {float(first['difference_ci95_pct']):.2f} |" in text
+
+
+def test_test_classes_that_were_trained_on_are_counted_in_the_title(maker: Any, tmp_path: Path) -> None:
+    text = "13 of the 160 test classes are training classes"
+    entries = [
+        replace(maker.add(learner, 0.6, dataset="mini_imagenet", target="tiered_imagenet"), seen=text)
+        for learner in ("ridge", "svm")
+    ]
+    write_report(replace(maker.suite(), entries=tuple(entries)), tmp_path / "out")
+    assert f"### mini_imagenet -> tiered_imagenet ({text}), 5-way" in (tmp_path / "out" / "results.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count(f"tiered_imagenet ({text}), ") >= 3
 
 
 def test_metrics_are_nested_by_group_and_shot(maker: Any, tmp_path: Path) -> None:

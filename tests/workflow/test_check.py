@@ -60,6 +60,27 @@ def test_epochs_of_a_schedule_that_are_never_reached_are_noted(check):
     ], "recipe slow only inherits the schedule"
 
 
+def test_test_classes_that_are_training_classes_are_named(check):
+    text = """
+suite: first
+recipes: {quick: {epochs: 1}}
+suites:
+  first:
+    - {dataset: cifar_fs, learner: ridge, recipe: quick, targets: [cifar_fs, fc100, omniglot]}
+"""
+
+    status, _, notes = check(text)
+
+    assert (status, notes) == (
+        0,
+        [
+            "note: cifar_fs -> fc100: 11 of the 20 test classes are training classes (bee, boy, caterpillar, cockroach, "
+            "dolphin, girl, porcupine, possum, raccoon, seal, skunk); the tables say so, because such a number is not one "
+            "of new classes alone"
+        ],
+    )
+
+
 def test_suite_with_the_keys_of_a_block_is_one_clear_error(check):
     status, _, errors = check(
         TWO_SUITES.replace("second:\n    - {", "third: {").replace(

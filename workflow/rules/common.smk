@@ -19,13 +19,13 @@ from fewshot.warm.start import warm_this_run
 from fewshot.workflow.ending import TableIfNothingToDo, table_text
 from fewshot.workflow.frozen_params import freeze_params
 from fewshot.workflow.listing import check_experiment_names, jobs_to_restore
+from fewshot.workflow.notes import suite_notes
 from fewshot.workflow.old_layout import move_old_entries
 from fewshot.workflow.plan import load_plan
 from fewshot.workflow.run_view import tell
 from fewshot.workflow.running import register
 from fewshot.workflow.stopping import Stop, stop_summary
 from fewshot.workflow.tables_state import remove_stale_stamps
-from fewshot.workflow.unused import without_effect
 
 
 report: "../report/workflow.rst"
@@ -53,7 +53,7 @@ if workflow.is_main_process:
 PLAN = planned()
 FILES = read_files(overrides=config)
 if workflow.is_main_process:
-    for line in without_effect(PLAN, FILES):
+    for line in suite_notes(PLAN, FILES):
         logger.warning(f"Note: {line}")
 config.update(FILES.values)
 validate(config, "../schemas/params.schema.json")

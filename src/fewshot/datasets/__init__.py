@@ -16,9 +16,9 @@ from fewshot.datasets.settings import (
 )
 from fewshot.registry import Part
 
-# Modules that cannot change a number (workflow/identity.py): refusals; reports of what was found; settings, which enter
-# the key by value.
-NEUTRAL = ("disk", "settings", "tally")
+# Modules that cannot change a number (workflow/identity.py): refusals; reports of what was found, or seen before;
+# settings, which enter the key by value.
+NEUTRAL = ("disk", "seen_classes", "settings", "tally")
 
 SPLITS = ("train", "validation", "test")
 
@@ -29,12 +29,14 @@ class DatasetPart(Part):
 
     Attributes:
         image_size: side of the stored square images, pixels; None if set by the user (`settings.image_size`).
+        images: whose images and class names it has, if other data sets have them too; else None.
         splits: split -> number of classes and minimum number of images per class; None if unknown in advance.
         data_files: class lists and digests in this folder that determine or check the content; part of the key.
         packages: distributions whose version determines the pixels; part of the key.
     """
 
     image_size: int | None = None
+    images: str | None = None
     splits: Mapping[str, tuple[int, int]] | None = None
     data_files: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ DATASETS: dict[str, DatasetPart] = {
         "fewshot.datasets.cifar_fs:CifarFs",
         SourceSettings,
         image_size=32,
+        images="CIFAR-100",
         splits={"train": (64, 600), "validation": (16, 600), "test": (20, 600)},
         data_files=("splits/cifar_fs.yaml", "splits/cifar100.digests.yaml"),
     ),
@@ -80,6 +83,7 @@ DATASETS: dict[str, DatasetPart] = {
         "fewshot.datasets.fc100:Fc100",
         SourceSettings,
         image_size=32,
+        images="CIFAR-100",
         splits={"train": (60, 600), "validation": (20, 600), "test": (20, 600)},
         data_files=("splits/fc100.yaml", "splits/cifar100.digests.yaml"),
     ),
@@ -87,6 +91,7 @@ DATASETS: dict[str, DatasetPart] = {
         "fewshot.datasets.mini_imagenet:MiniImagenet",
         ImagenetSettings,
         image_size=84,
+        images="ILSVRC-2012",
         splits={"train": (64, 600), "validation": (16, 600), "test": (20, 600)},
         data_files=("splits/mini_imagenet.yaml",),
     ),
@@ -94,6 +99,7 @@ DATASETS: dict[str, DatasetPart] = {
         "fewshot.datasets.tiered_imagenet:TieredImagenet",
         TieredImagenetSettings,
         image_size=84,
+        images="ILSVRC-2012",
         splits={"train": (351, 732), "validation": (97, 732), "test": (160, 732)},  # the smallest class of ILSVRC-2012
         data_files=("splits/tiered_imagenet.yaml", "splits/tiered_imagenet.names.yaml"),
     ),

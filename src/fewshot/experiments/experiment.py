@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewshot.datasets import DATASETS
+from fewshot.datasets.seen_classes import SeenClasses, seen_classes
 from fewshot.digests import path_digest
 from fewshot.episodes.form import EpisodeForm
 from fewshot.experiments.params import AS_TRAINED, Evaluate, Recipe
@@ -144,6 +145,11 @@ class Experiment:
         if given is not None or splits is None:
             return given
         return sum(splits[part][0] for part in parts_of(self.recipe.train_split))
+
+    def seen_classes(self, target: Choice) -> SeenClasses:
+        """Return which test classes of a target it, or a training it starts from, is trained on."""
+        trained = {part for training in self.trainings for part in parts_of(training.recipe.train_split)}
+        return seen_classes(self.dataset.name, trained, target.name, self.evaluate.split)
 
     @property
     def context(self) -> LearnerContext:

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from fewshot.report.classes import ClassTable
 from fewshot.report.compare import Comparison
-from fewshot.report.contents import Contents, row_name
+from fewshot.report.contents import Contents, row_name, tested_on
 from fewshot.report.measure import Row
 from fewshot.report.style import SEQUENTIAL
 
@@ -41,7 +41,7 @@ def difference_table(family: Comparison, labels: dict[str, str], note: Callable[
         ]
         cells = [{"text": _points(float(points[i, j])), "style": style} for j, style in enumerate(styles)]
         rows.append({"name": name, "cells": [None if i == j else cell for j, cell in enumerate(cells)]})
-    return {"title": f"{first.entry.target}, {first.shot}-shot{note(first)}", "rows": rows}
+    return {"title": f"{tested_on(first)}, {first.shot}-shot{note(first)}", "rows": rows}
 
 
 def _differences(family: Comparison) -> tuple[np.ndarray, np.ndarray]:

@@ -262,6 +262,11 @@ def row_name(labels: Mapping[str, str], row: Row) -> str:
 
 def block_title(cell: Cell) -> str:
     """Return "glyphs, 5-way" or "mini_imagenet -> cub, 5-way"."""
-    entry = cell.row.entry
+    return f"{tested_on(cell.row)}, {cell.row.protocol['n_way']}-way"
+
+
+def tested_on(row: Row) -> str:
+    """Return "glyphs" or "mini_imagenet -> cub", with a note if test classes are training classes."""
+    entry = row.entry
     where = entry.dataset if entry.dataset == entry.target else f"{entry.dataset} -> {entry.target}"
-    return f"{where}, {cell.row.protocol['n_way']}-way"
+    return f"{where} ({entry.seen})" if entry.seen else where

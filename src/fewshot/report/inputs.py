@@ -34,6 +34,7 @@ class ReportEntry:
         log: log of the job that makes `evaluation`.
         command: shell command that makes this entry.
         damage: what is wrong with its files, if they are missing or changed since they were made; else "".
+        seen: how many of its test classes are training classes, in words; "" if none are known to be.
     """
 
     experiment: str
@@ -52,6 +53,7 @@ class ReportEntry:
     log: Path | None
     command: str
     damage: str = ""
+    seen: str = ""
 
     @classmethod
     def of(
@@ -68,6 +70,7 @@ class ReportEntry:
         damage: str = "",
     ) -> "ReportEntry":
         """Return the entry of an experiment on one target; without files, it describes a planned one."""
+        seen = [experiment.seen_classes(choice).text for choice in experiment.targets if choice.label == target]
         return cls(
             experiment=experiment.name,
             group=experiment.group,
@@ -85,6 +88,7 @@ class ReportEntry:
             log=log,
             command=command,
             damage=damage,
+            seen="".join(seen),
         )
 
     @property

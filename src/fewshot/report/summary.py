@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fewshot.report.compare import Comparison
-from fewshot.report.contents import Contents, method_name, row_name
+from fewshot.report.contents import Contents, method_name, row_name, tested_on
 from fewshot.report.learner_table import chance_pct
 from fewshot.report.measure import Row
 from fewshot.report.verdict import Word
@@ -145,8 +145,7 @@ def _places(contents: Contents) -> Callable[[Comparison], str]:
 
 
 def _place(row: Row) -> str:
-    where = row.entry.target if row.entry.target == row.entry.dataset else f"{row.entry.dataset} -> {row.entry.target}"
-    return f"{where}, {row.shot}-shot"
+    return f"{tested_on(row)}, {row.shot}-shot"
 
 
 def _percent(row: Row) -> str:

@@ -16,11 +16,6 @@ from fewshot.workflow.plan import Plan
 SECTIONS = tuple(section for section in NAMED if section != "suites")
 
 
-def without_effect(plan: Plan, files: ParamsFiles) -> list[str]:
-    """Return a sentence per setting without effect in a suite; see the functions below."""
-    return [*unused_changes(plan, files), *unreached_epochs(plan)]
-
-
 def unused_changes(plan: Plan, files: ParamsFiles) -> list[str]:
     """Return a sentence per entry that was changed since the last commit and that no experiment of the suite uses.
 

@@ -1,0 +1,48 @@
+"""Test classes that a model was trained on: data sets cut from the same images may share classes across splits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from fewshot.datasets import DATASETS
+from fewshot.datasets.class_lists import CLASS_LISTS_DIR, read_class_lists
+
+
+@dataclass(frozen=True)
+class SeenClasses:
+    """The classes of a tested split that are among those of the trained ones.
+
+    Attributes:
+        names: their names, sorted; () if the two data sets have no images in common, or the classes are not known.
+        tested: number of classes of the tested split.
+    """
+
+    names: tuple[str, ...] = ()
+    tested: int = 0
+
+    @property
+    def text(self) -> str:
+        """ "11 of the 20 test classes are training classes"; "" without any."""
+        return f"{len(self.names)} of the {self.tested} test classes are training classes" if self.names else ""
+
+
+def seen_classes(dataset: str, trained: Iterable[str], target: str, split: str) -> SeenClasses:
+    """Return which classes of a split of `target` are classes of the `trained` splits of another data set.
+
+    Args:
+        dataset: entry of `DATASETS` that the model was trained on.
+        trained: its splits that were used.
+        target: entry of `DATASETS` that it is tested on.
+        split: tested split of the target.
+    """
+    images = DATASETS[dataset].images
+    if dataset == target or images is None or images != DATASETS[target].images:
+        return SeenClasses()
+    known = {name for part in trained for name in _classes(dataset, part)}
+    tested = _classes(target, split)
+    return SeenClasses(tuple(sorted(known.intersection(tested))), len(tested))
+
+
+@cache
+def _classes(dataset: str, split: str) -> tuple[str, ...]:
+    return tuple(read_class_lists(CLASS_LISTS_DIR / f"{dataset}.yaml").splits[split])
