@@ -71,14 +71,12 @@ suites:
 
     status, _, notes = check(text)
 
-    assert (status, notes) == (
-        0,
-        [
-            "note: cifar_fs -> fc100: 11 of the 20 test classes are training classes (bee, boy, caterpillar, cockroach, "
-            "dolphin, girl, porcupine, possum, raccoon, seal, skunk); the tables say so, because such a number is not one "
-            "of new classes alone"
-        ],
-    )
+    assert status == 0
+    assert notes == [
+        "note: cifar_fs -> fc100: 11 of the 20 test classes are training classes (bee, boy, caterpillar, cockroach, "
+        "dolphin, girl, porcupine, possum, raccoon, seal, skunk); the tables say so, because such a number is not "
+        "one of new classes alone"
+    ]
 
 
 def test_suite_with_the_keys_of_a_block_is_one_clear_error(check):

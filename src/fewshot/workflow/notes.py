@@ -12,10 +12,10 @@ def suite_notes(plan: Plan, files: ParamsFiles) -> list[str]:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return a sentence per note on a plan alone."""
-    return [*unreached_epochs(plan), *test_classes_seen(plan)]
+    return [*unreached_epochs(plan), *seen_test_classes(plan)]
 
 
-def test_classes_seen(plan: Plan) -> list[str]:
+def seen_test_classes(plan: Plan) -> list[str]:
     """Return a sentence per pair of data sets where classes of the test are classes of the training."""
     found = {
         (experiment.dataset.label, target.label): seen
@@ -24,7 +24,7 @@ def test_classes_seen(plan: Plan) -> list[str]:
         if (seen := experiment.seen_classes(target)).names
     }
     return [
-        f"{trained} -> {tested}: {seen.text} ({', '.join(seen.names)}); the tables say so, because such a number is "
-        "not one of new classes alone"
+        f"{trained} -> {tested}: {seen.text} ({', '.join(seen.names)}); the tables say so, because such a number is not "
+        "one of new classes alone"
         for (trained, tested), seen in found.items()
     ]
