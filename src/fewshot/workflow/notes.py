@@ -24,7 +24,7 @@ def seen_test_classes(plan: Plan) -> list[str]:
         if (seen := experiment.seen_classes(target)).names
     }
     return [
-        f"{trained} -> {tested}: {seen.text} ({', '.join(seen.names)}); the tables say so, because such a number is not "
-        "one of new classes alone"
+        f"{trained} -> {tested}: {seen.text} ({', '.join(seen.names)}); the tables say so, because such a number is "
+        "not one of new classes alone"
         for (trained, tested), seen in found.items()
     ]
