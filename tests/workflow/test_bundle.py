@@ -140,7 +140,7 @@ def test_results_of_another_suite_are_told_apart(plan, finished):
     folder = finished()
     record = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps({**record, "suite": "other"}))
-    assert take_results(plan, folder).endswith("; the bundle is of suite other: --suite other counts what of it is finished")
+    assert take_results(plan, folder).endswith("; the bundle is of suite other, whose state --suite other shows")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"suite": "tiny"}'])

@@ -123,7 +123,7 @@ def take_results(plan: Plan, folder: Path) -> str:
     if not isinstance(record, dict) or not {"suite", "archives"} <= record.keys():
         raise DataError(f"{folder / 'results.json'}: not what run.py wrote; {COPY_ALL}")
     counts = {kind: _take_archive(folder, kind, archive["parts"]) for kind, archive in record["archives"].items()}
-    other = f"; the bundle is of suite {record['suite']}: --suite {record['suite']} counts what of it is finished"
+    other = f"; the bundle is of suite {record['suite']}, whose state --suite {record['suite']} shows"
     ready = sum(not restore_result(job) for stage in ("train", "evaluate") for job in plan.jobs(stage))
     taken = [counted(range(counts.get(f"{kind}s", 0)), kind) for kind in ("result", "checkpoint")]
     return (
