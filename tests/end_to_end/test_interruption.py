@@ -3,9 +3,11 @@
 FEWSHOT_KILLS=<n> sets the number of kills (default 24); FEWSHOT_KILL_SEED chooses other moments.
 """
 
+import base64
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -82,6 +84,19 @@ def test_both_tools_killed_in_turn(fresh, made):
     assert fresh.digests() == made.digests()
     fresh.check_table()
     assert "Nothing to be done" in fresh.run("snakemake -n").text
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_does_not_hide_missing_tables(made):
+    """Snakemake marks the outputs of a job that starts, and a kill leaves the mark, also if the result comes later."""
+    digests = made.digests()
+    weights = next(made.folder.glob("results/train/*/*/weights.safetensors")).relative_to(made.folder)
+    mark = made.folder / ".snakemake/incomplete" / base64.urlsafe_b64encode(str(weights).encode()).decode()
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    shutil.rmtree(made.folder / "results/tables")
+    assert "report" in made.snakemake().text
+    assert made.digests() == digests
 
 
 @pytest.mark.slow
