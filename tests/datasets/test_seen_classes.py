@@ -22,13 +22,18 @@ def test_the_shared_classes_are_those_of_both_lists(pair, numbers):
     lists = [yaml.safe_load((CLASS_LISTS_DIR / f"{name}.yaml").read_text()) for name in pair]
     assert set(seen.names) == set(lists[0]["train"]) & set(lists[1]["test"])
     assert (len(seen.names), seen.tested) == numbers
-    assert seen.text == f"{numbers[0]} of the {numbers[1]} test classes are training classes"
+    assert seen.text == f"{numbers[0]} of the {numbers[1]} tested classes are training classes"
 
 
 def test_validation_classes_count_where_they_are_trained_on():
     alone = set(seen_classes("mini_imagenet", ["train"], "tiered_imagenet", "test").names)
     merged = set(seen_classes("mini_imagenet", ["train", "validation"], "tiered_imagenet", "test").names)
     assert alone < merged
+
+
+@pytest.mark.parametrize(("trained", "count"), [(["train"], 0), (["train", "validation"], 16), ([], 0)])
+def test_a_split_that_was_trained_on_counts_on_the_same_data_set_too(trained, count):
+    assert len(seen_classes("cifar_fs", trained, "cifar_fs", "validation").names) == count
 
 
 @pytest.mark.parametrize("pair", [("cifar_fs", "cifar_fs"), ("cifar_fs", "omniglot"), ("mini_imagenet", "cub")])

@@ -59,7 +59,7 @@ def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) 
 
 
 def test_test_classes_that_were_trained_on_are_counted_in_the_title(maker: Any, tmp_path: Path) -> None:
-    text = "13 of the 160 test classes are training classes"
+    text = "13 of the 160 tested classes are training classes"
     entries = [
         replace(maker.add(learner, 0.6, dataset="mini_imagenet", target="tiered_imagenet"), seen=text)
         for learner in ("ridge", "svm")

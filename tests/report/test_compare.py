@@ -43,3 +43,14 @@ def test_two_learners_are_compared_as_independent_trainings(maker: Any) -> None:
     found = comparison.difference(0, 1)
     assert found.estimate == stats.paired_difference(ours.accuracies, theirs.accuracies)
     assert found.estimate.ci95 == pytest.approx(0.05 * 4.303 * (2 / 3) ** 0.5, rel=0.2)
+
+
+def test_where_one_row_lacks_a_training_the_common_ones_are_compared(maker: Any) -> None:
+    trained = entries(maker, "ridge", 0.6)
+    variant = [
+        replace(entry, train_dir=other.train_dir)
+        for entry, other in zip(entries(maker, "svm", 0.58), trained, strict=True)
+    ]
+    (comparison,) = compare_rows([row(trained), row(variant[1:])])
+    found = comparison.difference(0, 1).estimate
+    assert found == stats.difference_of_same_trainings(row(trained[1:]).accuracies, row(variant[1:]).accuracies)

@@ -194,6 +194,29 @@ def row_of_rfs(maker: Any, epochs: int = 100, **changes: Any) -> Row:
     return group_rows(read_runs(entry))[0]
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested", "reasons"),
+    [
+        ("flatten", None, set()),
+        ("mean", None, {"other backbone: pooling mean, published flatten"}),
+        ("flatten", "mean", {"pooling in the test: mean, published flatten"}),
+        ("mean", "flatten", {"other backbone: pooling mean, published flatten"}),
+    ],
+)
+def test_the_pooling_of_the_training_and_of_the_test_are_those_published(
+    maker: Any, trained: str, tested: str | None, reasons: set[str]
+) -> None:
+    """MetaOptNet flattens, which results leave out as the default."""
+    backbone = {**RESNET12, **({"pooling": trained} if trained != "flatten" else {})}
+    entry = maker.add("ridge", 0.6, dataset="mini_imagenet", backbone=backbone, recipe=METAOPTNET, shots=(1,))
+    changes = {"changes": {"pooling": tested}} if tested else {}
+    write_json(entry.evaluation, {**read_json(entry.evaluation), **changes})
+    (row,) = group_rows(read_runs(entry))
+    verdict = judge(row)
+    assert {reason for reason in verdict.reasons if "pooling" in reason} == reasons
+    assert (verdict.difference is None) == bool(reasons)
+
+
 def test_a_shorter_training_of_a_classifier_is_counted_in_images(maker: Any) -> None:
     verdict = judge(row_of_rfs(maker, epochs=10, head="logistic", augmented_support=5))
     assert verdict.reasons == ("reduced training: 384 000 of 3 840 000 images",)

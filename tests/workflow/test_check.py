@@ -73,10 +73,22 @@ suites:
 
     assert status == 0
     assert notes == [
-        "note: cifar_fs -> fc100: 11 of the 20 test classes are training classes (bee, boy, caterpillar, cockroach, "
+        "note: cifar_fs -> fc100: 11 of the 20 tested classes are training classes (bee, boy, caterpillar, cockroach, "
         "dolphin, girl, porcupine, possum, raccoon, seal, skunk); the tables say so, because such a number is not "
         "one of new classes alone"
     ]
+
+
+def test_an_untrained_model_has_seen_no_class(check):
+    text = """
+suite: first
+recipes: {quick: {epochs: 0}}
+suites:
+  first:
+    - {dataset: cifar_fs, learner: ridge, recipe: quick, targets: [fc100]}
+"""
+
+    assert check(text)[2] == []
 
 
 def test_suite_with_the_keys_of_a_block_is_one_clear_error(check):

@@ -44,7 +44,7 @@ class Backbone(nn.Module):
             )
 
     def with_pooling(self, pooling: Pooling) -> "Backbone":
-        """Return a backbone with the same weights (shared) whose last map becomes the embedding in another way.
+        """Return a backbone with the same layers (shared, with their mode) whose last map is embedded in another way.
 
         Raises:
             ParamsError: if there is no choice.

@@ -90,7 +90,7 @@ class ResNet12(Backbone):
             "convolutions": convolutions,
         }
         parse_as(ResNet12Settings, settings, where="")
-        side = image_size // 16
+        side = last_map_side(image_size)
         block_size = dropblock_size or (5 if side >= 5 else min(2, side))
 
         def squares(map_size: int) -> DropBlock:
@@ -108,7 +108,7 @@ class ResNet12(Backbone):
 
     def _pool(self, pooling: Pooling) -> None:
         self.averages = pooling == "mean"
-        self.embedding_size = WIDTHS[-1] * (1 if self.averages else (self.image_size // 16) ** 2)
+        self.embedding_size = WIDTHS[-1] * (1 if self.averages else last_map_side(self.image_size) ** 2)
 
     def with_pooling(self, pooling: Pooling) -> "ResNet12":
         """Return a ResNet-12 with the same blocks (shared) and another pooling."""
@@ -127,3 +127,8 @@ class ResNet12(Backbone):
         self.check(images)
         maps = self.layer4(self.layer3(self.layer2(self.layer1(images))))
         return maps.mean((2, 3)) if self.averages else maps.reshape(len(images), -1)
+
+
+def last_map_side(image_size: int) -> int:
+    """Return the side of the last map, pixels."""
+    return image_size // 16

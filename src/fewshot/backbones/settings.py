@@ -27,6 +27,7 @@ class R2D2Settings(Settings):
 class ResNet12Settings(Settings):
     """Settings of `resnet12`; those in `not_weights` leave the trained tensors as they are."""
 
+    has_choice_of_pooling: ClassVar[bool] = True
     not_weights: ClassVar[tuple[str, ...]] = (
         "drop_rate", "dropblock", "dropblock_size", "dropblock_ramp_steps", "init_slope", "pooling",
         "convolutions",

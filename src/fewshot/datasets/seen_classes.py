@@ -1,6 +1,6 @@
-"""Test classes that a model was trained on: data sets cut from the same images may share classes across splits."""
+"""Tested classes that a model was trained on: data sets cut from the same images may share classes across splits."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,21 +22,21 @@ class SeenClasses:
 
     @property
     def text(self) -> str:
-        """ "11 of the 20 test classes are training classes"; "" without any."""
-        return f"{len(self.names)} of the {self.tested} test classes are training classes" if self.names else ""
+        """ "11 of the 20 tested classes are training classes"; "" without any."""
+        return f"{len(self.names)} of the {self.tested} tested classes are training classes" if self.names else ""
 
 
-def seen_classes(dataset: str, trained: Iterable[str], target: str, split: str) -> SeenClasses:
-    """Return which classes of a split of `target` are classes of the `trained` splits of another data set.
+def seen_classes(dataset: str, trained: Collection[str], target: str, split: str) -> SeenClasses:
+    """Return which classes of a split of `target` are classes of the `trained` splits of `dataset`.
 
     Args:
         dataset: entry of `DATASETS` that the model was trained on.
-        trained: its splits that were used.
+        trained: its splits that were used; empty for an untrained model.
         target: entry of `DATASETS` that it is tested on.
         split: tested split of the target.
     """
     images = DATASETS[dataset].images
-    if dataset == target or images is None or images != DATASETS[target].images:
+    if images is None or images != DATASETS[target].images:
         return SeenClasses()
     known = {name for part in trained for name in _classes(dataset, part)}
     tested = _classes(target, split)

@@ -147,8 +147,16 @@ class Experiment:
         return sum(splits[part][0] for part in parts_of(self.recipe.train_split))
 
     def seen_classes(self, target: Choice) -> SeenClasses:
-        """Return which test classes of a target it, or a training it starts from, is trained on."""
-        trained = {part for training in self.trainings for part in parts_of(training.recipe.train_split)}
+        """Return which tested classes of a target it, or a training it starts from, is trained on.
+
+        Weights from elsewhere count as trained on the training classes of its data set.
+        """
+        trained = {
+            part
+            for training in self.trainings
+            if training.recipe.epochs or training.weights is not None
+            for part in parts_of(training.recipe.train_split)
+        }
         return seen_classes(self.dataset.name, trained, target.name, self.evaluate.split)
 
     @property

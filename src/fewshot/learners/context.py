@@ -172,7 +172,7 @@ def check_centring(name: str, changes: EvaluationSettings, centre: bool) -> None
 
 def check_pooling(name: str, changes: EvaluationSettings, backbone: str) -> None:
     """Raise `ParamsError` if the pooling of a backbone without a choice is to be changed."""
-    with_choice = [known for known, part in BACKBONES.items() if "pooling" in getattr(part.settings, "not_weights", ())]
+    with_choice = [known for known, part in BACKBONES.items() if getattr(part.settings, "has_choice_of_pooling", False)]
     if changes.pooling is not None and backbone not in with_choice:
         raise ParamsError(
             f"learner {name!r} cannot be evaluated with pooling {quoted(changes.pooling)}: backbone {backbone!r} has "

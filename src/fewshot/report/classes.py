@@ -246,9 +246,9 @@ def _name(cell: Cell) -> str:
 
 
 def gives_probabilities(row: Row) -> bool:
-    """Whether the softmax of a row's scores was trained: by cross-entropy, with the head that was tested."""
+    """Whether the softmax of a row's scores was trained, by cross-entropy with the features and head of the test."""
     learner = LEARNERS[row.protocol["train"]["learner"]["name"]]
-    return row.is_trained and "head" not in row.changes and not learner.minibatches
+    return row.is_trained and not row.changes.keys() & {"head", "pooling"} and not learner.minibatches
 
 
 def _bins(row: Row) -> dict[str, np.ndarray] | None:

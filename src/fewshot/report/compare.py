@@ -100,7 +100,9 @@ def compare_family(rows: Sequence[Row]) -> Comparison:
 
 
 def _difference(ours: Row, theirs: Row) -> Estimate:
-    """Return the mean of ours - theirs; where both are of the same trainings, training by training."""
-    same = ours.trainings == theirs.trainings
-    method = stats.difference_of_same_trainings if same else stats.paired_difference
-    return method(ours.accuracies, theirs.accuracies)
+    """Return the mean of ours - theirs: over the trainings that both have, else as independent trainings."""
+    common = [training for training in ours.trainings if training in theirs.trainings]
+    if not common:
+        return stats.paired_difference(ours.accuracies, theirs.accuracies)
+    parts = (row.accuracies[[row.trainings.index(training) for training in common]] for row in (ours, theirs))
+    return stats.difference_of_same_trainings(*parts)

@@ -266,7 +266,7 @@ def block_title(cell: Cell) -> str:
 
 
 def tested_on(row: Row) -> str:
-    """Return "glyphs" or "mini_imagenet -> cub", with a note if test classes are training classes."""
+    """Return "glyphs" or "mini_imagenet -> cub", with a note if tested classes are training classes."""
     entry = row.entry
     where = entry.dataset if entry.dataset == entry.target else f"{entry.dataset} -> {entry.target}"
     return f"{where} ({entry.seen})" if entry.seen else where

@@ -34,7 +34,7 @@ class ReportEntry:
         log: log of the job that makes `evaluation`.
         command: shell command that makes this entry.
         damage: what is wrong with its files, if they are missing or changed since they were made; else "".
-        seen: how many of its test classes are training classes, in words; "" if none are known to be.
+        seen: how many of its tested classes are training classes, in words; "" if none are known to be.
     """
 
     experiment: str

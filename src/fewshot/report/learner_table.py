@@ -5,7 +5,7 @@ from typing import Any
 
 from fewshot.progress import duration
 from fewshot.report.contents import Block, Cell, Contents, Line
-from fewshot.report.measure import Row
+from fewshot.report.measure import Row, what_was_tested
 from fewshot.report.runtimes import training_facts
 
 
@@ -57,15 +57,8 @@ def _row(line: Line, shots: Sequence[int], texts: Mapping[int, Mapping[str, Any]
 def what_was_changed(cell: Cell) -> str:
     """Return what tells a row from the registered learner: settings, recipe, what was changed in the test."""
     inside = cell.label.partition(" (")[2].removesuffix(")").replace("; ", ", ")
-    tested = [f"tested with {name.replace('_', ' ')} {_plain(value)}" for name, value in cell.row.changes.items()]
     ensemble = ["ensemble of checkpoints"] if cell.row.selection == "ensemble" else []
-    return ", ".join([*([inside] if inside else []), *(text for text in tested if text), *ensemble])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {setting}" for name, setting in value.items())
-    return str(value)
+    return ", ".join([*([inside] if inside else []), *what_was_tested(cell.row), *ensemble])
 
 
 def _training(row: Row) -> dict[str, Any]:

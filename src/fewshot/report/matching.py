@@ -63,7 +63,8 @@ def has_difference(row: Row, number: Published) -> bool:
     """Return whether a difference means anything: the same network, and for an expected number the same settings."""
     if number.settings_hash is not None:
         return row.settings_hash == number.settings_hash
-    return not _other_settings("backbone", row.protocol["train"]["backbone"], number.backbone or {})
+    published = number.backbone or {}
+    return not any(_other_settings("backbone", ours, published) for ours in (row.backbone, row.tested_backbone))
 
 
 def is_same_cell(row: Row, number: Published) -> bool:
@@ -99,7 +100,7 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     found += _unequal("batch norm", row.protocol["batch_norm"], protocol.batch_norm)
     found += _unequal("split", row.protocol["split"], "test")
     found += _unequal("query pass in training", row.tested_learner.get("query_precision", "float32"), "float32")
-    found += _other_settings("backbone", train["backbone"], number.backbone or {})
+    found += _other_settings("backbone", row.backbone, number.backbone or {})
     found += _other_settings("learner", row.tested_learner, number.learner or {})
     if number.settings_hash is not None:
         same = row.settings_hash == number.settings_hash
@@ -111,8 +112,8 @@ def departures(row: Row, number: Published) -> tuple[Departure, ...]:
     found += _unequal(
         "QP solver in the test", _stopped_after(solver_iterations(row)), _stopped_after(protocol.solver_iterations)
     )
-    trained_pooling = train["backbone"].get("pooling", "flatten")
-    found += _unequal("pooling in the test", row.changes.get("pooling", trained_pooling), trained_pooling)
+    if "pooling" in row.changes and number.backbone is not None:
+        found += _unequal("pooling in the test", row.changes["pooling"], number.backbone.get("pooling"))
     augmented = row.changes.get("augmented_support", 0)
     found += _unequal("random augmentations of a support image in the test", augmented, protocol.augmented_support)
     if number.training is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fewshot.backbones import BACKBONES
 from fewshot.errors import DataError, reason_of
 from fewshot.files import read_json, read_npz
 from fewshot.heads import HEADS
@@ -119,6 +120,21 @@ class Row:
     def changes(self) -> dict[str, Any]:
         """Settings of the evaluation that differ from those of the training."""
         return self.protocol.get("changes", {})
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Name and all settings of the backbone as it was trained, those that results leave out too."""
+        trained = self.protocol["train"]["backbone"]
+        part = BACKBONES.get(trained["name"])
+        if part is None or part.settings is None:
+            return dict(trained)
+        settings = part.typed({name: value for name, value in trained.items() if name != "name"})
+        return {"name": trained["name"], **{name: getattr(settings, name) for name in type(settings).model_fields}}
+
+    @property
+    def tested_backbone(self) -> dict[str, Any]:
+        """Name and all settings of the backbone as it was tested."""
+        return {**self.backbone, **{name: value for name, value in self.changes.items() if name == "pooling"}}
 
     @property
     def tested_learner(self) -> dict[str, Any]:
@@ -241,3 +257,14 @@ def group_labels(rows: Sequence[Row]) -> dict[str, str]:
 def _with_variant(learner: str, variant: str) -> str:
     """Return "ridge (quick)" or "maml (inner_steps 2; quick)"."""
     return f"{learner[:-1]}; {variant})" if learner.endswith(")") else f"{learner} ({variant})"
+
+
+def what_was_tested(row: Row) -> list[str]:
+    """Return, in words, what was changed for the test: ["tested with head ridge"]."""
+    return [f"tested with {name.replace('_', ' ')} {_plain(value)}" for name, value in row.changes.items()]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {setting}" for name, setting in value.items())
+    return str(value)

@@ -152,7 +152,7 @@ def difference_of_same_trainings(ours: np.ndarray, theirs: np.ndarray) -> Estima
 
     What makes one training better than another is in both, so that only the deviation of the difference between
     trainings remains. It may be small beside the noise of the episodes: subtracting the noise, as `seed_part` does,
-    covers only 87-92 % with two or three seeds then. Keeping it covers 95 % and more.
+    covers as little as 87-92 % with two or three seeds then. Keeping it covers 95 % and more.
 
     Args:
         ours: (S, E) or (E,).
@@ -164,9 +164,8 @@ def difference_of_same_trainings(ours: np.ndarray, theirs: np.ndarray) -> Estima
     if ours.shape != theirs.shape:
         raise ValueError(f"not of the same trainings and episodes: shapes {ours.shape} and {theirs.shape}")
     differences = np.atleast_2d(ours - theirs)
-    episodes, run = over_episodes(differences), deviation_of_seed_means(differences)
-    runs = () if run is None else (ErrorPart(run.std_error / math.sqrt(len(differences)), run.dof),)
-    return Estimate(episodes.mean, episodes.parts + runs)
+    episodes = over_episodes(differences)
+    return Estimate(episodes.mean, episodes.parts + (over_seeds(differences).parts if len(differences) > 1 else ()))
 
 
 def seed_part(accuracies: np.ndarray) -> tuple[ErrorPart, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 from fewshot.experiments.params import Report
 from fewshot.report import difference_tables, stats
 from fewshot.report.contents import Block, Cell, Contents
-from fewshot.report.measure import Row, Run
+from fewshot.report.measure import Row, Run, what_was_tested
 from fewshot.report.text import aligned, decimal, pipes, signed_points
 
 
@@ -29,6 +29,8 @@ def protocol_text(row: Row) -> str:
         f"{len(row.runs[0].accuracies)} episodes",
         f"{protocol['n_query']} queries per class",
         f"interval over {row.interval}",
+        *what_was_tested(row),
+        *([row.entry.seen] if row.entry.seen else []),
     ]
     return ", ".join(words)
 

@@ -1,4 +1,4 @@
-"""What the user of a plan should know, although nothing is wrong: settings without effect, test classes seen before."""
+"""What the user of a plan should know, although nothing is wrong: settings without effect, classes seen before."""
 
 from fewshot.experiments.reader import ParamsFiles
 from fewshot.workflow.plan import Plan
@@ -12,13 +12,13 @@ def suite_notes(plan: Plan, files: ParamsFiles) -> list[str]:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return a sentence per note on a plan alone."""
-    return [*unreached_epochs(plan), *seen_test_classes(plan)]
+    return [*unreached_epochs(plan), *seen_classes_tested(plan)]
 
 
-def seen_test_classes(plan: Plan) -> list[str]:
-    """Return a sentence per pair of data sets where classes of the test are classes of the training."""
+def seen_classes_tested(plan: Plan) -> list[str]:
+    """Return a sentence per pair of data sets where tested classes are training classes."""
     found = {
-        (experiment.dataset.label, target.label): seen
+        (experiment.dataset.label, target.label, seen): None
         for experiment in plan.experiments
         for target in experiment.targets
         if (seen := experiment.seen_classes(target)).names
@@ -26,5 +26,5 @@ def seen_test_classes(plan: Plan) -> list[str]:
     return [
         f"{trained} -> {tested}: {seen.text} ({', '.join(seen.names)}); the tables say so, because such a number is "
         "not one of new classes alone"
-        for (trained, tested), seen in found.items()
+        for trained, tested, seen in found
     ]
