@@ -1,6 +1,6 @@
 """Committed evidence: the tables of a run with the settings that produced them; documents embed these files.
 
-docs/evidence/<suite>/results.md, results.csv     copied from results/tables/<suite>
+docs/evidence/<suite>/results.md, results.csv, differences.csv    copied from results/tables/<suite>
 docs/evidence/<suite>/accuracy.svg, learning_curves.svg, and one for each setting that the suite varies
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
@@ -23,7 +23,7 @@ from fewshot.workflow.results import require_result
 from fewshot.workflow.tables_state import damaged_tables
 
 EVIDENCE = Path("docs/evidence")
-TABLES = ("results.md", "results.csv", "figures/accuracy.svg")
+TABLES = ("results.md", "results.csv", "differences.csv", "figures/accuracy.svg")
 DRAWN_IF_ANY = ("learning_curves", *(axis.name for axis in AXES))  # a suite without training has no curves
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
