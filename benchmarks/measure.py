@@ -75,8 +75,8 @@ def peak_memory_mib(function: Callable[[], object]) -> float:
     return (status("VmHWM") - before) / 1024
 
 
-def machine(*packages: str) -> str:
-    """Return the processor and the relevant versions, in one line."""
+def machine(*packages: str, used: str = "one thread") -> str:
+    """Return the processor, what was used of it, and the relevant versions, in one line."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -86,7 +86,7 @@ def machine(*packages: str) -> str:
         family, number = names.get("cpu family"), names.get("model")
         model = f"{names.get('model name', model)} (family {family}, model {number})" if family else model
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
-    return f"{model}, {os.cpu_count()} cores visible, one thread used; Python {platform.python_version()}, {versions}."
+    return f"{model}, {os.cpu_count()} cores visible, {used} used; Python {platform.python_version()}, {versions}."
 
 
 def load_average(own: int = 1) -> str:
@@ -105,9 +105,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def write_section(topic: str, title: str, paragraphs: Sequence[str], packages: Sequence[str] = ()) -> None:
+def write_section(
+    topic: str, title: str, paragraphs: Sequence[str], packages: Sequence[str] = (), used: str = "one thread"
+) -> None:
     """Print a section of the benchmark report and write it to docs/benchmarks/<topic>.md."""
-    command = f"Made by `python -m benchmarks.{topic}` on {machine(*packages)}"
+    command = f"Made by `python -m benchmarks.{topic}` on {machine(*packages, used=used)}"
     text = "\n\n".join([f"# {title}", *paragraphs, command]) + "\n"
     print(text)
     SECTIONS.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,7 @@ def main() -> None:
             table(["way", "images per second", "times one thread"], rows),
             load_average(own=2),
         ],
+        used="one or two",
     )
 
 
