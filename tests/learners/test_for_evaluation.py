@@ -220,8 +220,8 @@ def test_a_classifier_without_its_linear_layer_classifies_flattened_maps(pooled)
 
 POOLING_REFUSED = [
     ("svm", "conv4", {}, {"pooling": "mean"}, "backbone 'conv4' has no choice of pooling; allowed: resnet12"),
-    ("classifier", "resnet12", {}, {"pooling": "mean", "centre": True}, "pooling 'mean' and centre: .*set centre"),
-    ("classifier", "resnet12", {"centre": True}, {"pooling": "mean"}, "pooling 'mean' and centre: .*set centre"),
+    ("classifier", "resnet12", {}, {"pooling": "mean", "centre": True}, "another pooling and centre: .*set centre"),
+    ("classifier", "resnet12", {"centre": True}, {"pooling": "mean"}, "another pooling and centre: .*set centre"),
     ("maml", "conv4_maml", {}, {"pooling": "mean"}, "another pooling: its linear head"),
 ]
 
@@ -233,8 +233,12 @@ def test_a_pooling_that_does_not_fit_is_refused_before_training(name, backbone, 
 
 
 def test_a_pooling_that_does_not_fit_is_refused_by_the_learner(pooled, build):
+    centred, flattened = changes(centre=True), changes(pooling="flatten")
     with pytest.raises(ParamsError, match="set centre"):
-        pooled("classifier", "mean", centre=True).for_evaluation(changes(pooling="flatten"))
+        pooled("classifier", "mean", centre=True).for_evaluation(flattened)
+    with pytest.raises(ParamsError, match="set centre"):
+        pooled("classifier", "mean").for_evaluation(flattened).for_evaluation(centred)
+    pooled("classifier", "mean").for_evaluation(changes(centre=True, pooling="mean"))
     with pytest.raises(ParamsError, match="Conv4 has no choice of pooling"):
         build("svm").for_evaluation(changes(pooling="mean"))
     with pytest.raises(ParamsError, match="another pooling"):

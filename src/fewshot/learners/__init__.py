@@ -204,7 +204,9 @@ def check_evaluation(
     if name in CLASSIFIERS:
         check_classifier_changes(name, changes)
         check_pooling(name, changes, backbone)
-        check_centring(name, changes, chosen.centre if changes.centre is None else changes.centre)
+        network = BACKBONES[backbone].typed(backbone_settings or {})
+        centre = chosen.centre if changes.centre is None else changes.centre
+        check_centring(name, centre, changes.pooling in (None, getattr(network, "pooling", None)))
         _check_head(chosen.head, chosen.head_settings, changes)
         return
     check_inner_loop_changes(name, chosen, changes)

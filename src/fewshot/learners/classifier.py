@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.backbones import build_backbone
-from fewshot.backbones.base import Backbone
+from fewshot.backbones.base import Backbone, embedding_size
 from fewshot.episodes.minibatch import ImageBatch
 from fewshot.heads import build_head
 from fewshot.heads.cosine import unit_vectors
@@ -118,10 +118,12 @@ class ClassifierLearner(EpisodicLearner):
         """Return a learner with the same weights (shared), and another head or treatment of the features."""
         check_classifier_changes(type(self).__name__, changes)
         centre = self.centre if changes.centre is None else changes.centre
-        check_centring(type(self).__name__, changes, centre)
+        backbone = backbone_for_evaluation(self.backbone, changes.pooling)
+        features = embedding_size(backbone, self.context.image_size)
+        check_centring(type(self).__name__, centre, same_pooling=features == len(self.feature_mean))
         head = head_for_evaluation(self.head, changes.head, changes.head_settings).to(self.feature_mean.device)
         changed = type(self)(
-            backbone_for_evaluation(self.backbone, changes.pooling),
+            backbone,
             self.classes,
             head,
             self.context,

@@ -161,12 +161,12 @@ def check_classifier_changes(name: str, changes: EvaluationSettings) -> None:
     _check_no_inner_loop(name, changes, "head, head_settings, pooling, l2, centre, augmented_support")
 
 
-def check_centring(name: str, changes: EvaluationSettings, centre: bool) -> None:
+def check_centring(name: str, centre: bool, same_pooling: bool) -> None:
     """Raise `ParamsError` if features of another pooling than in training are to be centred."""
-    if centre and changes.pooling is not None:
+    if centre and not same_pooling:
         raise ParamsError(
-            f"learner {name!r} cannot be evaluated with pooling {quoted(changes.pooling)} and centre: the mean "
-            "embedding of the training classes is that of the training's pooling; set centre: false"
+            f"learner {name!r} cannot be evaluated with another pooling and centre: the mean embedding of the training "
+            "classes is that of the training's pooling; set centre: false"
         )
 
 
