@@ -29,6 +29,7 @@ def finish(plan):
     (tables / "figures").mkdir(parents=True)
     (tables / "results.md").write_text(TABLE)
     (tables / "results.csv").write_text("learner,accuracy\nridge,0.5\n")
+    (tables / "differences.csv").write_text("a,b,difference_pct\n")
     for figure in ("accuracy.svg", "learning_curves.svg", "qp_iterations.svg", "shots.svg"):
         (tables / "figures" / figure).write_text("<svg/>")
     files = {file.relative_to(tables).as_posix(): sha256_of(file) for file in tables.rglob("*") if file.is_file()}
@@ -52,7 +53,7 @@ def test_tables_are_copied_with_their_settings(finished, project):
     assert folder.resolve() == project / "docs" / "evidence" / "tiny"
     names = {file.name for file in folder.iterdir()}
     drawn = {"accuracy.svg", "learning_curves.svg", "qp_iterations.svg"}
-    assert names == {"results.md", "results.csv", "settings.json", *drawn}
+    assert names == {"results.md", "results.csv", "differences.csv", "settings.json", *drawn}
     assert (folder / "results.md").read_text() == TABLE
     record = json.loads((folder / "settings.json").read_text())
     (name,) = record["experiments"]
