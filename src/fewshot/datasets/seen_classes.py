@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from fewshot.datasets import DATASETS
-from fewshot.datasets.class_lists import CLASS_LISTS_DIR, read_class_lists
 
 
 @dataclass(frozen=True)
@@ -45,4 +44,6 @@ def seen_classes(dataset: str, trained: Collection[str], target: str, split: str
 
 @cache
 def _classes(dataset: str, split: str) -> tuple[str, ...]:
+    from fewshot.datasets.class_lists import CLASS_LISTS_DIR, read_class_lists  # only here: no training reads them
+
     return tuple(read_class_lists(CLASS_LISTS_DIR / f"{dataset}.yaml").splits[split])
