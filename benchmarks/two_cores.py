@@ -4,6 +4,7 @@ Run from the root of the repository, with nothing else at work on the machine: p
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.measure import load_average, table, write_section
+from benchmarks.measure import load_average, ratio, table, write_section
 
 ROOT = Path(__file__).parents[1]
 BATCH = 64
-SHORT, LONG = 20, 100
+ROUNDS = 2
+SHORT, LONG = 10, 60
 """Outer steps of two trainings whose difference leaves out start, compilation and end."""
 
 
@@ -47,27 +49,30 @@ WAYS = [
 
 
 def main() -> None:
-    rates = {way: images_per_second(way) for way in WAYS}
-    alone = rates[WAYS[0]]
-    rows = [[way.name, f"{rate:.0f}", f"{rate / alone:.2f}"] for way, rate in rates.items()]
+    rounds = [{way: seconds_per_image(way) for way in WAYS} for _ in range(ROUNDS)]
+    seconds = {way: [measured[way] for measured in rounds] for way in WAYS}
+    rows = [
+        [way.name, f"{1 / statistics.median(seconds[way]):.0f}", ratio(seconds[WAYS[0]], seconds[way])] for way in WAYS
+    ]
     write_section(
         "two_cores",
         "Two cores for one ResNet-12",
         [
             f"Classifier of the built-in data set's training classes at 32 pixels, minibatches of {BATCH} images, "
             "bfloat16, augmentation included: images per second of wall-clock time of all trainings together, from "
-            f"trainings of {SHORT} and {LONG} steps.",
-            table(["way", "images per second", "times one thread"], rows),
+            f"trainings of {SHORT} and {LONG} steps. Medians of {ROUNDS} rounds, one way after another; in brackets "
+            "the lower and the higher.",
+            table(["way", "images per second", "times as fast as one thread"], rows),
             load_average(own=2),
         ],
-        used="one or two",
+        used="one or two threads",
     )
 
 
-def images_per_second(way: Way) -> float:
-    """Return the images that all trainings of a way see in a second."""
+def seconds_per_image(way: Way) -> float:
+    """Return the wall-clock seconds between two images seen by the trainings of a way together."""
     seconds = {steps: run(way, steps) for steps in (SHORT, LONG)}
-    return way.trainings * BATCH * (LONG - SHORT) / (seconds[LONG] - seconds[SHORT])
+    return (seconds[LONG] - seconds[SHORT]) / (way.trainings * BATCH * (LONG - SHORT))
 
 
 def run(way: Way, steps: int) -> float:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fewshot import __version__
-from fewshot.cli import _parser
+from fewshot.cli.command_line import make_parser
 from fewshot.workflow.evidence import COVERAGE_BLOCK, LISTED
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def usage_error(words):
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
-            _parser().parse_args(words)
+            make_parser().parse_args(words)
     except SystemExit:
         return printed.getvalue()
     return ""

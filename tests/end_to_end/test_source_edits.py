@@ -31,7 +31,7 @@ MEANING = "\n\nADDED = 1\n"
         ("training/train.py", "\n# a comment\n", "", "", True),
         ("heads/ridge.py", "\n# nothing\n", "", "", True),
         ("workflow/plan.py", MEANING, "", "", True),
-        ("cli.py", MEANING, "", "", True),
+        ("cli/results.py", MEANING, "", "", True),
         ("workflow/prune.py", MEANING, "", "", True),
         ("report/figures.py", MEANING, "", "", False),
         ("report/published.py", MEANING, "", "", False),

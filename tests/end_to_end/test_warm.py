@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fewshot.cli import THREAD_VARIABLES
+from fewshot.cli.computing import THREAD_VARIABLES
 from fewshot.warm.start import POSSIBLE, warm_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="jobs are forked only on Linux")]

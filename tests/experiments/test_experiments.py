@@ -53,6 +53,14 @@ def test_validation_has_the_ways_of_training_unless_it_gives_its_own(first) -> N
     assert first(n_way=8, **{"validation.n_way": 2}).recipe.form.n_way == 8
 
 
+def test_inner_gradients_are_of_validation_episodes_and_recorded_only_where_given(first) -> None:
+    assert "inner_gradients" not in first().train_settings()["recipe"]["validation"]
+    given = first(**{"validation.inner_gradients": 6})
+    assert given.train_settings()["recipe"]["validation"]["inner_gradients"] == 6
+    with pytest.raises(ParamsError, match="inner_gradients is 7, more than the 6 validation episodes"):
+        first(**{"validation.inner_gradients": 7})
+
+
 def test_ways_of_validation_are_recorded_only_where_given(first) -> None:
     assert "n_way" not in first().train_settings()["recipe"]["validation"]
     assert first(**{"validation.n_way": 2}).train_settings()["recipe"]["validation"]["n_way"] == 2

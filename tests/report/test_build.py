@@ -15,6 +15,7 @@ from fewshot.files import read_csv
 from fewshot.report import write_report
 from fewshot.report.build import UNTRACKED
 from fewshot.report.contents import read_contents
+from fewshot.training.history import gradient_norm_columns
 
 DOCUMENTED_COLUMNS = [
     "experiment", "train_dataset", "target", "backbone", "learner", "recipe", "variant", "train_shot", "way", "shot",
@@ -40,20 +41,25 @@ def test_results_csv_has_the_documented_columns_and_correct_numbers(maker: Any, 
     assert (first["shot"], second["shot"], second["seeds"], second["interval"]) == ("1", "5", "1", "episodes")
 
 
-def test_each_reason_is_listed_once_below_the_table(maker: Any, tmp_path: Path) -> None:
+def test_each_reason_is_listed_once_below_the_tables(maker: Any, tmp_path: Path) -> None:
     """Numbers with a reason in common share its note; differences are ours - published."""
     maker.add("prototype", 0.5, dataset="cifar_fs", learner_settings={"divide_by_dimension": False})
     divided = {"divide_by_dimension": True}
     maker.add("prototype", 0.4, dataset="cifar_fs", learner_settings=divided, recipe_name="divided")
+    maker.add("prototype", 0.4, dataset="fc100", learner_settings={"divide_by_dimension": False})
     write_report(maker.suite(), tmp_path / "out")
     text = (tmp_path / "out" / "results.md").read_text()
     first, *_ = read_csv(tmp_path / "out" / "results.csv")
     assert text.count("| not comparable (1, 2) |") == 2
     assert text.count("| not comparable (1, 2, 3) |") == 2
-    assert text.split("\n\n")[-3:] == [
+    assert text.count("| not comparable (1, 4) |") == 2
+    assert text.split("\n\n")[-6:] == [
+        "<details>\n<summary>Notes (1) to (4)</summary>",
         "(1) the source's training settings are not known.",
         "(2) quoted by MetaOptNet, from R2D2's paper.",
-        "(3) other learner: divide_by_dimension True, published False.\n",
+        "(3) other learner: divide_by_dimension True, published False.",
+        "(4) quoted by MetaOptNet, from TADAM's paper.",
+        "</details>\n",
     ]
     assert f"| {float(first['difference_pct']):+.2f} ± {float(first['difference_ci95_pct']):.2f} |" in text
 
@@ -248,6 +254,19 @@ def test_layers_that_are_not_adapted_have_no_line(maker: Any, tmp_path: Path) ->
     figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
     assert "gradient_norm-glyphs" in figures
     assert "feature_similarity-glyphs" not in figures
+
+
+def test_recorded_gradient_norms_are_drawn_over_the_epochs(maker: Any, tmp_path: Path) -> None:
+    for learner, last in (("maml", "0.5"), ("anil", "")):
+        file = maker.add(learner).train_dir / "history.csv"
+        head, *rows = file.read_text().splitlines()
+        columns = ",".join(gradient_norm_columns(3))
+        file.write_text("\n".join([f"{head},{columns}", *(f"{row},{last},{last},2" for row in rows)]))
+    maker.add("ridge")
+    write_report(maker.suite(), tmp_path / "out")
+    drawn = (tmp_path / "out" / "figures" / "training_gradient_norm-glyphs.svg").read_text()
+    assert drawn.count(">epoch<") == 2
+    assert "ridge" not in drawn
 
 
 def test_single_model_and_ensemble_are_different_rows(maker: Any, tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_card_shows_only_the_results_of_the_exported_state(tiny_experiment, writ
     assert "3-way accuracy" in card
 
 
+def test_card_says_which_numbers_are_of_training_classes(tiny_experiment, write_export):
+    targets = ["cifar_fs", "fc100"]
+    experiment = tiny_experiment("ridge", dataset="cifar_fs", evaluate={"targets": targets})
+    evaluations = [{"target": target, "batch_norm": "running", "results": []} for target in targets]
+    card = (write_export(experiment, evaluations) / "README.md").read_text(encoding="utf-8")
+    assert "\nOn fc100, 11 of the 20 tested classes are training classes.\n" in card
+    assert "On cifar_fs" not in card
+
+
 @pytest.mark.parametrize(
     ("learner", "parts", "sentence"),
     [("ridge", {}, "any number of classes"), ("maml", ADAPTIVE, "exactly 3 classes")],

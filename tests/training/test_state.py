@@ -30,12 +30,12 @@ def test_an_epoch_averages_its_steps_and_resets_the_totals():
     progress.step_done(1.0, 0.5)
     progress.step_done(3.0, 1.0)
 
-    row = progress.epoch_done(2, 0.1, (0.7, 0.02))
+    row = progress.epoch_done(2, 0.1, (0.7, 0.02), {"gradient_norm_head": 3.0})
 
     assert (row.epoch, row.step, row.train_loss, row.train_accuracy) == (2, 4, 2.0, 0.75)
     assert (row.learning_rate, row.validation_accuracy, row.validation_ci95) == (0.1, 0.7, 0.02)
     assert (progress.loss_sum, progress.accuracy_sum) == (0.0, 0.0)
-    assert len(progress.history) == 1
+    assert [found["gradient_norm_head"] for found in progress.history] == [3.0]
 
 
 @pytest.mark.parametrize(("seconds", "due"), [(-1, True), (math.inf, False)])

@@ -69,6 +69,13 @@ def test_the_points_are_the_history(tiny_experiment, run, recorded):
     assert len(expected) == 3 * 5
 
 
+def test_inner_gradients_are_curves_except_those_of_frozen_layers(tiny_experiment, run, recorded):
+    validation = {"episodes": 6, "n_shot": 2, "n_query": 3, "inner_gradients": 2}
+    recipe = {"epochs": 1, "steps_per_epoch": 1, "validation": validation}
+    _, curves = run(tiny_experiment("anil", "conv4_maml", recipe=recipe), "run")
+    assert [curve for curve, *_ in recorded[str(curves)] if "gradient" in curve] == ["gradient_norm_head"]
+
+
 def test_a_resumed_run_has_all_points_once(tiny_experiment, run, recorded):
     _, curves = run(tiny_experiment("prototype"), "run")
     points = list(recorded[str(curves)])

@@ -10,21 +10,25 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fewshot.episodes.batch import gather_batch
+from fewshot.episodes.draw import draw_episodes
 from fewshot.errors import CheckpointError, DataError, NumericalError
-from fewshot.experiments.build import initial_learner
+from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.params import Recipe
 from fewshot.experiments.precision import FLAGS, as_evaluated
 from fewshot.learners.episodic import smoothed_cross_entropy
+from fewshot.training.history import COLUMNS
 from fewshot.training.outer_step import OuterStep, rate_multiplier, training_batch
 from fewshot.training.selection import publish
 from fewshot.training.state import Checkpoints
 from fewshot.training.stop_signals import Interrupted
 from fewshot.training.train import train
-from fewshot.weights.checkpoint import load_checkpoint, save_checkpoint
+from fewshot.weights.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from fewshot.workflow.plan import load_plan
 
 NEVER = math.inf
@@ -56,6 +60,34 @@ def files(folder):
 def history(out):
     with (out / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+INNER_GRADIENTS = {"episodes": 6, "n_shot": 2, "n_query": 3, "inner_gradients": 4}
+
+
+@pytest.mark.parametrize(("learner", "frozen"), [("maml", ""), ("anil", "1 2 3 4"), ("boil", "head"), ("cxgrad", "")])
+def test_inner_gradients_of_validation_episodes_are_recorded(tiny_experiment, tiny_store, run, learner, frozen):
+    recipe = {"epochs": 1, "steps_per_epoch": 2}
+    without = run(tiny_experiment(learner, "conv4_maml", recipe=recipe), "without")
+    experiment = tiny_experiment(learner, "conv4_maml", recipe={**recipe, "validation": INNER_GRADIENTS})
+    out = run(experiment, "with")
+
+    assert (out / "weights.safetensors").read_bytes() == (without / "weights.safetensors").read_bytes()
+    trained, split = initial_learner(experiment).eval(), tiny_store.split("validation")
+    load_weights(out / "weights.safetensors", trained)
+    form = experiment.recipe.validation_form
+    episodes = draw_episodes(experiment.seed, "validation", np.arange(4), form, split.class_sizes)
+    batch = preprocessing(experiment)(gather_batch(split.images, split.class_starts, episodes, 2), training=False)
+    norms = np.median(trained.diagnose(batch)["gradient_norm"].mean(1), axis=0)
+    expected = {f"gradient_norm_{layer}": norm for layer, norm in zip((1, 2, 3, 4, "head"), norms, strict=True)}
+    found = {name: float(value or "nan") for name, value in history(out)[0].items() if name.startswith("gradient")}
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert [name.removeprefix("gradient_norm_") for name in found if math.isnan(found[name])] == frozen.split()
+
+
+def test_learners_without_an_inner_loop_have_no_inner_gradients(tiny_experiment, run):
+    out = run(tiny_experiment("prototype", recipe={"validation": INNER_GRADIENTS}))
+    assert tuple(history(out)[0]) == COLUMNS
 
 
 LEARNERS = [("prototype", "conv4"), ("ridge", "r2d2"), ("maml", "conv4_maml")]

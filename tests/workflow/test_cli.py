@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from fewshot import cli
+from fewshot.cli.command_line import make_parser
+from fewshot.cli.project import SCHEMA_FILE
 from fewshot.errors import ParamsError
 from fewshot.experiments.params import schema_text
 from fewshot.training.stop_signals import Interrupted
@@ -17,7 +19,7 @@ from fewshot.workflow.listing import check_experiment_names
 from fewshot.workflow.plan import load_plan
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
-COMMANDS = tuple(cli._parser()._subparsers._group_actions[0].choices)
+COMMANDS = tuple(make_parser()._subparsers._group_actions[0].choices)
 RIDGE = "glyphs-conv4-ridge-quick-s0"
 WRONG_NAMES = {
     "download": "glyph",
@@ -176,7 +178,7 @@ def test_tidy_without_results(fewshot, with_params):
 
 
 def test_schema_is_printed_written_and_checked(fewshot, project):
-    cli.SCHEMA_FILE.parent.mkdir(parents=True)
+    SCHEMA_FILE.parent.mkdir(parents=True)
 
     assert fewshot("schema")[:2] == (0, schema_text())
     assert fewshot("schema", "--check")[0] == 2
@@ -185,7 +187,7 @@ def test_schema_is_printed_written_and_checked(fewshot, project):
 
 
 def test_shipped_schema_is_up_to_date():
-    shipped = SHIPPED.parent / cli.SCHEMA_FILE
+    shipped = SHIPPED.parent / SCHEMA_FILE
 
     assert shipped.read_text(encoding="utf-8") == schema_text()
 
@@ -325,7 +327,7 @@ def test_errors_of_the_system_are_one_line(fewshot, with_params, monkeypatch):
     def full(*arguments, **settings):
         raise OSError(28, "No space left on device", "cache/digests.json")
 
-    monkeypatch.setattr(cli, "load_plan", full)
+    monkeypatch.setattr("fewshot.cli.options.load_plan", full)
 
     status, _, err = fewshot("list")
 

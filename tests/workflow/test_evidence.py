@@ -16,6 +16,7 @@ from fewshot.workflow.plan import make_plan
 
 TABLE = "| learner | accuracy |\n| --- | --- |\n| ridge | 50.00 |\n"
 DOCUMENT = "# Title\n\n<!-- evidence: tiny -->\n<!-- end of evidence -->\n\nMore.\n"
+DRAWN = ("accuracy.svg", "learning_curves.svg", "qp_iterations.svg", "gamma-a.svg", "gamma-b.svg")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def finish(plan):
     (tables / "results.md").write_text(TABLE)
     (tables / "results.csv").write_text("learner,accuracy\nridge,0.5\n")
     (tables / "differences.csv").write_text("a,b,difference_pct\n")
-    for figure in ("accuracy.svg", "learning_curves.svg", "qp_iterations.svg", "shots.svg"):
+    for figure in (*DRAWN, "shots.svg"):
         (tables / "figures" / figure).write_text("<svg/>")
     files = {file.relative_to(tables).as_posix(): sha256_of(file) for file in tables.rglob("*") if file.is_file()}
     write_json(tables / "manifest.json", {"key": "key", "files": files})
@@ -52,8 +53,7 @@ def test_tables_are_copied_with_their_settings(finished, project):
     folder = copy_tables(finished)
     assert folder.resolve() == project / "docs" / "evidence" / "tiny"
     names = {file.name for file in folder.iterdir()}
-    drawn = {"accuracy.svg", "learning_curves.svg", "qp_iterations.svg"}
-    assert names == {"results.md", "results.csv", "differences.csv", "settings.json", *drawn}
+    assert names == {"results.md", "results.csv", "differences.csv", "settings.json", *DRAWN}
     assert (folder / "results.md").read_text() == TABLE
     record = json.loads((folder / "settings.json").read_text())
     (name,) = record["experiments"]

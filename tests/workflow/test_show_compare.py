@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fewshot.cli import main
+from fewshot.datasets.seen_classes import SeenClasses
 from fewshot.experiments.reader import read_params
 from fewshot.report import stats
 from fewshot.workflow.plan import load_plan
@@ -182,6 +183,14 @@ def test_compare_the_other_way_round_is_the_opposite(fewshot):
     )
     assert len(one) == 2
     assert [(-float(mean), width, p) for mean, width, p in one] == [(float(mean), *rest) for mean, *rest in other]
+
+
+def test_tests_on_training_classes_are_called_so(fewshot, monkeypatch):
+    seen = SeenClasses(("test0",), 4)
+    monkeypatch.setattr("fewshot.experiments.experiment.seen_classes", lambda *_: seen)
+    assert f" on shapes, made\n            {seen.text}\n" in fewshot("show", f"{RIDGE}-s1")
+    shown = fewshot("compare", RIDGE, PROTOTYPE)
+    assert f"\n\nA on shapes: {seen.text}.\nB on shapes: {seen.text}.\nAccuracy in %" in shown
 
 
 def test_name_without_seed_stands_for_all_its_seeds(fewshot):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fewshot import digests
 from fewshot.cli import main
+from fewshot.datasets.seen_classes import SeenClasses
 from fewshot.files import read_json
 
 PARAMS = """\
@@ -63,6 +64,13 @@ def tested(trained, monkeypatch, capsys):
         return [line for line in capsys.readouterr().out.splitlines() if "%" in line and "±" in line]
 
     return run
+
+
+def test_line_says_how_many_tested_classes_were_training_classes(tested, monkeypatch):
+    seen = SeenClasses(("train0",), 4)
+    monkeypatch.setattr("fewshot.experiments.experiment.seen_classes", lambda *_: seen)
+    [line] = tested(SVM)
+    assert line.endswith(f" % (20 episodes; {seen.text})")
 
 
 def test_variants_ways_shots_and_episodes_are_printed_and_kept(tested, trained):

@@ -1,7 +1,7 @@
 """The types of `params.yaml`: each setting with its default, range, meaning and source."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -45,11 +45,27 @@ class Validation(Settings):
         description="classes per episode; null: as in training. Fewer than in training, where the validation split has "
         "too few classes, as for ProtoNets trained with 20 or 30 ways (Snell et al., NeurIPS 2017)",
     )
+    inner_gradients: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="number of these episodes on which learners that adapt by gradient steps are measured: history.csv "
+        "gets the norm of the inner gradient of each layer",
+    )
+
+    @model_validator(mode="after")
+    def _check_inner_gradients(self) -> Self:
+        if self.inner_gradients > self.episodes:
+            raise ValueError(
+                f"inner_gradients is {self.inner_gradients}, more than the {self.episodes} validation episodes"
+            )
+        return self
 
     @model_serializer(mode="wrap")
-    def _without_default_ways(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Record `n_way` only where it is given: the settings of all other trainings stay as they were."""
-        return {name: value for name, value in values(self).items() if name != "n_way" or value is not None}
+    def _without_later_defaults(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Record later fields only where they are given: the settings of all other trainings stay as they were."""
+        later = {"n_way": None, "inner_gradients": 0}
+        return {name: value for name, value in values(self).items() if name not in later or value != later[name]}
 
 
 OF_EPISODES = ("n_shot", "n_query", "meta_batch", "joint_forward")

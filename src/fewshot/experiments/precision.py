@@ -1,7 +1,7 @@
 """How GPUs compute, which results depend on: the precision of the recipe, and kernels that repeat their bits.
 
 These settings change nothing on a CPU. cuBLAS also needs a fixed workspace, which must be set before CUDA starts
-(`CUBLAS_WORKSPACE_CONFIG`, see `fewshot.cli`).
+(`CUBLAS_WORKSPACE_CONFIG`, see `fewshot.cli.computing`).
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """Figures of a learner's internals: inner-loop gradients, gamma, accuracy by step, solver certificates, embeddings.
 
-Each is made from arrays stored by the evaluation, and omitted if there are none; `adaptation_drawings.py` draws it.
-Shapes: T episodes, K inner steps, L layers (the stages of the backbone, then the head).
+Each is made from arrays stored by the evaluation, or columns of the training history, and omitted if there are none;
+`adaptation_drawings.py` draws it.
+Shapes: T episodes, K inner steps, E epochs, L layers (the stages of the backbone, then the head).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,11 @@ from fewshot.report.adaptation_drawings import (
     draw_similarity,
 )
 from fewshot.report.contents import Contents
+from fewshot.report.curves import read_history
 from fewshot.report.inputs import ReportEntry
 from fewshot.report.measure import Run
 from fewshot.report.pictures import Picture
+from fewshot.training.history import GRADIENT_NORM
 
 MAX_MAPPED_CLASSES = 7
 
@@ -32,6 +35,7 @@ NamedArrays = list[tuple[str, np.ndarray]]  # name in the legend, values
 
 def adaptation_pictures(contents: Contents) -> Iterator[Picture]:
     """Yield every figure of this module that the stored arrays allow; the first seed represents its group."""
+    yield from training_gradient_norms(contents)
     for target, runs in _first_seeds(contents).items():
         stored = {_legend_name(contents, run.entry): _stored_arrays(run.entry) for run in runs}
         for array, picture in PICTURES.items():
@@ -65,16 +69,47 @@ def _stored_arrays(entry: ReportEntry) -> dict[str, np.ndarray]:
     return {name: values for name, values in read_npz(entry.arrays).items() if name.startswith(shown)}
 
 
+def training_gradient_norms(contents: Contents) -> Iterator[Picture]:
+    """Yield the gradient norm of the support loss by layer and epoch, one figure per data set."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for entry in contents.trainings:
+        norms = _recorded_norms(read_history(entry))
+        if norms is not None:
+            found.setdefault(entry.dataset, {}).setdefault(_legend_name(contents, entry), norms)
+    for dataset, by_learner in found.items():
+        named = [(name, norms[None]) for name, norms in by_learner.items()]
+        yield Picture(
+            f"training_gradient_norm-{dataset}",
+            "Inner loop",
+            f"Norm of the inner-loop gradient of each layer by epoch of training, on {dataset}: mean over the inner "
+            "steps, median over validation episodes. Layers that are not adapted have no line.",
+            draw_by_layer,
+            ByLayer("gradient norm", "log", layer_names(named), tuple(named), over="epoch"),
+        )
+
+
+def _recorded_norms(history: list[dict[str, str]]) -> np.ndarray | None:
+    """Return the columns of gradient norms of a training history, (E, L), nan where a layer is not adapted."""
+    columns = [name for name in (history or [{}])[0] if name.startswith(GRADIENT_NORM)]
+    if not columns:
+        return None
+    return np.array([[float(row[name] or "nan") for name in columns] for row in history])
+
+
+def layer_names(named: NamedArrays) -> tuple[str, ...]:
+    """Return the names of L layers, the last of which is the head."""
+    return (*(f"conv {i}" for i in range(1, named[0][1].shape[2])), "head")
+
+
 def gradient_norm(named: NamedArrays, target: str) -> Picture:
     """Return the gradient norm of the support loss, (T, K, L), by layer and inner step."""
-    layers = (*(f"conv {i}" for i in range(1, named[0][1].shape[2])), "head")
     return Picture(
         f"gradient_norm-{target}",
         "Inner loop",
         f"Norm of the inner-loop gradient of each layer by inner step, on {target}: median and quartiles over test "
         "episodes. Layers that are not adapted have no line.",
         draw_by_layer,
-        ByLayer("gradient norm", "log", layers, tuple(named)),
+        ByLayer("gradient norm", "log", layer_names(named), tuple(named)),
     )
 
 

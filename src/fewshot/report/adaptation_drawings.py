@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fewshot.report.style import COLORS, LINE_INCHES, WIDTH, figure_with_legend, legend_below, line_style, wrapped
 
@@ -18,35 +19,37 @@ TITLE_WIDTH = 30  # characters of the title of a narrow panel
 
 @dataclass(frozen=True)
 class ByLayer:
-    """A quantity of each layer over the inner steps.
+    """A quantity of each layer over the inner steps, or over the epochs.
 
     Attributes:
         quantity: name of the axis.
         scale: "log" or "linear".
         layers: names, (L,).
-        learners: (name, values (T, K, L)).
+        learners: (name, values (T, K, L)), with bands over T.
+        over: name of the axis K.
     """
 
     quantity: str
     scale: str
     layers: tuple[str, ...]
     learners: tuple[tuple[str, np.ndarray], ...]
+    over: str = "inner step"
 
 
 def draw_by_layer(data: ByLayer) -> Figure:
-    """Draw one panel per learner with one line per layer over the inner steps: median and quartiles over episodes."""
+    """Draw one panel per learner with one line per layer over the inner steps or epochs: median and quartiles."""
     columns = min(len(data.learners), 2)
     rows = -(-len(data.learners) // columns)
     figure = figure_with_legend(1.9 * rows + 0.2, data.layers)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis in axes[len(data.learners) :]:
         axis.set_visible(False)
-    steps = max(values.shape[1] for _, values in data.learners)
     for axis, (name, values) in zip(axes, data.learners, strict=False):
         for layer, label in enumerate(data.layers):
             _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layer)
         axis.set_title(wrapped(name, TITLE_WIDTH), fontsize=8)
-        axis.set(xlabel="inner step", yscale=data.scale, xticks=range(1, steps + 1))
+        axis.set(xlabel=data.over, yscale=data.scale)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.tick_params(labelbottom=True)
     axes[0].set_ylabel(data.quantity)
     legend_below(figure, axes[0])

@@ -70,7 +70,6 @@ class ReportEntry:
         damage: str = "",
     ) -> "ReportEntry":
         """Return the entry of an experiment on one target; without files, it describes a planned one."""
-        seen = [experiment.seen_classes(choice).text for choice in experiment.targets if choice.label == target]
         return cls(
             experiment=experiment.name,
             group=experiment.group,
@@ -88,7 +87,7 @@ class ReportEntry:
             log=log,
             command=command,
             damage=damage,
-            seen="".join(seen),
+            seen=experiment.seen_on(target),
         )
 
     @property

@@ -144,12 +144,14 @@ LEGEND = (
 
 
 def markdown(contents: Contents) -> str:
-    """Return results.md: one table per data set and target, with published numbers and verdicts.
+    """Return results.md: one table per data set and target, published numbers and verdicts, then the notes.
 
     Its headings are of the third level, so that other documents can include it.
     """
+    notes = Notes()
     parts = [f"Suite `{contents.suite.suite}`. {LEGEND}"]
-    parts += [_markdown_block(block, contents.suite.settings) for block in contents.blocks]
+    parts += [_markdown_block(block, contents.suite.settings, notes) for block in contents.blocks]
+    parts += notes.lines
     if contents.expected_differences:
         table = pipes([difference_tables.HEADER, difference_tables.RULE, *difference_tables.expected_lines(contents)])
         parts += [f"### {difference_tables.TITLE}", table, difference_tables.LEGEND]
@@ -159,20 +161,20 @@ def markdown(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_block(block: Block, settings: Report) -> str:
+def _markdown_block(block: Block, settings: Report, notes: "Notes") -> str:
     compared, behind = 3 if block.has_published else 0, int(settings.versus_best)
     header, rule = ["Backbone", "Learner"], ["---", "---"]
     for shot in block.shots:
         header += [f"{shot}-shot", *["vs. best"][:behind], *[block.counterpart, "difference", "verdict"][:compared]]
         rule += ["---:", *["---:"][:behind], *["---:", "---:", "---"][:compared]]
-    body, notes = [], Notes()
+    body = []
     for line in block.lines:
         body.append([line.backbone, line.label])
         for shot in block.shots:
             cell = line.cells.get(shot)
             ours, *published = _markdown_cell(cell, notes)
             body[-1] += [ours, *[versus_best_text(cell)][:behind], *published[:compared]]
-    return "\n\n".join([f"### {block.title}", pipes([header, rule, *body]), *notes.lines])
+    return "\n\n".join([f"### {block.title}", pipes([header, rule, *body])])
 
 
 def _markdown_cell(cell: Cell | None, notes: "Notes") -> list[str]:
@@ -196,7 +198,7 @@ def versus_best_text(cell: Cell | None) -> str:
 
 
 class Notes:
-    """Numbered notes below a table, each once."""
+    """Numbered notes on the tables of a suite, each once."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -208,8 +210,12 @@ class Notes:
 
     @property
     def lines(self) -> list[str]:
-        """All notes, in order."""
-        return [f"({number}) {text}." for text, number in self._numbers.items()]
+        """All notes, in order, folded up under a line that tells their number; [] without any."""
+        if not self._numbers:
+            return []
+        notes = [f"({number}) {text}." for text, number in self._numbers.items()]
+        summary = "Note (1)" if len(notes) == 1 else f"Notes (1) to ({len(notes)})"
+        return [f"<details>\n<summary>{summary}</summary>", *notes, "</details>"]
 
 
 def published_text(cell: Cell) -> str:

@@ -119,7 +119,7 @@ CARD = """# {name}
 | target | shot | accuracy | episodes | batch norm |
 | --- | --- | --- | --- | --- |
 {rows}
-
+{seen}
 ```python
 import fewshot
 
@@ -150,7 +150,14 @@ def _card(experiment: Experiment, train_key: str, data_hash: str, evaluations: S
         episode_seed=experiment.evaluate.seed,
         split=experiment.evaluate.split,
         rows="\n".join(_card_rows(evaluations)) or "| - | - | not evaluated yet | - | - |",
+        seen="".join(f"\nOn {target}, {text}.\n" for target, text in _seen_classes(experiment, evaluations)),
     )
+
+
+def _seen_classes(experiment: Experiment, evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the targets with classes of the training among the tested ones, and how many, in words."""
+    targets = [evaluation["target"] for evaluation in evaluations]
+    return [(target, seen) for target in targets if (seen := experiment.seen_on(target))]
 
 
 def _card_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -40,7 +40,7 @@ class Progress:
         step: outer steps done.
         loss_sum: loss of the current epoch's steps, summed.
         accuracy_sum: accuracy (0..1) of the current epoch's steps, summed.
-        history: a row per finished epoch, as in `Epoch`.
+        history: a row per finished epoch, see `history`.
         kept: the kept states, best first.
     """
 
@@ -56,13 +56,20 @@ class Progress:
         self.loss_sum += loss
         self.accuracy_sum += accuracy
 
-    def epoch_done(self, steps_per_epoch: int, learning_rate: float, validation: tuple[float, float] | None) -> Epoch:
+    def epoch_done(
+        self,
+        steps_per_epoch: int,
+        learning_rate: float,
+        validation: tuple[float, float] | None,
+        gradient_norms: Mapping[str, float | None],
+    ) -> Epoch:
         """Append the history row of the epoch that has just ended, and return it.
 
         Args:
             steps_per_epoch: outer steps per epoch.
             learning_rate: of the last step.
             validation: accuracy (0..1) and the half width of its 95 % interval; None without validation.
+            gradient_norms: further columns, see `history`.
         """
         accuracy, ci95 = validation or (None, None)
         row = Epoch(
@@ -74,7 +81,7 @@ class Progress:
             validation_accuracy=accuracy,
             validation_ci95=ci95,
         )
-        self.history.append(asdict(row))
+        self.history.append({**asdict(row), **gradient_norms})
         self.loss_sum = self.accuracy_sum = 0.0
         return row
 

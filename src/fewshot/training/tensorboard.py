@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot.errors import ParamsError
-from fewshot.training.history import COLUMNS
 
-CURVES = tuple(column for column in COLUMNS if column not in ("epoch", "step"))
+AXES = ("epoch", "step")
 
 
 def check_installed() -> None:
@@ -26,7 +25,7 @@ class CurveWriter:
 
     Args:
         folder: of the curves; those of an earlier run are replaced.
-        history: rows of the epochs before the run was resumed, as in `fewshot.training.history.Epoch`.
+        history: rows of the epochs before the run was resumed, see `fewshot.training.history`.
     """
 
     def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -39,7 +38,7 @@ class CurveWriter:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write the points of an epoch; a curve without a value has none."""
-        for curve in CURVES:
-            if row[curve] is not None:
-                self._writer.add_scalar(curve, row[curve], row["step"])
+        for curve, value in row.items():
+            if curve not in AXES and value is not None:
+                self._writer.add_scalar(curve, value, row["step"])
         self._writer.flush()

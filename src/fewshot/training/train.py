@@ -21,7 +21,13 @@ from fewshot.training.minibatches import check_classes, tell_feature_mean
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.remaining_time import RemainingTime
-from fewshot.training.selection import keep_if_best, publish, publish_given_weights, validate
+from fewshot.training.selection import (
+    inner_gradient_norms,
+    keep_if_best,
+    publish,
+    publish_given_weights,
+    validate,
+)
 from fewshot.training.state import Checkpoints, TrainingState
 from fewshot.training.stop_signals import Interrupted, stop_signals
 from fewshot.training.tensorboard import CurveWriter
@@ -133,8 +139,8 @@ class _Run:
         self.outer_step.check_weights(progress.step)
         self.processes.check_agreement(self.learner)
         self.tell_feature_mean()
-        validation = self._validate()
-        row = progress.epoch_done(self.recipe.steps_per_epoch, self.outer_step.learning_rate, validation)
+        validation, norms = self._validate()
+        row = progress.epoch_done(self.recipe.steps_per_epoch, self.outer_step.learning_rate, validation, norms)
         if is_averaged(self.recipe, row.epoch):
             self.state.average.add(self.learner)
         if validation is not None and self.recipe.average_checkpoints == 1:
@@ -160,12 +166,13 @@ class _Run:
         step = self.outer_step
         tell_feature_mean(self.learner, step.split, step.preprocess, self.processes.device)
 
-    def _validate(self) -> tuple[float, float] | None:
-        """Return accuracy and interval on the validation episodes; only one process computes them."""
+    def _validate(self) -> tuple[tuple[float, float] | None, dict[str, float | None]]:
+        """Return accuracy with interval, and inner gradients, on the validation episodes; only one process does it."""
         if not self.processes.leads:
-            return None
+            return None, {}
         with self.outer_step.divergence(self.state.progress.step):
-            return validate(self.experiment, self.store, self.learner, self.processes.device)
+            given = (self.experiment, self.store, self.learner, self.processes.device)
+            return validate(*given), inner_gradient_norms(*given)
 
     def announce(self) -> None:
         """Print what will be trained; refuse it if the device cannot hold a step.

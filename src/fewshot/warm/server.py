@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from fewshot import cli
+from fewshot.cli import computing
 from fewshot.datasets import DATASETS
 from fewshot.paths import PACKAGE_DIR
 from fewshot.training.stop_signals import SIGNALS
@@ -226,8 +226,8 @@ def _reopened(stream: TextIO, descriptor: int) -> Any:
 def load(threads: int) -> str:
     """Import and compute what jobs have in common; return why this process cannot be forked, "" if it can."""
     try:
-        cli.import_jobs(threads)
-        cli.warm_threads = threads
+        computing.import_jobs(threads)
+        computing.warm_threads = threads
         for package in PACKAGES:
             for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
                 with suppress(ImportError):  # of a package that few jobs need: those import it

@@ -45,6 +45,7 @@ def compare_experiments(plan: Plan, first: str, second: str) -> str:
             "",
             *aligned([HEADER, *(_line(a, b) for a, b in pairs)]),
             "",
+            *_seen_classes(pairs),
             f"Accuracy in %, ± half width of the 95 % interval over {intervals}; differences are paired on the same",
             "episodes. p: probability of at least this difference if there is none, for each line on its own.",
         ]
@@ -92,6 +93,12 @@ def _line(ours: Row, theirs: Row) -> tuple[str, ...]:
         "< 0.0001" if p < 1e-4 else f"{p:.4f}",
         difference.word,
     )
+
+
+def _seen_classes(pairs: list[tuple[Row, Row]]) -> list[str]:
+    """Return a line per side and target where tested classes are training classes."""
+    sides = [(side, row.entry) for pair in pairs for side, row in zip("AB", pair, strict=True)]
+    return list(dict.fromkeys(f"{side} on {entry.target}: {entry.seen}." for side, entry in sides if entry.seen))
 
 
 def _seeds(rows: tuple[Row, Row]) -> int:

@@ -1,7 +1,8 @@
 """Committed evidence: the tables of a run with the settings that produced them; documents embed these files.
 
 docs/evidence/<suite>/results.md, results.csv, differences.csv    copied from results/tables/<suite>
-docs/evidence/<suite>/accuracy.svg, learning_curves.svg, and one for each setting that the suite varies
+docs/evidence/<suite>/accuracy.svg, learning_curves.svg, one for each setting that the suite varies, and those of the
+                                                  inner loop
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
 <!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints, for the
@@ -24,7 +25,8 @@ from fewshot.workflow.tables_state import damaged_tables
 
 EVIDENCE = Path("docs/evidence")
 TABLES = ("results.md", "results.csv", "differences.csv", "figures/accuracy.svg")
-DRAWN_IF_ANY = ("learning_curves", *(axis.name for axis in AXES))  # a suite without training has no curves
+INNER_LOOP = ("gradient_norm-*", "gamma-*", "accuracy_by_step-*", "training_gradient_norm-*")  # a file per data set
+DRAWN_IF_ANY = ("learning_curves", *(axis.name for axis in AXES), *INNER_LOOP)  # patterns of file names
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)
 COVERAGE_BLOCK = re.compile(r"(<!-- coverage -->\n)(.*?)(<!-- end of coverage -->)", re.DOTALL)
@@ -45,8 +47,7 @@ def copy_tables(plan: Plan) -> Path:
     if not (plan.tables_dir / "manifest.json").exists():
         raise DataError(f"{plan.tables_dir}: no tables; {rerun}")
     files = [plan.tables_dir / name for name in TABLES]
-    drawn = [plan.tables_dir / f"figures/{name}.svg" for name in DRAWN_IF_ANY]
-    files += [figure for figure in drawn if figure.is_file()]
+    files += [file for name in DRAWN_IF_ANY for file in sorted(plan.tables_dir.glob(f"figures/{name}.svg"))]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{', '.join(missing)}: missing; {rerun}")
