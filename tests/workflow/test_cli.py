@@ -346,7 +346,7 @@ def test_interrupt(interrupt, words, fewshot, with_params, monkeypatch):
     def stop(*arguments, **settings):
         raise interrupt
 
-    monkeypatch.setattr(cli, "load_plan", stop)
+    monkeypatch.setattr("fewshot.cli.options.load_plan", stop)
 
     status, _, err = fewshot("list")
 
