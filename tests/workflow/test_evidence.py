@@ -11,6 +11,7 @@ from fewshot.errors import DataError
 from fewshot.experiments.params import Params
 from fewshot.files import write_json
 from fewshot.settings import parse_as
+from fewshot.workflow.chosen_rows import embed_rows
 from fewshot.workflow.evidence import copy_tables, embed_tables, update_documents
 from fewshot.workflow.plan import make_plan
 
@@ -125,6 +126,36 @@ def test_second_block_is_not_swallowed_by_an_open_one(finished):
     copy_tables(finished)
     with pytest.raises(DataError, match="not closed"):
         embed_tables("<!-- evidence: tiny -->\n" + DOCUMENT)
+
+
+CHOSEN = "<!-- rows -->\n| Ridge <!-- tiny a-ridge --> | all of it |\n<!-- end of rows -->\n"
+
+
+def test_chosen_rows_get_the_numbers_of_the_evidence(project):
+    head = "experiment,train_dataset,target,shot,accuracy_pct,ci95_pct,published_pct,published_ci95_pct,verdict"
+    rows = [
+        "a-ridge,a,a,1,71.3520,0.6783,72.60,0.70,lower",
+        "a-ridge,a,b,1,50,1,,,",
+        "a-ridge,a,a,5,85.7520,0.4745,,,agrees",
+    ]
+    folder = project / "docs" / "evidence" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "results.csv").write_text("\n".join([head, *rows]))
+
+    text = embed_rows(CHOSEN, folder.parent)
+
+    *_, line, end = text.splitlines()
+    assert line == (
+        "| Ridge <!-- tiny a-ridge --> | all of it | 71.4 ± 0.7 | 72.6 ± 0.7 | 85.8 ± 0.5 |  | lower / agrees |"
+    )
+    assert embed_rows(text, folder.parent) == text
+
+
+def test_chosen_row_that_the_evidence_lacks_is_named(project):
+    with pytest.raises(DataError, match=r"tiny/results.csv has no 1 and 5-shot row of a-ridge; correct the name"):
+        embed_rows(CHOSEN, project)
+    with pytest.raises(DataError, match="block of chosen rows is not closed"):
+        embed_rows(CHOSEN.partition("<!-- end")[0], project)
 
 
 def test_suite_that_has_not_run_cannot_be_copied(plan, project):

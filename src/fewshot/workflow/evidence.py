@@ -5,6 +5,7 @@ docs/evidence/<suite>/accuracy.svg, learning_curves.svg, one for each setting th
                                                   inner loop
 docs/evidence/<suite>/settings.json               all training settings, machine and versions
 <!-- evidence: <suite> --> ... <!-- end of evidence -->    where README.md or a page of docs/ embeds results.md
+<!-- rows --> ... <!-- end of rows -->              where one embeds chosen rows, see `chosen_rows`
 <!-- coverage --> ... <!-- end of coverage -->              where one embeds what `fewshot coverage` prints, for the
                                                   suites that its table lists; an empty block gets all suites
 """
@@ -19,6 +20,7 @@ from fewshot.experiments.reader import PARAMS_FILE, read_params
 from fewshot.files import read_json, write_atomic, write_json
 from fewshot.report.coverage import coverage_table
 from fewshot.report.sweeps import AXES
+from fewshot.workflow.chosen_rows import embed_rows
 from fewshot.workflow.plan import Plan
 from fewshot.workflow.results import require_result
 from fewshot.workflow.tables_state import damaged_tables
@@ -119,7 +121,7 @@ def embed_coverage(text: str, params: Path) -> str:
 
 
 def update_documents(*, check: bool, params: Path = PARAMS_FILE) -> list[Path]:
-    """Embed the evidence and the coverage in the documents, or only compare.
+    """Embed the evidence, chosen rows of it and the coverage in the documents, or only compare.
 
     Args:
         check: change nothing.
@@ -129,7 +131,7 @@ def update_documents(*, check: bool, params: Path = PARAMS_FILE) -> list[Path]:
         The documents that were (or would be) changed.
 
     Raises:
-        DataError: as `embed_tables`, naming the document, or if the documents are not here.
+        DataError: as `embed_tables` and `embed_rows`, naming the document, or if the documents are not here.
     """
     changed = []
     for document in documents():
@@ -139,7 +141,7 @@ def update_documents(*, check: bool, params: Path = PARAMS_FILE) -> list[Path]:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise DataError(f"{document}: cannot be read ({reason}); run from a clone of the project") from None
         try:
-            wanted = embed_coverage(embed_tables(text), params)
+            wanted = embed_coverage(embed_rows(embed_tables(text), EVIDENCE), params)
         except DataError as error:
             raise DataError(f"{document}: {error}") from None
         if wanted != text:
