@@ -133,19 +133,14 @@ CHOSEN = "<!-- rows -->\n| Ridge <!-- tiny a-ridge --> | all of it |\n<!-- end o
 
 def test_chosen_rows_get_the_numbers_of_the_evidence(project):
     head = "experiment,train_dataset,target,shot,accuracy_pct,ci95_pct,published_pct,published_ci95_pct,verdict"
-    rows = [
-        "a-ridge,a,a,1,71.3520,0.6783,72.60,0.70,lower",
-        "a-ridge,a,b,1,50,1,,,",
-        "a-ridge,a,a,5,85.7520,0.4745,,,agrees",
-    ]
+    rows = ["a,a,1,71.3520,0.6783,72.60,0.70,lower", "a,b,1,50,1,,,", "a,a,5,85.7520,0.4745,,,agrees"]
     folder = project / "docs" / "evidence" / "tiny"
     folder.mkdir(parents=True)
-    (folder / "results.csv").write_text("\n".join([head, *rows]))
+    (folder / "results.csv").write_text("\n".join([head, *(f"a-ridge,{row}" for row in rows)]))
 
     text = embed_rows(CHOSEN, folder.parent)
 
-    *_, line, end = text.splitlines()
-    assert line == (
+    assert text.splitlines()[-2] == (
         "| Ridge <!-- tiny a-ridge --> | all of it | 71.4 ± 0.7 | 72.6 ± 0.7 | 85.8 ± 0.5 |  | lower / agrees |"
     )
     assert embed_rows(text, folder.parent) == text
