@@ -7,11 +7,13 @@ import torch
 from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices, draw_episodes
 from fewshot.episodes.form import EpisodeForm
+from fewshot.errors import NumericalError
 from fewshot.evaluation import scoring
 from fewshot.evaluation.evaluate import evaluate, load_learners
 from fewshot.evaluation.scoring import score_episodes
 from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.precision import FLAGS, as_evaluated
+from fewshot.learners import MAML
 from fewshot.training.state import Checkpoints
 from fewshot.training.train import train
 
@@ -142,6 +144,23 @@ def test_blocks_of_adapted_episodes_change_nothing(tiny_experiment, tiny_store, 
     cut = score([experiment], tiny_store, episodes)
 
     assert np.array_equal(cut[1].predictions, whole[1].predictions)
+
+
+def test_scores_that_are_not_finite_are_an_error_that_names_the_episode(
+    tiny_experiment, tiny_store, episodes, monkeypatch
+):
+    """As after a last inner step so large that the weights overflow."""
+    finite = MAML.logits
+
+    def overflowing(learner, batch):
+        scores = finite(learner, batch)
+        scores[batch.episode_ids == episodes.ids[9], 1] = float("inf")
+        return scores
+
+    monkeypatch.setattr(MAML, "logits", overflowing)
+    monkeypatch.setattr(scoring, "ADAPT_EPISODES", 7)
+    with pytest.raises(NumericalError, match="the scores of 1-shot episode 9 of the list are not finite"):
+        score([tiny_experiment("maml", "conv4_maml")], tiny_store, episodes)
 
 
 def test_fewer_episodes_are_a_prefix(tiny_experiment, tiny_store):

@@ -103,11 +103,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     plan = plan_of(options)
     first = plan.find("evaluate", options.name, options.key, options.target)
     jobs = _import_jobs(plan)
+    used = 0.0
     for job in (first,) if options.key or options.target else plan.of_experiment(options.name):
         if options.weights:
             show(jobs.evaluate_weights(job, plan, options.weights))
         else:
-            _show_made(jobs.evaluate_job(job, plan), job)
+            _show_made(jobs.evaluate_job(job, plan), job, used)
+        used = _cpu_seconds()
 
 
 def _test(options: argparse.Namespace) -> None:
@@ -162,12 +164,25 @@ def _unbundle(options: argparse.Namespace) -> None:
     show(take_results(plan, options.folder))
 
 
-def _show_made(outcome: str, job: Job) -> None:
-    """Print where the result of a job is, and what this process and those it started have used."""
-    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    mib = max(usage.ru_maxrss for usage in used) / (2**20 if sys.platform == "darwin" else 2**10)
+def _show_made(outcome: str, job: Job, used_before: float = 0.0) -> None:
+    """Print where the result of a job is, and what this process and those it started have used.
+
+    Args:
+        outcome: what was done.
+        job: whose result it is.
+        used_before: CPU seconds that this process had used before the job.
+    """
+    mib = max(usage.ru_maxrss for usage in _usage()) / (2**20 if sys.platform == "darwin" else 2**10)
+    seconds = _cpu_seconds() - used_before
     show(f"{outcome}: {job.dir} ({seconds:.1f} s of CPU time, at most {mib:,.0f} MiB of memory)")
+
+
+def _cpu_seconds() -> float:
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usage())
+
+
+def _usage() -> list[resource.struct_rusage]:
+    return [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def _import_jobs(plan: Plan) -> ModuleType:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fewshot.datasets.store import SplitStore
 from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices, class_labels
+from fewshot.errors import NumericalError
 from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 from fewshot.progress import Report, unreported
@@ -69,6 +70,9 @@ def score_episodes(
 
     Returns:
         Scores by number of shots.
+
+    Raises:
+        NumericalError: if a score is not finite; names the episode.
     """
     for learner in learners:
         learner.eval()
@@ -85,6 +89,7 @@ def score_episodes(
         report("episode", done, total)
         predictions[shot].append(logits.argmax(-1).cpu().numpy())
         confidences[shot].append(logits.softmax(-1).amax(-1).float().cpu().numpy())
+        _check_finite(confidences[shot], shot)
         certificates[shot].append(learners[0].take_certificates())
     labels = class_labels(episodes.n_way, episodes.n_query)
     return {
@@ -223,6 +228,14 @@ class _Models:
             parts.append(learner.embed(images.flatten(0, 1)).float())
             self.report("image", part.stop * rows.shape[1], rows.size)
         return torch.cat(parts)
+
+
+def _check_finite(confidences: Sequence[np.ndarray], shot: int) -> None:
+    """Raise `NumericalError` unless the last confidences, (T, Q), are numbers."""
+    wrong = ~np.isfinite(confidences[-1]).all(axis=1)
+    if wrong.any():
+        episode = sum(map(len, confidences[:-1])) + int(wrong.argmax())
+        raise NumericalError(f"the scores of {shot}-shot episode {episode} of the list are not finite")
 
 
 def _scores(
