@@ -60,8 +60,8 @@ def main() -> None:
         [
             f"Classifier of the built-in data set's training classes at 32 pixels, minibatches of {BATCH} images, "
             "bfloat16, augmentation included: images per second of wall-clock time of all trainings together, from "
-            f"trainings of {SHORT} and {LONG} steps. Medians of {ROUNDS} rounds, one way after another; in brackets "
-            "the lower and the higher.",
+            f"trainings of {SHORT} and {LONG} steps. Medians of {ROUNDS} rounds of all ways; "
+            "the ratios are taken within a round, in brackets the lowest and the highest.",
             table(["way", "images per second", "times as fast as one thread"], rows),
             load_average(own=2),
         ],

@@ -12,7 +12,8 @@ def entry(target, recipe="metaoptnet_cifar_fs", **block):
     block = {"dataset": "cifar_fs", "backbone": "resnet12", "learner": "ridge", "recipe": recipe, **block}
     params = read_params(overrides={"suite": "own", "suites": {"own": [{**block, "targets": [target]}]}})
     (experiment,) = suite_experiments(params, "own")
-    return ReportEntry.of(experiment, target)
+    [tested] = [choice for choice in experiment.targets if choice.label == target]
+    return ReportEntry.of(experiment, tested)
 
 
 @pytest.mark.parametrize(

@@ -128,29 +128,46 @@ def test_second_block_is_not_swallowed_by_an_open_one(finished):
         embed_tables("<!-- evidence: tiny -->\n" + DOCUMENT)
 
 
-CHOSEN = "<!-- rows -->\n| Ridge <!-- tiny a-ridge --> | all of it |\n<!-- end of rows -->\n"
+CHOSEN = "<!-- rows -->\n| Ridge <!-- tiny a-ridge0.5 --> | all of it |\n<!-- end of rows -->\n"
+CHOSEN_ROWS = """\
+experiment,train_dataset,target,shot,selection,accuracy_pct,ci95_pct,published_pct,published_ci95_pct,published_confirmed,verdict
+a-ridge0.5,a,a,1,single,71.3520,0.6783,72.60,0.70,quoted,lower
+a-ridge0.5,a,a,1,ensemble,81,1,,,,
+a-ridge0.5,a,b,1,single,50,1,,,,
+a-ridge0.5,a,a,5,single,85.7520,0.4745,,,,
+a-ridge0.5,a,a,10,single,90,1,,,,
+"""
 
 
-def test_chosen_rows_get_the_numbers_of_the_evidence(project):
-    head = "experiment,train_dataset,target,shot,accuracy_pct,ci95_pct,published_pct,published_ci95_pct,verdict"
-    rows = ["a,a,1,71.3520,0.6783,72.60,0.70,lower", "a,b,1,50,1,,,", "a,a,5,85.7520,0.4745,,,agrees"]
-    folder = project / "docs" / "evidence" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "results.csv").write_text("\n".join([head, *(f"a-ridge,{row}" for row in rows)]))
+@pytest.fixture
+def evidence(project):
+    (project / "docs" / "evidence" / "tiny").mkdir(parents=True)
+    (project / "docs" / "evidence" / "tiny" / "results.csv").write_text(CHOSEN_ROWS)
+    return project / "docs" / "evidence"
 
-    text = embed_rows(CHOSEN, folder.parent)
 
+def test_chosen_rows_get_the_numbers_of_the_evidence(evidence):
+    text = embed_rows(CHOSEN, evidence)
     assert text.splitlines()[-2] == (
-        "| Ridge <!-- tiny a-ridge --> | all of it | 71.4 ± 0.7 | 72.6 ± 0.7 | 85.8 ± 0.5 |  | lower / agrees |"
+        "| Ridge <!-- tiny a-ridge0.5 --> | all of it | 71.4 ± 0.7 | 72.6 ± 0.7 | 85.8 ± 0.5 |  | lower, quoted |"
     )
-    assert embed_rows(text, folder.parent) == text
+    assert embed_rows(text, evidence) == text
 
 
-def test_chosen_row_that_the_evidence_lacks_is_named(project):
-    with pytest.raises(DataError, match=r"tiny/results.csv has no 1 and 5-shot row of a-ridge; correct the name"):
-        embed_rows(CHOSEN, project)
+def test_chosen_row_that_the_evidence_lacks_is_named(evidence):
+    with pytest.raises(DataError, match=r"tiny/results.csv has not one row of a-svm for each of 1 and 5 shots"):
+        embed_rows(CHOSEN.replace("a-ridge0.5", "a-svm"), evidence)
+
+
+@pytest.mark.parametrize("line", ["| Ridge <!-- tiny --> | how |", "|R <!-- tiny a --> | how |", "", "| R | how |"])
+def test_line_that_names_no_row_is_kept_and_reported(evidence, line):
+    with pytest.raises(DataError, match="names no row of the evidence; write"):
+        embed_rows(CHOSEN.replace("<!-- end", f"{line}\n<!-- end"), evidence)
+
+
+def test_block_of_chosen_rows_that_is_not_closed_is_an_error(evidence):
     with pytest.raises(DataError, match="block of chosen rows is not closed"):
-        embed_rows(CHOSEN.partition("<!-- end")[0], project)
+        embed_rows(CHOSEN.partition("<!-- end")[0], evidence)
 
 
 def test_suite_that_has_not_run_cannot_be_copied(plan, project):

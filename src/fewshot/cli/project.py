@@ -46,6 +46,7 @@ def add_to(subcommands: Subcommands) -> None:
         "Print the completion script of a shell, or the names it completes.",
         epilog='For example in ~/.bashrc:  eval "$(fewshot completion bash)"',
     )
+    completing.set_defaults(parser=subcommands.parser)
     completing.add_argument("what", choices=("bash", "zsh", "experiments", "suites", "datasets"))
     schema = subcommands.add("schema", _schema, "Print the JSON schema of params.yaml.")
     schema.add_argument("--check", action="store_true", help=f"fail if {SCHEMA_FILE} is out of date")
@@ -130,11 +131,10 @@ def _tidy(options: argparse.Namespace) -> None:
 
 
 def _completion(options: argparse.Namespace) -> None:
-    from fewshot.cli.command_line import make_parser
     from fewshot.workflow import completion
 
     if options.what in completion.SHELLS:
-        print(completion.completion_script(make_parser(), options.what))
+        print(completion.completion_script(options.parser, options.what))
     else:
         print("\n".join(completion.names_of(read_params(options.params), options.what)))
 

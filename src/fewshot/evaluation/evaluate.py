@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from fewshot.datasets.store import SplitStore
-from fewshot.episodes.batch import gather_batch
 from fewshot.episodes.draw import EpisodeIndices
 from fewshot.episodes.frozen import episodes_hash
 from fewshot.errors import CheckpointError
 from fewshot.evaluation.calibration import calibration_bins
+from fewshot.evaluation.diagnose import diagnose_episodes
 from fewshot.evaluation.embedding_map import embedding_map, mapped_rows
 from fewshot.evaluation.interval import mean_ci95
 from fewshot.evaluation.scoring import Scores, embed_rows, score_episodes
@@ -20,14 +20,12 @@ from fewshot.experiments.build import initial_learner, preprocessing
 from fewshot.experiments.experiment import Experiment
 from fewshot.experiments.precision import reproducible_arithmetic
 from fewshot.files import write_json, write_npz
-from fewshot.images.preprocess import Preprocess
 from fewshot.learners.base import Learner
 from fewshot.progress import report, say
 from fewshot.weights.checkpoint import load_weights
 
 SHEET_EPISODES = 4
 DIAGNOSED_EPISODES = 100
-DIAGNOSED_AT_ONCE = 10
 
 
 def load_learners(experiment: Experiment, train_dir: Path, device: torch.device) -> dict[str, list[Learner]]:
@@ -102,7 +100,9 @@ def evaluate(
                 arrays.update({f"calibration/{shot}shot/{k}": v for k, v in bins.items()})
                 arrays.update({f"certificate/{shot}shot/{k}": v for k, v in scored.certificates.items()})
     best = learners["single"][0]
-    arrays.update(_diagnostics(best, split, episodes, max(experiment.shots), preprocess, device))
+    diagnosed, shot = episodes.take(slice(DIAGNOSED_EPISODES)), max(experiment.shots)
+    found = diagnose_episodes(best, split, diagnosed, shot, preprocess, device)
+    arrays.update({f"diagnostics/{name}": values for name, values in found.items()})
     if best.caches_embeddings:
         shown, labels = mapped_rows(split.class_starts, split.class_sizes)
         embeddings = embed_rows(best, split, shown, preprocess, device)
@@ -140,26 +140,6 @@ def _sheet(split: SplitStore, episodes: EpisodeIndices, shot: int, scores: Score
         f"sheet/{shot}shot/query_labels": np.broadcast_to(scores.labels, query_rows.shape),
         f"sheet/{shot}shot/predictions": scores.predictions[: len(query_rows)],
     }
-
-
-def _diagnostics(
-    learner: Learner,
-    split: SplitStore,
-    episodes: EpisodeIndices,
-    shot: int,
-    preprocess: Preprocess,
-    device: torch.device,
-) -> dict[str, np.ndarray]:
-    """Return diagnostics of the adaptation to the first episodes; {} for learners that do not adapt."""
-    parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, min(DIAGNOSED_EPISODES, len(episodes.ids)), DIAGNOSED_AT_ONCE):
-        stop = min(start + DIAGNOSED_AT_ONCE, DIAGNOSED_EPISODES)
-        raw = gather_batch(split.images, split.class_starts, episodes.take(slice(start, stop)), shot)
-        found = learner.diagnose(preprocess(raw.to(device), training=False))
-        if not found:
-            return {}
-        parts.append(found)
-    return {f"diagnostics/{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluation_record(

@@ -72,7 +72,7 @@ def score_episodes(
         Scores by number of shots.
 
     Raises:
-        NumericalError: if a score is not finite; names the episode.
+        NumericalError: if a score is nan or +inf; names the episode.
     """
     for learner in learners:
         learner.eval()

@@ -159,10 +159,6 @@ class Experiment:
         }
         return seen_classes(self.dataset.name, trained, target.name, self.evaluate.split)
 
-    def seen_on(self, target: str) -> str:
-        """Return how many classes tested on one of its targets are training classes, in words; "" if none."""
-        return next(self.seen_classes(choice).text for choice in self.targets if choice.label == target)
-
     @property
     def context(self) -> LearnerContext:
         """What the learner must know about the experiment."""

@@ -84,7 +84,7 @@ def training_gradient_norms(contents: Contents) -> Iterator[Picture]:
             f"Norm of the inner-loop gradient of each layer by epoch of training, on {dataset}: mean over the inner "
             "steps, median over validation episodes. Layers that are not adapted have no line.",
             draw_by_layer,
-            ByLayer("gradient norm", "log", layer_names(named), tuple(named), over="epoch"),
+            ByLayer("gradient norm", "log", tuple(named), with_head=True, over="epoch"),
         )
 
 
@@ -96,11 +96,6 @@ def _recorded_norms(history: list[dict[str, str]]) -> np.ndarray | None:
     return np.array([[float(row[name] or "nan") for name in columns] for row in history])
 
 
-def layer_names(named: NamedArrays) -> tuple[str, ...]:
-    """Return the names of L layers, the last of which is the head."""
-    return (*(f"conv {i}" for i in range(1, named[0][1].shape[2])), "head")
-
-
 def gradient_norm(named: NamedArrays, target: str) -> Picture:
     """Return the gradient norm of the support loss, (T, K, L), by layer and inner step."""
     return Picture(
@@ -109,20 +104,19 @@ def gradient_norm(named: NamedArrays, target: str) -> Picture:
         f"Norm of the inner-loop gradient of each layer by inner step, on {target}: median and quartiles over test "
         "episodes. Layers that are not adapted have no line.",
         draw_by_layer,
-        ByLayer("gradient norm", "log", layer_names(named), tuple(named)),
+        ByLayer("gradient norm", "log", tuple(named), with_head=True),
     )
 
 
 def gamma(named: NamedArrays, target: str) -> Picture:
     """Return CxGrad's gamma, (T, K, L - 1), the norm to which each convolution is scaled before an inner step."""
-    layers = tuple(f"conv {i + 1}" for i in range(named[0][1].shape[2]))
     return Picture(
         f"gamma-{target}",
         "Inner loop",
         f"CxGrad's gamma of each convolution by inner step, on {target}: median and quartiles over test episodes. The "
         "gradient of a convolution grows as its gamma shrinks.",
         draw_by_layer,
-        ByLayer("gamma", "linear", layers, tuple(named)),
+        ByLayer("gamma", "linear", tuple(named), with_head=False),
     )
 
 

@@ -24,35 +24,41 @@ class ByLayer:
     Attributes:
         quantity: name of the axis.
         scale: "log" or "linear".
-        layers: names, (L,).
-        learners: (name, values (T, K, L)), with bands over T.
+        learners: (name, values (T, K, L)), with bands over T; networks may differ in L.
+        with_head: whether the last layer is the head, and not a convolution.
         over: name of the axis K.
     """
 
     quantity: str
     scale: str
-    layers: tuple[str, ...]
     learners: tuple[tuple[str, np.ndarray], ...]
+    with_head: bool
     over: str = "inner step"
+
+    def layers(self, count: int) -> list[str]:
+        """Return the names of so many layers."""
+        names = [f"conv {number}" for number in range(1, count + 1)]
+        return [*names[:-1], "head"] if self.with_head else names
 
 
 def draw_by_layer(data: ByLayer) -> Figure:
     """Draw one panel per learner with one line per layer over the inner steps or epochs: median and quartiles."""
     columns = min(len(data.learners), 2)
     rows = -(-len(data.learners) // columns)
-    figure = figure_with_legend(1.9 * rows + 0.2, data.layers)
+    layers = data.layers(max(values.shape[2] for _, values in data.learners))
+    figure = figure_with_legend(1.9 * rows + 0.2, layers)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axis in axes[len(data.learners) :]:
         axis.set_visible(False)
     for axis, (name, values) in zip(axes, data.learners, strict=False):
-        for layer, label in enumerate(data.layers):
-            _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layer)
+        for layer, label in enumerate(data.layers(values.shape[2])):
+            _band(axis, range(1, values.shape[1] + 1), values[:, :, layer], label, layers.index(label))
         axis.set_title(wrapped(name, TITLE_WIDTH), fontsize=8)
         axis.set(xlabel=data.over, yscale=data.scale)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axis.tick_params(labelbottom=True)
     axes[0].set_ylabel(data.quantity)
-    legend_below(figure, axes[0])
+    legend_below(figure, *sorted(axes, key=lambda axis: -len(axis.lines)))
     return figure
 
 

@@ -80,7 +80,7 @@ def planned_rows(experiment: Experiment) -> Iterator[Row]:
         "changes": experiment.changes.model_dump(mode="json", exclude_defaults=True),
     }
     for target in experiment.targets:
-        entry = ReportEntry.of(experiment, target.label)
+        entry = ReportEntry.of(experiment, target)
         for shot in experiment.shots:
             for selection in ("single", "ensemble") if has_ensemble else ("single",):
                 yield Row((Run(entry, protocol, shot, selection, np.empty(0), 0, None, ""),))

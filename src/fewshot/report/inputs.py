@@ -59,7 +59,7 @@ class ReportEntry:
     def of(
         cls,
         experiment: Experiment,
-        target: str,
+        target: Choice,
         *,
         evaluation: Path = NOWHERE,
         train_dir: Path = NOWHERE,
@@ -76,7 +76,7 @@ class ReportEntry:
             recipe=experiment.recipe_name,
             variant=experiment.variant,
             dataset=experiment.dataset.label,
-            target=target,
+            target=target.label,
             backbone=described_backbone(experiment.backbone),
             learner=described_learner(experiment.learner),
             seed=experiment.seed,
@@ -87,7 +87,7 @@ class ReportEntry:
             log=log,
             command=command,
             damage=damage,
-            seen=experiment.seen_on(target),
+            seen=experiment.seen_classes(target).text,
         )
 
     @property

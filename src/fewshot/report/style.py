@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
@@ -86,12 +87,14 @@ def figure_with_legend(height: float, labels: Sequence[str]) -> Figure:
     return Figure(figsize=(WIDTH, height + LINE_INCHES * rows * lines + 0.15), layout="constrained")
 
 
-def legend_below(figure: Figure | SubFigure, axis: Axes) -> None:
-    """Put the legend of an axis below all panels."""
-    handles, labels = axis.get_legend_handles_labels()
-    shown = [legend_label(label) for label in labels]
-    if handles:
-        figure.legend(handles, shown, loc="outside lower center", ncols=legend_columns(shown))
+def legend_below(figure: Figure | SubFigure, *axes: Axes) -> None:
+    """Put the legend of some axes, each label once, below all panels."""
+    found: dict[str, Artist] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(legend_label(label), handle)
+    if found:
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=legend_columns(list(found)))
 
 
 def legend_label(label: str) -> str:

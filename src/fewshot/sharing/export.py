@@ -156,8 +156,9 @@ def _card(experiment: Experiment, train_key: str, data_hash: str, evaluations: S
 
 def _seen_classes(experiment: Experiment, evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the targets with classes of the training among the tested ones, and how many, in words."""
-    targets = [evaluation["target"] for evaluation in evaluations]
-    return [(target, seen) for target in targets if (seen := experiment.seen_on(target))]
+    evaluated = {evaluation["target"] for evaluation in evaluations}
+    found = {choice.label: experiment.seen_classes(choice).text for choice in experiment.targets}
+    return [(target, seen) for target, seen in found.items() if seen and target in evaluated]
 
 
 def _card_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:

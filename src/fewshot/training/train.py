@@ -21,16 +21,11 @@ from fewshot.training.minibatches import check_classes, tell_feature_mean
 from fewshot.training.outer_step import OuterStep
 from fewshot.training.parallel import SINGLE_PROCESS, ProcessGroup
 from fewshot.training.remaining_time import RemainingTime
-from fewshot.training.selection import (
-    inner_gradient_norms,
-    keep_if_best,
-    publish,
-    publish_given_weights,
-    validate,
-)
+from fewshot.training.selection import keep_if_best, publish, publish_given_weights
 from fewshot.training.state import Checkpoints, TrainingState
 from fewshot.training.stop_signals import Interrupted, stop_signals
 from fewshot.training.tensorboard import CurveWriter
+from fewshot.training.validation import inner_gradient_norms, validate
 from fewshot.weights.start import load_backbone
 
 

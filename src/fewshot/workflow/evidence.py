@@ -27,7 +27,7 @@ from fewshot.workflow.tables_state import damaged_tables
 
 EVIDENCE = Path("docs/evidence")
 TABLES = ("results.md", "results.csv", "differences.csv", "figures/accuracy.svg")
-INNER_LOOP = ("gradient_norm-*", "gamma-*", "accuracy_by_step-*", "training_gradient_norm-*")  # a file per data set
+INNER_LOOP = ("gradient_norm-*", "training_gradient_norm-*", "gamma-*", "accuracy_by_step-*", "feature_similarity-*")
 DRAWN_IF_ANY = ("learning_curves", *(axis.name for axis in AXES), *INNER_LOOP)  # patterns of file names
 START, END = "<!-- evidence: ", "<!-- end of evidence -->"
 BLOCK = re.compile(rf"({START}(\w+) -->\n)(.*?)({END})", re.DOTALL)

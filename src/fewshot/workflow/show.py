@@ -145,7 +145,7 @@ def _validation(folder: Path, epoch: int) -> str:
 def _state(job: EvaluateJob) -> list[tuple[str, str]]:
     """Return the state of an evaluation and its folder."""
     folder = intact_result(job)
-    seen = job.experiment.seen_on(job.target)
+    seen = job.experiment.seen_classes(job.prepare.dataset).text
     facts = [("evaluation", f"{job.key} on {job.target}, {STATE_WORDS[job_state(job)]}")]
     facts += [("", seen)] if seen else []
     return facts if folder is None else [*facts, ("", str(folder))]

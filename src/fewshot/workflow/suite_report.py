@@ -55,7 +55,7 @@ def report_entry(plan: Plan, job: EvaluateJob, damage: Mapping[Path, str]) -> Re
     run = f"snakemake --cores 1 {experiment.name} --config suite={plan.suite}"
     return ReportEntry.of(
         experiment,
-        job.target,
+        job.prepare.dataset,
         evaluation=job.outputs["json"],
         train_dir=job.train.dir,
         prepare_dir=job.prepare.dir,

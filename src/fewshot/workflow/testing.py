@@ -75,11 +75,11 @@ def _apart(job: EvaluateJob) -> EvaluateJob:
 def _lines(job: EvaluateJob) -> list[str]:
     """Return a line per number of a finished evaluation."""
     record = read_json(job.outputs["json"])
-    variant, seen = job.experiment.test_variant, job.experiment.seen_on(job.target)
-    seen = f"; {seen}" if seen else ""
+    variant, seen = job.experiment.test_variant, job.experiment.seen_classes(job.prepare.dataset).text
+    remark = f"; {seen}" if seen else ""
     return [
         f"{job.train.name} on {job.target}, {record['n_way']}-way {row['shot']}-shot, {variant}"
         f"{', ensemble' if row['selection'] == 'ensemble' else ''}: "
-        f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} % ({row['episodes']} episodes{seen})"
+        f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} % ({row['episodes']} episodes{remark})"
         for row in record["results"]
     ]

@@ -1,0 +1,36 @@
+"""Drawings of a quantity by layer: every network with its own layers, each layer in one colour and once in the legend."""
+
+import numpy as np
+import pytest
+
+from fewshot.report.adaptation_drawings import ByLayer, draw_by_layer
+
+
+def panels(figure):
+    return {axis.get_title(): {line.get_label(): line.get_color() for line in axis.lines} for axis in figure.axes}
+
+
+def test_networks_may_differ_in_layers_and_in_those_that_are_adapted():
+    head_only = np.full((3, 2, 3), np.nan)
+    head_only[:, :, 2] = 1.0
+    learners = (("head", head_only), ("five", np.ones((3, 2, 5))), ("two", np.ones((3, 4, 2))))
+
+    figure = draw_by_layer(ByLayer("norm", "log", learners, with_head=True))
+
+    found = panels(figure)
+    assert {name: list(lines) for name, lines in found.items() if lines} == {
+        "head": ["head"],
+        "five": ["conv 1", "conv 2", "conv 3", "conv 4", "head"],
+        "two": ["conv 1", "head"],
+    }
+    assert len({lines["head"] for lines in found.values() if lines}) == 1
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["conv 1", "conv 2", "conv 3", "conv 4", "head"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_ticks_are_whole_numbers(count):
+    figure = draw_by_layer(ByLayer("gamma", "linear", (("one", np.ones((2, count, 2))),), with_head=False))
+    figure.canvas.draw()
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["conv 1", "conv 2"]
