@@ -1,4 +1,4 @@
-"""Drawings of a quantity by layer: every network with its own layers, each layer in one colour and once in the legend."""
+"""Drawings of a quantity by layer: every network has its own layers, each layer one colour and one legend entry."""
 
 import numpy as np
 import pytest
