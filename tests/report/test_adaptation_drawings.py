@@ -28,6 +28,16 @@ def test_networks_may_differ_in_layers_and_in_those_that_are_adapted():
     assert [text.get_text() for text in legend.get_texts()] == ["conv 1", "conv 2", "conv 3", "conv 4", "head"]
 
 
+@pytest.mark.parametrize(("high", "labels"), [(5.0, {"2", "3", "5"}), (900.0, {"1", "10", "100"})])
+def test_logarithmic_axes_have_plain_numbers(high, labels):
+    values = np.geomspace(1.1, high, 6).reshape(1, 3, 2)
+    figure = draw_by_layer(ByLayer("norm", "log", (("one", values),), with_head=True))
+    figure.canvas.draw()
+    shown = {label.get_text() for minor in (False, True) for label in figure.axes[0].get_yticklabels(minor=minor)}
+    assert labels <= shown
+    assert not any("mathdefault" in text for text in shown)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
 def test_ticks_are_whole_numbers(count):
     figure = draw_by_layer(ByLayer("gamma", "linear", (("one", np.ones((2, count, 2))),), with_head=False))

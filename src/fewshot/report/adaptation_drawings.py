@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from fewshot.report.style import COLORS, LINE_INCHES, WIDTH, figure_with_legend, legend_below, line_style, wrapped
 
@@ -57,9 +57,20 @@ def draw_by_layer(data: ByLayer) -> Figure:
         axis.set(xlabel=data.over, yscale=data.scale)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axis.tick_params(labelbottom=True)
+    if data.scale == "log":
+        _label_plainly(axes[0])  # the panels share their vertical axis
     axes[0].set_ylabel(data.quantity)
     legend_below(figure, *sorted(axes, key=lambda axis: -len(axis.lines)))
     return figure
+
+
+def _label_plainly(axis: Axes) -> None:
+    """Label a logarithmic axis with numbers without powers of ten; within one decade, between these too."""
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_formatter("{x:g}")
+    if high < 10 * low:
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axis.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
 
 
 def _band(axis: Axes, x: Sequence[float], values: np.ndarray, label: str, index: int) -> None:
