@@ -173,7 +173,7 @@ def test_every_way_to_import_a_module_is_followed(statement, source, edit, plan_
 @pytest.mark.parametrize(
     "module",
     [
-        "cli.results",
+        "cli/results",
         "experiments/matrix",
         "heads/__init__",
         "settings",
