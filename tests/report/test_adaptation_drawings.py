@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fewshot.report.adaptation_drawings import ByLayer, draw_by_layer
+from fewshot.report.style import wrapped
 
 
 def panels(figure):
@@ -44,3 +45,11 @@ def test_ticks_are_whole_numbers(count):
     figure.canvas.draw()
     assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["conv 1", "conv 2"]
+
+
+def test_long_titles_are_broken_after_hyphens():
+    title = "maml (nu-epochs1-steps_per_epoch2-evaluate_episodes4), conv4_maml (filters 16)"
+    lines = wrapped(title, 30).split("\n")
+    assert max(map(len, lines)) <= 30
+    assert "".join(lines).replace(" ", "") == title.replace(" ", "")
+    assert lines[0].endswith("-")

@@ -101,6 +101,13 @@ def test_table_that_another_suite_moved_to_the_cache_is_shown(fewshot):
     assert fewshot("show") == shown.replace("results/tables/tiny", "cache/tables/tiny")
 
 
+@pytest.mark.parametrize("command", ["show", "list"])
+def test_two_different_suites_are_refused(fewshot, command):
+    message = "error: two suites are given, tiny and --suite other; leave one out\n"
+    assert fewshot(command, "tiny", "--suite", "other") == message
+    assert "tiny" in fewshot(command, "tiny", "--suite", "tiny")
+
+
 def test_suite_without_a_table_names_the_command(fewshot):
     assert fewshot("show", "other") == (
         "error: suite other has no table yet; run: snakemake --cores all --config suite=other\n"

@@ -10,7 +10,7 @@ import pytest
 from fewshot.cli import main
 from fewshot.experiments.reader import read_files
 from fewshot.workflow.plan import load_plan
-from fewshot.workflow.unused import unused_changes
+from fewshot.workflow.unused import unmeasured_gradients, unused_changes
 
 IDENTITY = {f"GIT_{role}_{key}": "test" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
 
@@ -101,3 +101,15 @@ def test_list_prints_it(values, commit, capsys):
     write(values)
     main(["list"])
     assert capsys.readouterr().err.startswith("note: no experiment of suite tiny uses learners.soft, which")
+
+
+def test_inner_gradients_of_a_learner_without_an_inner_loop_are_named(project, tiny_params, capsys):
+    values = tiny_params("ridge")
+    values["recipes"]["quick"]["validation"] = {"episodes": 6, "n_shot": 2, "n_query": 3, "inner_gradients": 2}
+    block = values["suites"]["tiny"][0]
+    values["suites"]["tiny"].append({**block, "learner": "maml", "backbone": "conv4_maml", "n_shot": 1})
+    write(values)
+    sentence = "recipes.quick: validation.inner_gradients measures nothing in learner ridge"
+    assert [note.startswith(sentence) for note in unmeasured_gradients(load_plan())] == [True]
+    main(["check"])
+    assert f"note: {sentence}, which does not adapt by gradient steps" in capsys.readouterr().err

@@ -54,7 +54,9 @@ def _add_test(subcommands: Subcommands) -> None:
         epilog="What is not given stays as in the experiment. Results are kept in results/tests and cache/.",
     )
     testing.add_argument(
-        "name", metavar="experiment", help="name of an experiment or training, or the start of a training's key"
+        "name",
+        metavar="experiment",
+        help="name of an experiment or training, or 4 characters or more of a training's key",
     )
     testing.add_argument("--shots", type=numbers, metavar="1,5", help="support images per class")
     testing.add_argument("--ways", type=int, help="classes per episode")

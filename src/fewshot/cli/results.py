@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fewshot import __version__
-from fewshot.cli.options import check_suite, plan_of, show
+from fewshot.cli.options import check_suite, choose_suite, plan_of, show
 from fewshot.cli.subcommands import Subcommands, title
 from fewshot.errors import FewshotError
 from fewshot.experiments.reader import read_files
@@ -96,7 +96,7 @@ def _show(options: argparse.Namespace) -> None:
 
     plan, name = plan_of(options), options.name
     if name in plan.params.suites:
-        options.suite = name
+        choose_suite(options, name)
         plan, name = plan_of(options), None
     show(card_or_table(plan, name))
 

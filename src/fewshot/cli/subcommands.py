@@ -47,7 +47,7 @@ class Subcommands:
     def add_of_suite(self, name: str, run: Run, text: str) -> argparse.ArgumentParser:
         """Add a subcommand that is about a suite alone: its name may be given without `--suite`."""
         added = self.add(name, run, text)
-        added.add_argument("suite", nargs="?", default=argparse.SUPPRESS, help="the same as --suite")
+        added.add_argument("named", nargs="?", metavar="suite", help="the same as --suite")
         return added
 
     def add_stage(self, name: str, run: Run, text: str, epilog: str | None = None) -> argparse.ArgumentParser:

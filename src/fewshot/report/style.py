@@ -64,8 +64,8 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
-    """Return a label of ticks or legends on several lines if it is long."""
-    return textwrap.fill(label, width, break_long_words=False)
+    """Return a label on several lines if it is long, broken at spaces, else after hyphens, else anywhere."""
+    return textwrap.fill(label, width)
 
 
 def row_height(labels: Iterable[str], least: float) -> float:

@@ -2,7 +2,7 @@
 
 from fewshot.experiments.reader import ParamsFiles
 from fewshot.workflow.plan import Plan
-from fewshot.workflow.unused import unreached_epochs, unused_changes
+from fewshot.workflow.unused import unmeasured_gradients, unreached_epochs, unused_changes
 
 
 def suite_notes(plan: Plan, files: ParamsFiles) -> list[str]:
@@ -12,7 +12,7 @@ def suite_notes(plan: Plan, files: ParamsFiles) -> list[str]:
 
 def plan_notes(plan: Plan) -> list[str]:
     """Return a sentence per note on a plan alone."""
-    return [*unreached_epochs(plan), *seen_classes_tested(plan)]
+    return [*unreached_epochs(plan), *unmeasured_gradients(plan), *seen_classes_tested(plan)]
 
 
 def seen_classes_tested(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from fewshot.experiments.matrix import suite_experiments
 from fewshot.experiments.params import Params
 from fewshot.experiments.plain_yaml import parse_yaml
 from fewshot.experiments.reader import NAMED, ParamsFiles
+from fewshot.learners import ADAPTIVE_LEARNERS
 from fewshot.workflow.plan import Plan
 
 SECTIONS = tuple(section for section in NAMED if section != "suites")
@@ -49,6 +50,21 @@ def unreached_epochs(plan: Plan) -> list[str]:
         "(they count from 0); lower it or raise epochs"
         for (name, epochs), late in found.items()
         if late and epochs
+    ]
+
+
+def unmeasured_gradients(plan: Plan) -> list[str]:
+    """Return a sentence per recipe and learner of a suite without the inner gradients that the recipe is to measure."""
+    trainings = (training for job in plan.train for training in job.experiment.trainings)
+    found = {
+        (training.recipe_name, training.learner.label): None
+        for training in trainings
+        if training.recipe.validation.inner_gradients and training.learner.name not in ADAPTIVE_LEARNERS
+    }
+    return [
+        f"recipes.{recipe}: validation.inner_gradients measures nothing in learner {learner}, which does not adapt by "
+        "gradient steps"
+        for recipe, learner in found
     ]
 
 
