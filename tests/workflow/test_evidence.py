@@ -131,10 +131,10 @@ def test_second_block_is_not_swallowed_by_an_open_one(finished):
 CHOSEN = "<!-- rows -->\n| Ridge <!-- tiny a-ridge0.5 --> | all of it |\n<!-- end of rows -->\n"
 CHOSEN_ROWS = """\
 experiment,train_dataset,target,shot,selection,accuracy_pct,ci95_pct,published_pct,published_ci95_pct,published_confirmed,verdict
+a-ridge0.5,a,a,5,single,85.7520,0.4745,,,,
 a-ridge0.5,a,a,1,single,71.3520,0.6783,72.60,0.70,quoted,lower
 a-ridge0.5,a,a,1,ensemble,81,1,,,,
 a-ridge0.5,a,b,1,single,50,1,,,,
-a-ridge0.5,a,a,5,single,85.7520,0.4745,,,,
 a-ridge0.5,a,a,10,single,90,1,,,,
 """
 

@@ -49,7 +49,8 @@ def _filled(evidence: Path, written: str) -> list[str]:
         raise DataError(f"{quoted(written)} names no row of the evidence; write {FORM!r}")
     file = evidence / line["suite"] / "results.csv"
     rows = [row for row in (read_csv(file) if file.is_file() else []) if _is_chosen(row, line["experiment"])]
-    if sorted(row["shot"] for row in rows) != sorted(SHOTS):
+    rows.sort(key=lambda row: SHOTS.index(row["shot"]))
+    if tuple(row["shot"] for row in rows) != SHOTS:
         raise DataError(f"{file} has not one row of {line['experiment']} for each of 1 and 5 shots; correct the name")
     cells = [cell for row in rows for cell in (_number(row, "accuracy_pct", "ci95_pct"), _printed(row))]
     verdicts = dict.fromkeys(_verdict(row) for row in rows if row["verdict"])
