@@ -1,5 +1,6 @@
 """`fewshot check` resolves every suite and prints every mistake of a parameter file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,16 +61,14 @@ def test_epochs_of_a_schedule_that_are_never_reached_are_noted(check):
     ], "recipe slow only inherits the schedule"
 
 
-def test_test_classes_that_are_training_classes_are_named(check):
-    text = """
-suite: first
-recipes: {quick: {epochs: 1}}
-suites:
-  first:
-    - {dataset: cifar_fs, learner: ridge, recipe: quick, targets: [cifar_fs, fc100, omniglot]}
-"""
+def trained_on_cifar_fs(epochs, targets):
+    """Return parameters with one experiment, trained on CIFAR-FS and tested on some data sets."""
+    block = {"dataset": "cifar_fs", "learner": "ridge", "recipe": "quick", "targets": targets}
+    return json.dumps({"suite": "first", "recipes": {"quick": {"epochs": epochs}}, "suites": {"first": [block]}})
 
-    status, _, notes = check(text)
+
+def test_test_classes_that_are_training_classes_are_named(check):
+    status, _, notes = check(trained_on_cifar_fs(1, ["cifar_fs", "fc100", "omniglot"]))
 
     assert status == 0
     assert notes == [
@@ -80,15 +79,7 @@ suites:
 
 
 def test_an_untrained_model_has_seen_no_class(check):
-    text = """
-suite: first
-recipes: {quick: {epochs: 0}}
-suites:
-  first:
-    - {dataset: cifar_fs, learner: ridge, recipe: quick, targets: [fc100]}
-"""
-
-    assert check(text)[2] == []
+    assert check(trained_on_cifar_fs(0, ["fc100"]))[2] == []
 
 
 def test_suite_with_the_keys_of_a_block_is_one_clear_error(check):
